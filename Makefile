@@ -1,0 +1,47 @@
+# Every target sets up what it needs by itself; `make help` lists them.
+PYTHON ?= $(shell scripts/find-python)
+BIN := .venv/bin
+SETUP_STAMP := .venv/.setup-done
+
+.DEFAULT_GOAL := help
+.PHONY: help setup system-packages sweep test check matrix bench docs lock clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: system-packages $(SETUP_STAMP) ## virtual environment, Python packages by hash, Debian packages where missing
+
+system-packages:
+	@scripts/install-system-packages
+
+$(SETUP_STAMP): requirements.lock pyproject.toml
+	@echo "setup: installing the locked Python packages into .venv"
+	@test -n "$(PYTHON)" || { echo "setup: no Python 3.11 or newer found; install python3 and python3-venv" >&2; exit 3; }
+	@rm -rf .venv && $(PYTHON) -m venv .venv
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.lock
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+sweep: setup ## build the default NAT laboratory, connect every ordered pair, print the matrix, keep the telemetry
+	@echo "sweep: every ordered pair of the default laboratory, over real NATs; telemetry goes to $${OUT:-out/sweep}"
+	@$(BIN)/warpfleet sweep --out $${OUT:-out/sweep} --overwrite
+
+test: setup check ## formatting, lint, types, layers, then every test
+	@echo "test: unit, laboratory and Ray tests"
+	@$(BIN)/pytest
+
+check: setup ## ruff format, ruff, mypy strict, import-linter
+	@echo "check: ruff format, ruff, mypy strict, import-linter"
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo
+
+lock: ## resolve pyproject.toml into requirements.lock again (versions and hashes, for every supported Python)
+	@uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header \
+		--python-version 3.11 --extra dev pyproject.toml --output-file requirements.lock
+
+clean: ## take down laboratories and remove what the targets made
+	@if [ -x $(BIN)/warpfleet ]; then $(BIN)/warpfleet lab down --all; fi
+	@rm -rf .venv out .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	@find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""The pure core: values, NAT model, classification, planning. No sockets, no clock, no asyncio, no Ray."""

@@ -1,0 +1,66 @@
+"""Transport addresses, and what kind of place an address is."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from typing import NamedTuple, Self
+
+
+class Endpoint(NamedTuple):
+    """A transport address: an IP address in canonical text form, and a port."""
+
+    ip: str
+    port: int
+
+    @property
+    def af(self) -> int:
+        """4 or 6."""
+        return 6 if ":" in self.ip else 4
+
+    def __str__(self) -> str:
+        return f"[{self.ip}]:{self.port}" if self.af == 6 else f"{self.ip}:{self.port}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read `192.0.2.7:3478` or `[2001:db8::7]:3478`; ValueError where it is neither."""
+        host, _, port = text.rpartition(":")
+        return cls(str(ip_address(host.removeprefix("[").removesuffix("]"))), int(port))
+
+
+class Scope(StrEnum):
+    """How far an address reaches. Documentation ranges count as global: laboratories use them as the internet."""
+
+    GLOBAL = "global"
+    PRIVATE = "private"  # RFC 1918, RFC 6598 (shared, behind carrier-grade NAT), RFC 4193 (unique local)
+    LINK_LOCAL = "link_local"
+    LOOPBACK = "loopback"
+    UNUSABLE = "unusable"  # multicast, unspecified, broadcast, reserved, IPv4-mapped
+
+
+_PRIVATE = tuple(
+    ip_network(text) for text in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7")
+)
+_UNUSABLE = tuple(ip_network(text) for text in ("0.0.0.0/8", "240.0.0.0/4", "::ffff:0:0/96", "64:ff9b:1::/48"))
+
+
+def scope_of(ip: str) -> Scope:
+    """The scope of an IP address; an IPv4-mapped IPv6 address is unusable, since it hides what it reaches."""
+    address: IPv4Address | IPv6Address = ip_address(ip)
+    if address.is_loopback:
+        return Scope.LOOPBACK
+    if address.is_multicast or address.is_unspecified or any(address in network for network in _UNUSABLE):
+        return Scope.UNUSABLE
+    if address.is_link_local:
+        return Scope.LINK_LOCAL
+    if any(address in network for network in _PRIVATE):
+        return Scope.PRIVATE
+    return Scope.GLOBAL
+
+
+@dataclass(frozen=True, slots=True)
+class Interface:
+    """One address of a network interface at a vantage."""
+
+    name: str
+    ip: str
+    prefix_len: int

@@ -1,0 +1,146 @@
+"""The interfaces of a network. Plugins see only these: the kernel's network and the simulated one both have them."""
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Protocol, Self
+
+from warpfleet.core.combo import Transport
+from warpfleet.core.endpoint import Endpoint, Interface
+from warpfleet.core.errors import WarpfleetError
+
+
+class ConnectionLost(WarpfleetError):
+    """The stream or the pipe has ended: closed by the peer, reset, or closed here."""
+
+
+class ConnectRefused(WarpfleetError):
+    """The other host answered the SYN with a RST."""
+
+
+class Unreachable(WarpfleetError):
+    """The network has no route, or answered with an ICMP error; also: the vantage has no address of the family."""
+
+
+class DatagramSocket(Protocol):
+    """A UDP socket at a vantage, or a relayed transport address that behaves like one."""
+
+    @property
+    def local(self) -> Endpoint:
+        """The bound (or relayed) transport address."""
+
+    @property
+    def packets_sent(self) -> int:
+        """How many datagrams have been handed to the network through this socket."""
+
+    def send_to(self, data: bytes, remote: Endpoint) -> None:
+        """Send one datagram. What the network does with it is not known; errors it reports are swallowed like loss."""
+
+    async def receive(self) -> tuple[bytes, Endpoint]:
+        """The next datagram and where it came from. ConnectionLost once the socket is closed."""
+
+    def close(self) -> None:
+        """Close; idempotent. A pending `receive` raises ConnectionLost."""
+
+
+class ByteStream(Protocol):
+    """A connected TCP stream (or one that looks like it)."""
+
+    @property
+    def local(self) -> Endpoint:
+        """The local transport address."""
+
+    @property
+    def remote(self) -> Endpoint:
+        """The remote transport address."""
+
+    async def write(self, data: bytes) -> None:
+        """Write all of `data`. ConnectionLost where the stream has ended."""
+
+    async def read(self, max_bytes: int) -> bytes:
+        """At least one byte and at most `max_bytes`. ConnectionLost at the end of the stream."""
+
+    async def read_exactly(self, size: int) -> bytes:
+        """Exactly `size` bytes. ConnectionLost where the stream ends before."""
+
+    def close(self) -> None:
+        """Close; idempotent."""
+
+
+class Listener(Protocol):
+    """A listening TCP socket."""
+
+    @property
+    def local(self) -> Endpoint:
+        """The bound transport address."""
+
+    async def accept(self) -> ByteStream:
+        """The next inbound stream. ConnectionLost once the listener is closed."""
+
+    def close(self) -> None:
+        """Close; idempotent."""
+
+
+class Network(Protocol):
+    """Everything a plugin may do with the network of one node's vantage."""
+
+    def interfaces(self) -> Sequence[Interface]:
+        """The addresses of the vantage, loopback and link-local ones included."""
+
+    async def open_udp(self, af: int, port: int = 0) -> DatagramSocket:
+        """A bound UDP socket of family 4 or 6. Unreachable where the vantage has none."""
+
+    async def connect_tcp(self, remote: Endpoint, *, timeout_s: float) -> ByteStream:
+        """Connect. ConnectRefused, Unreachable, or TimeoutError."""
+
+    async def listen_tcp(self, endpoint: Endpoint) -> Listener:
+        """Listen at a local transport address; the unspecified address and port 0 mean any. OSError where it is taken."""
+
+    async def external_endpoint(self, socket: DatagramSocket, *, timeout_s: float) -> Endpoint:
+        """The server-reflexive address of a UDP socket (RFC 8489). TimeoutError where no STUN server answers."""
+
+    async def allocate_relay(self, af: int, *, timeout_s: float) -> DatagramSocket:
+        """A relayed transport address (RFC 8656): `local` is the relayed address. TimeoutError, ConnectRefused,
+        Unreachable, or RelayRefused. Whether the server is reached over UDP or TCP is the network's business."""
+
+
+class RelayRefused(WarpfleetError):
+    """The TURN server answered with an error (RFC 8656 section 18); the message has its code."""
+
+
+class Pipe(Protocol):
+    """The connected, authenticated duplex endpoint that a winning attempt hands over."""
+
+    @property
+    def peer(self) -> str:
+        """The name of the proved peer."""
+
+    @property
+    def transport(self) -> Transport:
+        """What carries the bytes. A TCP pipe is a byte stream; a UDP pipe keeps message boundaries and may lose some."""
+
+    @property
+    def relayed(self) -> bool:
+        """Whether a relay stands between the ends."""
+
+    @property
+    def local(self) -> Endpoint:
+        """The local transport address."""
+
+    @property
+    def remote(self) -> Endpoint:
+        """The remote transport address."""
+
+    async def send(self, data: bytes) -> None:
+        """Send bytes (TCP), or one message of at most 1,200 bytes (UDP). ConnectionLost once the pipe has ended."""
+
+    async def receive(self) -> bytes:
+        """Some bytes (TCP), or the next message (UDP). ConnectionLost once the pipe has ended."""
+
+    async def close(self) -> None:
+        """Close both ends; idempotent."""
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
