@@ -40,7 +40,6 @@ class Policy(StrEnum):
 
     STRICT = "strict"
     STAGGERED = "staggered"
-    RELAY_FIRST = "relay_first"
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -109,7 +108,9 @@ class Reason(StrEnum):
     INTERRUPTED = "interrupted"  # found unfinished in the log of a sweep that was killed
     DEADLINE = "deadline"  # the connection's own deadline passed
     ALL_FAILED = "all_failed"
+    REFRESHED = "refreshed"  # it brought the peer's current address record; such an attempt carries no pipe
     NOTHING_TO_TRY = "nothing_to_try"
+    PEER_CLOSED = "peer_closed"  # the other end gave this attempt up
     NO_RECORD = "no_record"  # no valid address record of the peer
     UNTRUSTED = "untrusted"  # the peer is not one that the configuration trusts
     ACTOR_DIED = "actor_died"

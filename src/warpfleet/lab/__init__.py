@@ -1,0 +1,1 @@
+"""NAT laboratories: network namespaces on the real kernel."""

@@ -1,0 +1,1 @@
+"""Traversal techniques: one folder each, the contract and the registry beside them."""

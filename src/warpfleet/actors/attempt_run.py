@@ -1,0 +1,184 @@
+"""Runs one side of one attempt, within its deadline, and says how it ended."""
+
+import asyncio
+import logging
+import random
+import secrets
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import fields
+
+from warpfleet.actors.open_node import OpenNode
+from warpfleet.actors.values import OutgoingSignal, PipeFacts, Report, Stage
+from warpfleet.core.combo import AttemptOutcome, Reason, RouteType, Side
+from warpfleet.core.identity import PublicIdentity
+from warpfleet.net.handshake import NONCE_BYTES, ProofFailed
+from warpfleet.net.interfaces import ConnectionLost, ConnectRefused, Pipe, RelayRefused, Unreachable
+from warpfleet.net.proving import PeerClosed
+from warpfleet.plugins.contract import (
+    Abandon,
+    AttemptContext,
+    AttemptFactory,
+    AttemptFailed,
+    AttemptMessage,
+    AttemptSpec,
+)
+from warpfleet.plugins.guard import GuardedNetwork
+
+# Named, the peer's agreement takes one round trip; a pipe that has died meanwhile must not keep the next one waiting.
+_AGREE_S = 3.0
+# For the word that an attempt is given up, where its own time is over.
+_LAST_WORD_S = 2.0
+# Ends that the peer learns of by itself.
+_PEER_NEED_NOT_KNOW = {Reason.OTHER_PIPE_WON, Reason.PEER_CLOSED, Reason.PEER_UNAVAILABLE, Reason.REFRESHED}
+
+_REASONS: tuple[tuple[type[Exception], Reason], ...] = (
+    (ConnectRefused, Reason.REFUSED),
+    (Unreachable, Reason.UNREACHABLE),
+    (PeerClosed, Reason.PEER_CLOSED),
+    (ConnectionLost, Reason.RESET),
+    (ProofFailed, Reason.PROOF_FAILED),
+    (RelayRefused, Reason.RELAY_REFUSED),
+)
+
+_log = logging.getLogger(__name__)
+
+
+class AttemptRun:
+    """One side of one attempt. `report` hears of each stage, `post` takes messages for the peer, and `on_pipe` gets the
+    pipe that it won; `targets` are the route types whose addresses it may send to."""
+
+    def __init__(
+        self,
+        spec: AttemptSpec,
+        node: OpenNode,
+        peer: PublicIdentity,
+        targets: Sequence[RouteType],
+        *,
+        report: Callable[[Report], None],
+        post: Callable[[OutgoingSignal], None],
+        on_pipe: Callable[["AttemptRun", Pipe], Awaitable[None]],
+    ) -> None:
+        self._network = GuardedNetwork(node.network, targets)
+        self.node = node
+        self.context = AttemptContext(
+            **{field.name: getattr(spec, field.name) for field in fields(spec)},
+            node=node,
+            peer=peer,
+            network=self._network,
+            rng=random.Random(secrets.randbits(64)),
+            nonce=secrets.token_bytes(NONCE_BYTES),
+            claim=self._claim,
+            post=self._post,
+        )
+        self._report = report
+        self._post_signal = post
+        self._on_pipe = on_pipe
+        self._loop = asyncio.get_running_loop()
+        self._begun_s = self._loop.time()
+        self._named = asyncio.Event()
+        self._cancel_reason: Reason | None = None
+        self._proved = False
+        self._peer_knows = spec.opening is not None
+        self._timeout: asyncio.Timeout | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self, factory: AttemptFactory) -> asyncio.Task[None]:
+        """Begin; the task ends when the attempt and the use of its pipe have."""
+        if self.context.side is Side.RESPONDER:
+            self.tell(Stage.OPENED)
+        self._task = asyncio.create_task(self._run(factory))
+        return self._task
+
+    def name_winner(self) -> None:
+        """The coordinator lets the proved pipe be taken."""
+        self._named.set()
+        if self._timeout:
+            latest = self._loop.time() + _AGREE_S
+            self._timeout.reschedule(min(latest, self._timeout.when() or latest))
+
+    def cancel(self, reason: Reason) -> None:
+        """End it now; a pipe that it has won is closed."""
+        self._cancel_reason = self._cancel_reason or reason
+        if self._task:
+            self._task.cancel()
+
+    def tell(self, stage: Stage, **facts: object) -> None:
+        """Report a stage."""
+        context = self.context
+        self._report(
+            Report(
+                stage=stage,
+                node=self.node.name,
+                attempt_id=context.attempt_id,
+                connection_id=context.connection_id,
+                side=context.side,
+                combo=context.combo,
+                begun_s=self._begun_s,
+                at_s=self._loop.time(),
+                started_at_us=context.started_at_us,
+                sockets=self._network.sockets,
+                packets_sent=self._network.packets_sent,
+                **facts,  # type: ignore[arg-type]
+            )
+        )
+
+    async def _run(self, factory: AttemptFactory) -> None:
+        strategy = factory(self.context)
+        pipe: Pipe | None = None
+        try:
+            async with asyncio.timeout(self.context.timeout_s) as self._timeout:
+                pipe = await strategy.run()
+        except TimeoutError:
+            self._end(AttemptOutcome.TIMEOUT, Reason.NO_ANSWER)
+        except asyncio.CancelledError:
+            lost = self._proved and self._cancel_reason is Reason.OTHER_PIPE_WON
+            self._end(AttemptOutcome.LOST if lost else AttemptOutcome.CANCELLED, self._cancel_reason or Reason.STOPPED)
+        except Exception as error:  # noqa: BLE001 - a plugin may raise anything: it fails, and nothing else does
+            self._end(AttemptOutcome.FAILED, self._reason_of(error), str(error))
+        else:
+            if pipe is None:
+                self._end(AttemptOutcome.LOST, Reason.REFRESHED)
+        finally:
+            strategy.result.set_result(pipe)
+            self._timeout = None
+            self.context.inbox.close()
+        if pipe is not None:
+            await self._use(pipe)
+
+    async def _use(self, pipe: Pipe) -> None:
+        facts = PipeFacts(pipe.transport, pipe.relayed, pipe.local, pipe.remote)
+        self.tell(Stage.WON, outcome=AttemptOutcome.WON, pipe=facts)
+        try:
+            await self._on_pipe(self, pipe)
+        except asyncio.CancelledError:
+            await pipe.close()
+
+    async def _claim(self) -> None:
+        if not self._proved:
+            self._proved = True
+            self.tell(Stage.READY)
+        await self._named.wait()
+
+    def _post(self, message: AttemptMessage) -> None:
+        context = self.context
+        self._peer_knows = True
+        left_s = self._begun_s + context.timeout_s - self._loop.time()
+        deadline_s = max(left_s, _LAST_WORD_S)
+        head = self.node.name, context.peer.name, context.connection_id, context.combo.plugin
+        self._post_signal(OutgoingSignal(*head, message, deadline_s))
+
+    def _end(self, outcome: AttemptOutcome, reason: Reason, detail: str = "") -> None:
+        if self._peer_knows and reason not in _PEER_NEED_NOT_KNOW:
+            self.context.send(Abandon)
+        self.tell(Stage.ENDED, outcome=outcome, reason=reason, detail=detail)
+
+    def _reason_of(self, error: Exception) -> Reason:
+        if isinstance(error, AttemptFailed):
+            return error.reason
+        for kind, reason in _REASONS:
+            if isinstance(error, kind):
+                return reason
+        if isinstance(error, TimeoutError):
+            return Reason.NO_ANSWER
+        _log.error("plugin %s raised in attempt %s", self.context.combo.plugin, self.context.attempt_id, exc_info=error)
+        return Reason.INTERNAL

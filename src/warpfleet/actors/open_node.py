@@ -1,0 +1,91 @@
+"""One node as one plugin host serves it: the ports that the node's attempts are handed."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+from warpfleet.actors.values import NodeSpec
+from warpfleet.core.combo import Reason
+from warpfleet.core.endpoint import Endpoint
+from warpfleet.core.identity import Identity, PublicIdentity
+from warpfleet.core.peer import PeerView
+from warpfleet.net.network import KernelNetwork
+from warpfleet.plugins.contract import AttemptFactory, AttemptFailed, InboundStream
+
+OwnRecord = Callable[[str], Awaitable[bytes]]
+"""Asks for a node's signed record."""
+
+LearnRecord = Callable[[str, bytes], Awaitable[bool]]
+"""Offers a peer's signed record; whether it was accepted."""
+
+
+class OpenNode:
+    """The ports of one node; `plugins.contract.NodePorts` says what each promises."""
+
+    def __init__(
+        self,
+        spec: NodeSpec,
+        roster: Mapping[bytes, PublicIdentity],
+        on_stream: Callable[["OpenNode", InboundStream], None],
+        own_record: OwnRecord,
+        learn_record: LearnRecord,
+    ) -> None:
+        self.spec = spec
+        self.network = KernelNetwork(spec.vantage, stun_servers=spec.stun, turn_servers=spec.turn)
+        self.view = PeerView(name=spec.name, machine="")
+        self.factory: AttemptFactory | None = None
+        self.listeners: list[Endpoint] = []
+        self._roster = roster
+        self._on_stream = on_stream
+        self._own_record = own_record
+        self._learn_record = learn_record
+        self._tasks: list[asyncio.Future[None]] = []
+        self._callbacks: list[Callable[[], None]] = []
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+    @property
+    def identity(self) -> Identity:
+        return self.spec.identity
+
+    @property
+    def listen_ports(self) -> Sequence[int]:
+        return self.spec.listen
+
+    def peer_by_key(self, key: bytes) -> PublicIdentity | None:
+        return self._roster.get(key)
+
+    def advertise(self, listener: Endpoint) -> None:
+        self.listeners.append(listener)
+
+    def spawn(self, work: Awaitable[None]) -> None:
+        self._tasks.append(asyncio.ensure_future(work))
+
+    def on_close(self, callback: Callable[[], None]) -> None:
+        self._callbacks.append(callback)
+
+    def inbound(self, inbound: InboundStream) -> None:
+        self._on_stream(self, inbound)
+
+    async def own_record(self) -> bytes:
+        return await self._own_record(self.name)
+
+    async def learn_record(self, peer: str, signed: bytes) -> None:
+        if not await self._learn_record(peer, signed):
+            raise AttemptFailed(Reason.PROOF_FAILED, f"{peer} returned a record that does not verify or is outdated")
+
+    def take_view(self, view: PeerView) -> None:
+        """Learn what the node's own address record says."""
+        self.view = view
+        if view.udp_blocked:
+            self.network.relays.udp_blocked = True
+
+    async def close(self) -> None:
+        """Close the listeners and end the background tasks."""
+        for callback in self._callbacks:
+            callback()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.network.relays.close()

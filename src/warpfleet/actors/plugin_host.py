@@ -1,0 +1,256 @@
+"""The role that runs one plugin's attempts for every node of a host."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from warpfleet.actors.attempt_run import AttemptRun
+from warpfleet.actors.echo import echo, measure
+from warpfleet.actors.open_node import LearnRecord, OpenNode, OwnRecord
+from warpfleet.actors.outbox import Outbox
+from warpfleet.actors.values import (
+    CancelAttempt,
+    Command,
+    IncomingSignal,
+    NameWinner,
+    NodeSpec,
+    OutgoingSignal,
+    Report,
+    Stage,
+    StartAttempt,
+    Use,
+)
+from warpfleet.core.combo import Combo, Reason, Side
+from warpfleet.core.endpoint import Endpoint
+from warpfleet.core.identity import PublicIdentity
+from warpfleet.core.peer import AddressFamily, PeerView
+from warpfleet.net.handshake import Frame, FrameType
+from warpfleet.net.interfaces import Pipe
+from warpfleet.plugins.contract import Abandon, AttemptSpec, InboundStream
+from warpfleet.plugins.loader import registrations
+from warpfleet.plugins.registry import REGISTRY
+
+# A responder's side runs as long as the longest initiator's budget; whoever gives up earlier says so.
+_RESPONDER_TIMEOUT_S = 15.0
+# So many attempts may peers have open with one node at a time: ten connections with every technique at once.
+_RESPONDER_ATTEMPTS_MAX = 128
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class HostPorts:
+    """Whom a plugin host talks to."""
+
+    report: Callable[[list[Report]], Awaitable[None]]
+    post: Callable[[list[OutgoingSignal]], Awaitable[None]]
+    hand_over: Callable[[str, str, InboundStream], None]
+    """Pass an inbound stream to the host of another plugin: plugin, node, stream."""
+    own_record: OwnRecord
+    learn_record: LearnRecord
+
+
+HeldPipe = Callable[[str, str, Side, Pipe], None]
+"""Takes a pipe that is not measured: node, attempt id, side, pipe."""
+
+
+class PluginHost:
+    """Runs the attempts of one plugin. `on_pipe` gets the pipes that are held rather than measured: those of
+    `Use.HOLD`, and, where the program accepts pipes itself, those that peers open."""
+
+    def __init__(self, plugin: str, *, on_pipe: HeldPipe | None = None) -> None:
+        registrations()
+        self.registration = REGISTRY.get(plugin)
+        self._on_held_pipe = on_pipe
+        self._nodes: dict[str, OpenNode] = {}
+        self._runs: dict[tuple[str, str], AttemptRun] = {}  # by node and attempt id: both sides may be served here
+        self._uses: dict[str, Use] = {}
+        self._roster: dict[bytes, PublicIdentity] = {}
+        self._peers: dict[str, PublicIdentity] = {}
+        self._ports: HostPorts | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closed = asyncio.Event()
+
+    def bind(self, ports: HostPorts) -> None:
+        """Learn whom to talk to. Before anything else."""
+        self._ports = ports
+        self._reports: Outbox[Report] = Outbox(ports.report)
+        self._signals: Outbox[OutgoingSignal] = Outbox(ports.post)
+
+    async def open_nodes(
+        self, specs: Sequence[NodeSpec], roster: Sequence[PublicIdentity]
+    ) -> dict[str, list[Endpoint] | None]:
+        """Set the plugin up for these nodes: each one's listeners, or None where the plugin opted out of it.
+
+        MissingError where a node cannot be set up.
+        """
+        assert self._ports is not None
+        self._roster.update({identity.key: identity for identity in roster})
+        self._peers.update({identity.name: identity for identity in roster})
+        opened: dict[str, list[Endpoint] | None] = {}
+        for spec in specs:
+            node = OpenNode(spec, self._roster, self._on_stream, self._ports.own_record, self._ports.learn_record)
+            self._nodes[spec.name] = node
+            node.factory = await self.registration.strategy.setup(node)
+            opened[spec.name] = list(node.listeners) if node.factory else None
+        return opened
+
+    async def close_nodes(self, names: Sequence[str]) -> None:
+        """Cancel what runs for these nodes and close their listeners."""
+        for run in list(self._runs.values()):
+            if run.node.name in names:
+                run.cancel(Reason.STOPPED)
+        closing = [self._nodes.pop(name) for name in names if name in self._nodes]
+        await asyncio.gather(*(node.close() for node in closing))
+
+    async def take_views(self, views: Mapping[str, PeerView]) -> None:
+        """Learn what the nodes' own address records say."""
+        for name, view in views.items():
+            if name in self._nodes:
+                self._nodes[name].take_view(view)
+
+    async def command(self, commands: Sequence[Command]) -> None:
+        """Carry out the coordinator's commands, in order."""
+        for command in commands:
+            run = self._runs.get((command.node, command.attempt_id))
+            if isinstance(command, StartAttempt):
+                self._start(command)
+            elif run and isinstance(command, NameWinner):
+                run.name_winner()
+            elif run and isinstance(command, CancelAttempt):
+                run.cancel(command.reason)
+
+    async def deliver(self, signals: Sequence[IncomingSignal]) -> None:
+        """Take messages from peers, each already proved to be from its sender."""
+        for signal in signals:
+            run = self._runs.get((signal.node, signal.attempt_id))
+            if run is None:
+                self._open_by_message(signal)
+            elif run.context.peer.name != signal.sender:
+                _log.warning("%s sent a message for an attempt of another peer: dropped", signal.sender)
+            elif signal.message is None:
+                run.context.inbox.put_failure(Reason.PEER_UNAVAILABLE)
+            elif isinstance(signal.message, Abandon):
+                run.cancel(Reason.PEER_CLOSED)
+            else:
+                run.context.inbox.put_message(signal.message)
+
+    def adopt(self, node: str, inbound: InboundStream) -> None:
+        """Take an inbound stream whose first frame names this plugin. The frame's signature is verified already."""
+        frame = Frame.parse(inbound.first_frame)
+        run = self._runs.get((node, frame.attempt_id)) or self._open_by_frame(node, frame, inbound.stream.local.af)
+        if run is None or run.context.peer.key != frame.sender:
+            inbound.stream.close()
+        else:
+            run.context.inbox.put_stream(inbound)
+
+    async def serve(self) -> None:
+        """Return when the host is closed; whoever awaits this learns at once when the process dies."""
+        await self._closed.wait()
+
+    async def close(self) -> None:
+        """Close every node; what runs is cancelled."""
+        await self.close_nodes(list(self._nodes))
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._closed.set()
+
+    def _start(self, order: StartAttempt) -> None:
+        node = self._nodes.get(order.node)
+        peer = self._peers.get(order.peer)
+        if node is None or node.factory is None or peer is None:
+            _log.error("no node %s here, or no peer %s: attempt not started", order.node, order.peer)
+            return
+        spec = AttemptSpec(
+            attempt_id=order.attempt_id,
+            connection_id=order.connection_id,
+            started_at_us=order.started_at_us,
+            side=Side.INITIATOR,
+            combo=order.combo,
+            timeout_s=order.timeout_s,
+            theirs=order.theirs,
+        )
+        self._uses[order.attempt_id] = order.use
+        self._run(node, peer, spec)
+
+    def _open_by_message(self, signal: IncomingSignal) -> None:
+        node = self._nodes.get(signal.node)
+        message = signal.message
+        if node is None or message is None or not message.opens:
+            return
+        spec = AttemptSpec(
+            attempt_id=signal.attempt_id,
+            connection_id=signal.connection_id,
+            started_at_us=message.started_at_us,
+            side=Side.RESPONDER,
+            combo=Combo(self.registration.name, message.af, message.route),
+            timeout_s=_RESPONDER_TIMEOUT_S,
+            opening=message,
+        )
+        self._respond(node, self._peers[signal.sender], spec)
+
+    def _open_by_frame(self, node_name: str, frame: Frame, af: AddressFamily) -> AttemptRun | None:
+        node = self._nodes.get(node_name)
+        if node is None or frame.type is not FrameType.HELLO or not self.registration.strategy.accepts_streams:
+            return None
+        spec = AttemptSpec(
+            attempt_id=frame.attempt_id,
+            connection_id=frame.connection_id,
+            started_at_us=frame.started_at_us,
+            side=Side.RESPONDER,
+            combo=Combo(self.registration.name, af, frame.route),
+            timeout_s=_RESPONDER_TIMEOUT_S,
+        )
+        return self._respond(node, self._roster[frame.sender], spec)
+
+    def _respond(self, node: OpenNode, peer: PublicIdentity, spec: AttemptSpec) -> AttemptRun | None:
+        open_here = sum(run.node is node and run.context.side is Side.RESPONDER for run in self._runs.values())
+        if node.factory is None or open_here >= _RESPONDER_ATTEMPTS_MAX:
+            return None
+        return self._run(node, peer, spec)
+
+    def _run(self, node: OpenNode, peer: PublicIdentity, spec: AttemptSpec) -> AttemptRun:
+        assert node.factory is not None
+        run = AttemptRun(
+            spec,
+            node,
+            peer,
+            self.registration.strategy.reaches or (spec.combo.route,),
+            report=self._reports.put,
+            post=self._signals.put,
+            on_pipe=self._use_pipe,
+        )
+        key = node.name, spec.attempt_id
+        self._runs[key] = run
+        task = run.start(node.factory)
+        self._tasks.add(task)
+
+        def forget(_: asyncio.Task[None]) -> None:
+            self._tasks.discard(task)
+            self._runs.pop(key, None)
+
+        task.add_done_callback(forget)
+        return run
+
+    async def _use_pipe(self, run: AttemptRun, pipe: Pipe) -> None:
+        hold = self._uses.pop(run.context.attempt_id, None) is Use.HOLD
+        if run.context.side is Side.RESPONDER:
+            hold = self._on_held_pipe is not None
+        if hold and self._on_held_pipe:
+            self._on_held_pipe(run.node.name, run.context.attempt_id, run.context.side, pipe)
+        elif run.context.side is Side.RESPONDER:
+            await echo(pipe)
+        else:
+            measured = await measure(pipe)
+            first_byte_at_s = measured.first_byte_at_s if measured else None
+            rtt_ms = measured.rtt_ms if measured else None
+            run.tell(Stage.MEASURED, first_byte_at_s=first_byte_at_s, rtt_ms=rtt_ms)
+            await pipe.close()
+
+    def _on_stream(self, node: OpenNode, inbound: InboundStream) -> None:
+        assert self._ports is not None
+        plugin = Frame.parse(inbound.first_frame).plugin
+        if plugin == self.registration.name:
+            self.adopt(node.name, inbound)
+        else:
+            self._ports.hand_over(plugin, node.name, inbound)

@@ -1,0 +1,154 @@
+"""The values that cross between the roles: orders, reports, signals. All of them pickle."""
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from warpfleet.configs.fleet import Broker, TurnServer
+from warpfleet.core.combo import AttemptOutcome, Combo, Policy, Reason, Side, Transport
+from warpfleet.core.endpoint import Endpoint
+from warpfleet.core.identity import Identity
+from warpfleet.core.peer import PeerView
+from warpfleet.core.walk import Pin
+from warpfleet.net.vantage import Vantage
+from warpfleet.plugins.contract import AttemptMessage
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSpec:
+    """One node to serve, with everything that it needs."""
+
+    identity: Identity
+    vantage: Vantage
+    listen: tuple[int, ...]
+    brokers: tuple[Broker, ...]
+    stun: tuple[Endpoint, ...]
+    turn: tuple[TurnServer, ...]
+    ntp: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """The node's name."""
+        return self.identity.name
+
+
+class Use(Enum):
+    """What becomes of a pipe that has won."""
+
+    MEASURE = "measure"  # its first byte and round trip are timed, then it is closed
+    HOLD = "hold"  # it is handed to the program
+
+
+@dataclass(frozen=True, slots=True)
+class StartAttempt:
+    """Start the initiator's side of an attempt."""
+
+    node: str
+    attempt_id: str
+    connection_id: str
+    started_at_us: int
+    combo: Combo
+    timeout_s: float
+    peer: str
+    theirs: PeerView
+    use: Use
+
+
+@dataclass(frozen=True, slots=True)
+class NameWinner:
+    """The attempt's proved pipe may be taken."""
+
+    node: str
+    attempt_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class CancelAttempt:
+    """Cancel one side of an attempt; a pipe that it has meanwhile won is closed."""
+
+    node: str
+    attempt_id: str
+    reason: Reason
+
+
+Command = StartAttempt | NameWinner | CancelAttempt
+
+
+class Stage(Enum):
+    """How far an attempt has come."""
+
+    OPENED = "opened"  # the responder's side began
+    READY = "ready"  # both ends are proved; the pipe waits to be named
+    WON = "won"  # both ends agree on it
+    MEASURED = "measured"
+    ENDED = "ended"  # without a pipe
+
+
+@dataclass(frozen=True, slots=True)
+class PipeFacts:
+    """What is recorded of a pipe."""
+
+    transport: Transport
+    relayed: bool
+    local: Endpoint
+    remote: Endpoint
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What a plugin host tells its coordinator. Times are the host's monotonic clock, in seconds."""
+
+    stage: Stage
+    node: str
+    attempt_id: str
+    connection_id: str
+    side: Side
+    combo: Combo
+    begun_s: float
+    at_s: float
+    started_at_us: int
+    outcome: AttemptOutcome | None = None
+    reason: Reason | None = None
+    detail: str = ""
+    pipe: PipeFacts | None = None
+    sockets: int = 0
+    packets_sent: int = 0
+    first_byte_at_s: float | None = None
+    rtt_ms: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OutgoingSignal:
+    """A message for a peer; a failure to deliver it is reported back to the plugin."""
+
+    node: str
+    peer: str
+    connection_id: str
+    plugin: str
+    message: AttemptMessage
+    deadline_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class IncomingSignal:
+    """A message from a peer; `message` is None where ours of this attempt could not be delivered."""
+
+    node: str
+    sender: str
+    connection_id: str
+    plugin: str
+    attempt_id: str
+    message: AttemptMessage | None
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionRequest:
+    """Connect an ordered pair once."""
+
+    sweep_id: str
+    connection_id: str
+    initiator: str
+    responder: str
+    repeat: int
+    policy: Policy
+    pin: Pin = field(default_factory=Pin)
+    use: Use = Use.MEASURE

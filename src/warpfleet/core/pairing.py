@@ -1,0 +1,95 @@
+"""Which combos a pair of NATs allows. Theory only: what RFC 4787 behaviours leave possible."""
+
+from enum import Enum
+
+from warpfleet.core.combo import Combo, Reason, RouteType
+from warpfleet.core.nat import Filtering, Mapping, NatBehaviour, PortAssignment
+from warpfleet.core.peer import PeerView, same_network
+
+
+class Requirement(Enum):
+    """What a technique needs of a pair of nodes, so that the planner can rule it out without trying."""
+
+    PEER_REACHABLE = "peer_reachable"  # an inbound TCP connect to the responder
+    SELF_REACHABLE = "self_reachable"  # an inbound TCP connect to the initiator
+    PUNCHABLE = "punchable"  # UDP both ways, with mappings that the other side can know or see
+    RELAY = "relay"
+    SIGNAL = "signal"  # nothing but the signal channel
+
+
+class Kind(Enum):
+    """A NAT behaviour as hole punching sees it."""
+
+    EASY = "E"  # endpoint-independent mapping, and lets in whom it has sent to, whatever the port
+    PORT_FILTERED = "P"  # endpoint-independent mapping, address- and port-dependent filtering
+    SEQUENTIAL = "Q"  # destination-dependent mapping with predictable ports
+    RANDOM = "R"  # destination-dependent mapping with unpredictable ports
+    BLOCKED = "B"  # no UDP
+    UNKNOWN = "?"
+
+
+def kind_of(nat: NatBehaviour) -> Kind:
+    """Classify a behaviour for hole punching; unknown where what decides it is unknown."""
+    if nat.udp is False:
+        return Kind.BLOCKED
+    if nat.translated is False or nat.mapping is Mapping.EIM:
+        if nat.filtering is Filtering.UNKNOWN:
+            return Kind.UNKNOWN
+        return Kind.PORT_FILTERED if nat.filtering is Filtering.APDF else Kind.EASY
+    if nat.mapping is Mapping.UNKNOWN:
+        return Kind.UNKNOWN
+    return Kind.SEQUENTIAL if nat.port_assignment is PortAssignment.SEQUENTIAL else Kind.RANDOM
+
+
+# The pairs that plain punching reaches. An easy side sees the port of whatever comes (a peer-reflexive candidate).
+_CONES = {Kind.EASY, Kind.PORT_FILTERED, Kind.UNKNOWN}
+_PUNCHABLE = {(a, b) for a in _CONES for b in _CONES} | {
+    pair
+    for easy in (Kind.EASY, Kind.UNKNOWN)
+    for other in (Kind.SEQUENTIAL, Kind.RANDOM)
+    for pair in ((easy, other), (other, easy))
+}
+
+
+def impossible(requirement: Requirement, combo: Combo, mine: PeerView, theirs: PeerView) -> Reason | None:
+    """Why a combo cannot even be formed: an address, a listener or a relay is missing. None where it can."""
+    if requirement is Requirement.SIGNAL:
+        return None
+    if requirement is Requirement.RELAY and not mine.relay:
+        return Reason.NO_RELAY
+    target = mine if requirement is Requirement.SELF_REACHABLE else theirs
+    source = theirs if target is mine else mine
+    missing = _missing_route(combo, source, target)
+    if missing or requirement in (Requirement.PUNCHABLE, Requirement.RELAY):
+        return missing
+    if combo.route is not RouteType.LOOPBACK and not target.ports(combo.af):
+        return Reason.NOT_LISTENING
+    return None
+
+
+def ruled_out(requirement: Requirement, combo: Combo, mine: PeerView, theirs: PeerView) -> Reason | None:
+    """Why the NATs between the two ends leave a combo no chance. None where it has one, or nothing is known."""
+    if combo.route is not RouteType.EXT or requirement in (Requirement.RELAY, Requirement.SIGNAL):
+        return None
+    if requirement is Requirement.PUNCHABLE:
+        kinds = kind_of(mine.behaviour(combo.af)), kind_of(theirs.behaviour(combo.af))
+        if Kind.BLOCKED in kinds:
+            return Reason.UDP_BLOCKED
+        return None if kinds in _PUNCHABLE else Reason.NAT_RULES_OUT
+    target = mine if requirement is Requirement.SELF_REACHABLE else theirs
+    nat = target.behaviour(combo.af)
+    filtered = nat.filtering in (Filtering.ADF, Filtering.APDF)
+    return Reason.NAT_RULES_OUT if nat.translated or filtered else None
+
+
+def _missing_route(combo: Combo, source: PeerView, target: PeerView) -> Reason | None:
+    if combo.route is RouteType.LOOPBACK:
+        return None if source.machine == target.machine else Reason.NOT_SAME_MACHINE
+    if combo.route is RouteType.NIC:
+        if not source.addresses(combo.af) or not target.addresses(combo.af):
+            return Reason.NO_COMMON_FAMILY
+        return None if same_network(source, target, combo.af) else Reason.NOT_SAME_NETWORK
+    if combo.af not in source.external or combo.af not in target.external:
+        both_have_family = source.addresses(combo.af) and target.addresses(combo.af)
+        return Reason.NO_ADDRESS if both_have_family else Reason.NO_COMMON_FAMILY
+    return None

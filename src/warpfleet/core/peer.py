@@ -1,0 +1,62 @@
+"""What the planner knows of one end of a pair."""
+
+from dataclasses import dataclass, field
+from ipaddress import ip_interface
+
+from warpfleet.core.endpoint import Endpoint, Interface, Scope, scope_of
+from warpfleet.core.nat import NatBehaviour
+
+AddressFamily = int
+ADDRESS_FAMILIES: tuple[AddressFamily, ...] = (4, 6)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerView:
+    """One node as its address record shows it.
+
+    `machine` stands for the loopback interface it has: equal for two nodes that share one. `listeners` are bound
+    transport addresses, unspecified ones included. `external` has the external address of each family that has one.
+    """
+
+    name: str
+    machine: str
+    interfaces: tuple[Interface, ...] = ()
+    listeners: tuple[Endpoint, ...] = ()
+    external: dict[AddressFamily, str] = field(default_factory=dict)
+    nat: dict[AddressFamily, NatBehaviour] = field(default_factory=dict)
+    relay: bool = False
+
+    def behaviour(self, af: AddressFamily) -> NatBehaviour:
+        """The NAT behaviour of one family; all unknown where nothing is known."""
+        return self.nat.get(af, NatBehaviour())
+
+    def addresses(self, af: AddressFamily) -> tuple[Interface, ...]:
+        """The interface addresses of one family that lead anywhere: no loopback, no link-local ones."""
+        usable = (Scope.GLOBAL, Scope.PRIVATE)
+        return tuple(i for i in self.interfaces if Endpoint(i.ip, 0).af == af and scope_of(i.ip) in usable)
+
+    def ports(self, af: AddressFamily) -> tuple[int, ...]:
+        """The TCP ports it listens on over one family, loopback listeners left out, well-known ones first."""
+        ports = {e.port for e in self.listeners if e.af == af and scope_of(e.ip) is not Scope.LOOPBACK}
+        return tuple(sorted(ports))
+
+    @property
+    def udp_blocked(self) -> bool:
+        """Whether UDP is known not to get out, in every family that was looked at."""
+        return bool(self.nat) and all(behaviour.udp is False for behaviour in self.nat.values())
+
+
+def shared_subnet(mine: PeerView, theirs: PeerView, af: AddressFamily) -> tuple[Interface, ...]:
+    """The peer's interface addresses that lie in a subnet of ours."""
+    networks = {ip_interface(f"{i.ip}/{i.prefix_len}").network for i in mine.addresses(af)}
+    return tuple(i for i in theirs.addresses(af) if any(ip_interface(i.ip).ip in network for network in networks))
+
+
+def same_network(mine: PeerView, theirs: PeerView, af: AddressFamily) -> bool:
+    """Whether both ends sit in one subnet behind one external address.
+
+    Two homes often have the same private subnet: only the external address tells them apart.
+    """
+    external = mine.external.get(af), theirs.external.get(af)
+    shares_exit = external[0] == external[1] or all(scope_of(i.ip) is Scope.GLOBAL for i in theirs.addresses(af))
+    return shares_exit and bool(shared_subnet(mine, theirs, af))

@@ -1,0 +1,257 @@
+"""A laboratory: brought up from a topology, listed, taken down without a trace.
+
+Its state is a folder below `state_dir()` that only its owner can enter. The fleet file is written last: a folder
+without one is a laboratory that was never finished, which the next `up` of its name clears away, as `down` does.
+"""
+
+import fcntl
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from warpfleet.configs.topology import CORE, LabName, Topology
+from warpfleet.core.errors import InputError, MissingError
+from warpfleet.lab import guard, netns, processes, rootless, servers
+from warpfleet.lab.plan import Plan, layout, namespace_name, namespace_prefix
+from warpfleet.lab.processes import Owned
+
+Progress = Callable[[str], None]
+
+_FLEET, _PROCESSES = "fleet.yaml", "processes.json"
+_WIRE_DEADLINE_S = 15.0
+_LOCK_DEADLINE_S = 120.0  # another command may be bringing up a thousand hosts
+_POLL_S = 0.01
+# A line holds what is under way: far more than the thousand packets that netem holds unless told.
+_NETEM_LIMIT = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class Lab:
+    """A laboratory that is up."""
+
+    name: str
+    folder: Path
+
+    @property
+    def fleet_path(self) -> Path:
+        """The fleet file of its hosts and servers."""
+        return self.folder / _FLEET
+
+    @property
+    def namespaces(self) -> list[str]:
+        """The network namespaces that it consists of."""
+        return netns.existing(namespace_prefix(self.name))
+
+    @property
+    def processes(self) -> list[Owned]:
+        """Its servers, and the wire where there is one."""
+        return _recorded(self.folder)
+
+    def netns(self, place: str) -> str:
+        """The namespace of a host, of a named router, of a host's own router (`HOST.router`), or of `core`."""
+        return namespace_name(self.name, place)
+
+
+def up(topology: Topology, *, name: str | None = None, progress: Progress = lambda _: None) -> Lab:
+    """Build a laboratory and return once its servers answer. `name` is the topology's unless given.
+
+    InputError where one of that name is up, MissingError where a program or privilege is not there. Whatever fails or
+    interrupts it, nothing is left behind.
+    """
+    plan = layout(topology, _checked(name) if name else topology.name)
+    with _locked() as base:
+        folder = base / plan.lab
+        if (folder / _FLEET).exists():
+            raise InputError(
+                f"laboratory '{plan.lab}' is up already; take it down first: warpfleet lab down {plan.lab}"
+            )
+        _clear(base, plan.lab)
+        try:
+            folder.mkdir(mode=0o700)
+            _build(plan, folder, progress)
+        except BaseException:
+            _clear(base, plan.lab)
+            raise
+    return Lab(plan.lab, folder)
+
+
+def down(name: str) -> None:
+    """Take a laboratory down, whatever state it is in. InputError where nothing of that name is there."""
+    with _locked() as base:
+        if name not in _present(base):
+            known = ", ".join(_present(base)) or "none"
+            raise InputError(f"no laboratory '{name}' is up (up: {known})")
+        _clear(base, name)
+        if not _present(base):
+            rootless.release()
+
+
+def names() -> list[str]:
+    """The laboratories that are up, or were left half-made."""
+    return list(listed())
+
+
+def listed() -> dict[str, Path | None]:
+    """The laboratories by name with their fleet files; None for one that was left half-made."""
+    base = rootless.state_dir()
+    found = {name: base / name / _FLEET for name in _present(base)}
+    if not found:
+        rootless.release()
+    return {name: path if path.exists() else None for name, path in found.items()}
+
+
+@contextmanager
+def laboratory(topology: Topology, *, name: str | None = None, progress: Progress = lambda _: None) -> Iterator[Lab]:
+    """A laboratory for the length of a `with` block."""
+    lab = up(topology, name=name, progress=progress)
+    try:
+        yield lab
+    finally:
+        down(lab.name)
+
+
+def _checked(name: str) -> str:
+    try:
+        return TypeAdapter(LabName).validate_python(name)
+    except ValidationError:
+        raise InputError(f"'{name}' cannot name a laboratory; use 1 to 24 of a-z, 0-9, '_' and '-'") from None
+
+
+@contextmanager
+def _locked() -> Iterator[Path]:
+    """One command at a time builds or clears laboratories of this user. The lock is on the folder itself."""
+    base = rootless.state_dir()
+    descriptor = os.open(base, os.O_RDONLY | os.O_DIRECTORY)
+    deadline_s = time.monotonic() + _LOCK_DEADLINE_S
+    try:
+        while not _try_lock(descriptor):
+            if time.monotonic() > deadline_s:
+                raise MissingError(f"another laboratory command holds {base} for too long; end it and try again")
+            time.sleep(_POLL_S)
+        yield base
+    finally:
+        os.close(descriptor)
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _present(base: Path) -> list[str]:
+    folders = {path.name for path in base.iterdir() if path.is_dir()}
+    return sorted(folders | {name.split(".")[1] for name in netns.existing("wf.")})
+
+
+def _build(plan: Plan, folder: Path, progress: Progress) -> None:
+    progress(f"{len(plan.nodes)} hosts, {len(plan.namespaces)} namespaces")
+    guard.shut()
+    netns.batch(f"netns add {namespace.name}" for namespace in plan.namespaces)
+    for namespace in plan.namespaces:
+        with netns.inside(namespace.name):
+            netns.write_sysctls(namespace.sysctls)
+    core = namespace_name(plan.lab, CORE)
+    netem = netns.has_netem(core)
+    netns.batch(
+        f"link add name {link.a.device} netns {link.a.namespace} address {link.a.mac}"
+        f" type veth peer name {link.b.device} netns {link.b.namespace} address {link.b.mac}"
+        for link in plan.links
+        if netem or not link.delay_ms
+    )
+    _configure(plan, netem=netem)
+    progress("servers")
+    running = [] if netem else _start_wire(plan, core, folder)
+    with netns.inside(core):
+        netns.batch(f"addr add {address} dev lo" for address in servers.addresses(dual_stack=plan.dual_stack))
+        specified, services = servers.configure(folder, dual_stack=plan.dual_stack)
+        running += servers.start(specified, folder)
+        _record(folder, running)
+        servers.await_answers(specified, running[-len(specified) :], folder)
+    if not netem:
+        _await_wire(running[0], folder)
+    _write_fleet(plan, services, folder)
+
+
+def _configure(plan: Plan, *, netem: bool) -> None:
+    taps: dict[str, list[str]] = {}
+    delays: dict[str, list[str]] = {}
+    for link in plan.links:
+        for end in (link.a, link.b) if link.delay_ms else ():
+            taps.setdefault(end.namespace, []).append(f"tuntap add dev {end.device} mode tap")
+            delays.setdefault(end.namespace, []).append(
+                f"qdisc add dev {end.device} root netem delay {link.delay_ms}ms limit {_NETEM_LIMIT}"
+            )
+    for namespace in plan.namespaces:
+        with netns.inside(namespace.name):
+            netns.batch([*([] if netem else taps.get(namespace.name, [])), *namespace.commands])
+            if netem and namespace.name in delays:
+                netns.run(["tc", "-batch", "-"], "\n".join(delays[namespace.name]) + "\n")
+            if namespace.ruleset:
+                netns.run(["nft", "-f", "-"], namespace.ruleset)
+
+
+def _start_wire(plan: Plan, core: str, folder: Path) -> list[Owned]:
+    lines = [
+        {"a": [link.a.namespace, link.a.device], "b": [link.b.namespace, link.b.device], "delay_ms": link.delay_ms}
+        for link in plan.links
+        if link.delay_ms
+    ]
+    config = servers.private_file(folder / "wire.json", json.dumps(lines))
+    with netns.inside(core):
+        return [processes.start("wire", [sys.executable, "-m", "warpfleet.lab.wire", str(config)], folder / "wire.log")]
+
+
+def _await_wire(wire: Owned, folder: Path) -> None:
+    log = folder / "wire.log"
+    deadline_s = time.monotonic() + _WIRE_DEADLINE_S
+    while "ready" not in (text := log.read_text(errors="replace")):
+        if not wire.alive or time.monotonic() > deadline_s:
+            raise MissingError(f"the wire did not start: {(text.strip().splitlines() or ['it said nothing'])[-1]}")
+        time.sleep(_POLL_S)
+
+
+def _write_fleet(plan: Plan, services: dict[str, object], folder: Path) -> None:
+    nodes = [
+        {"name": node.name, "vantage": {"netns": node.namespace}, "listen": list(node.listen)} for node in plan.nodes
+    ]
+    fleet = {"version": 1, "name": plan.lab, "services": services, "nodes": nodes}
+    draft = servers.private_file(folder / "fleet.draft", yaml.safe_dump(fleet, sort_keys=False))
+    draft.rename(folder / _FLEET)
+
+
+def _record(folder: Path, running: list[Owned]) -> None:
+    servers.private_file(folder / _PROCESSES, json.dumps([asdict(process) for process in running]))
+
+
+def _recorded(folder: Path) -> list[Owned]:
+    try:
+        return [Owned(**entry) for entry in json.loads((folder / _PROCESSES).read_text())]
+    except (FileNotFoundError, json.JSONDecodeError):  # killed before or while it was written: found by namespace
+        return []
+
+
+def _clear(base: Path, name: str) -> None:
+    """Remove whatever is there of a laboratory: recorded processes, those in its namespaces, namespaces, files."""
+    folder = base / name
+    (folder / _FLEET).unlink(missing_ok=True)
+    processes.stop(_recorded(folder))
+    namespaces = netns.existing(namespace_prefix(name))
+    strays = [processes.owned("stray", pid) for pid in netns.processes_inside(namespaces)]
+    processes.stop([process for process in strays if process is not None])
+    netns.delete(namespaces)
+    if folder.exists():
+        shutil.rmtree(folder)
+    if not _present(base):
+        guard.open_again()

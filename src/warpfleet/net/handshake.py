@@ -1,0 +1,234 @@
+"""The proof of identity that turns a raw socket into a pipe. Sans-I/O: bytes in, bytes and events out.
+
+Roles follow the connection, not who dialled. Each frame is signed with the sender's Ed25519 key over the frame and the
+recipient's key; PROOF and what follows also cover both nonces, so that nothing of an earlier run can be replayed:
+
+    responder -> initiator   KNOCK    "this address is mine": opens filters, or asks to be greeted on an inbound stream
+    initiator -> responder   HELLO    the initiator's nonce
+    responder -> initiator   PROOF    both nonces: the responder is proved
+    initiator -> responder   TAKE     this pipe is the winner; both nonces: the initiator is proved
+    responder -> initiator   AGREED   both ends agree which pipe it is
+    either    -> the other   CLOSE    this pipe is not needed (any more)
+
+Every frame may be lost, repeated or reordered: each is answered anew.
+"""
+
+import struct
+from dataclasses import dataclass, replace
+from enum import Enum, IntEnum
+from typing import Self
+
+from warpfleet.core.combo import Combo, RouteType, Side
+from warpfleet.core.errors import WarpfleetError
+from warpfleet.core.identity import Identity, PublicIdentity
+
+_MAGIC = b"WFP1"
+# magic, type, route type, plugin name, connection id, attempt id, start of the connection, sender's key, both nonces
+_BODY = struct.Struct("!4sBB16s16s16sQ32s16s16s")
+_ROUTES = (RouteType.NIC, RouteType.EXT, RouteType.LOOPBACK)
+_SIGNATURE_BYTES = 64
+FRAME_BYTES = _BODY.size + _SIGNATURE_BYTES
+NONCE_BYTES = 16  # 128 bits: no two runs share a nonce
+PLUGIN_NAME_MAX_BYTES = 16
+_NO_NONCE = bytes(NONCE_BYTES)
+_SIGNATURE_CONTEXT = b"warpfleet pipe 1"  # keeps these signatures apart from those over signals and records
+
+
+class ProofFailed(WarpfleetError):
+    """Whoever answers is not the peer, or does not speak this protocol."""
+
+
+class FrameType(IntEnum):
+    """What a frame says."""
+
+    KNOCK = 1
+    HELLO = 2
+    PROOF = 3
+    TAKE = 4
+    AGREED = 5
+    CLOSE = 6
+
+
+class Event(Enum):
+    """What a received frame means for the pipe."""
+
+    NOTHING = "nothing"  # answered, repeated, or noise
+    PROVED = "proved"  # initiator: the responder has proved itself; `take` may be sent
+    TAKEN = "taken"  # responder: the initiator has proved itself and named this pipe
+    AGREED = "agreed"  # initiator: the responder agrees
+    CLOSED = "closed"
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One frame. Ids are 32 hexadecimal digits; `sender` is a 32-byte Ed25519 key.
+
+    `started_at_us` is when the connection began by its initiator's clock, in microseconds since 1970 (UTC).
+    """
+
+    type: FrameType
+    plugin: str
+    route: RouteType
+    connection_id: str
+    attempt_id: str
+    started_at_us: int
+    sender: bytes
+    initiator_nonce: bytes = _NO_NONCE
+    responder_nonce: bytes = _NO_NONCE
+    signature: bytes = bytes(_SIGNATURE_BYTES)
+
+    def _body(self) -> bytes:
+        ids = bytes.fromhex(self.connection_id), bytes.fromhex(self.attempt_id)
+        nonces = self.initiator_nonce, self.responder_nonce
+        what = self.type, _ROUTES.index(self.route), self.plugin.encode()
+        return _BODY.pack(_MAGIC, *what, *ids, self.started_at_us, self.sender, *nonces)
+
+    def sign(self, identity: Identity, recipient: PublicIdentity) -> bytes:
+        """The frame's `FRAME_BYTES` bytes, signed for one recipient."""
+        body = self._body()
+        return body + identity.sign(_SIGNATURE_CONTEXT + body + recipient.key)
+
+    def verify(self, sender: PublicIdentity, recipient: PublicIdentity) -> bool:
+        """Whether `sender` signed this frame for `recipient`."""
+        return self.sender == sender.key and sender.verify(
+            self.signature, _SIGNATURE_CONTEXT + self._body() + recipient.key
+        )
+
+    @classmethod
+    def parse(cls, data: bytes) -> Self:
+        """Read a frame; ProofFailed for anything else. The signature is not looked at."""
+        if len(data) != FRAME_BYTES:
+            raise ProofFailed("not a frame of the pipe protocol: wrong length")
+        magic, kind, route, plugin, connection, attempt, started_at_us, sender, nonce_i, nonce_r = _BODY.unpack_from(
+            data
+        )
+        try:
+            if magic != _MAGIC:
+                raise ValueError("wrong magic")
+            name = plugin.rstrip(b"\0").decode("ascii")
+            frame_type = FrameType(kind)
+            route_type = _ROUTES[route]
+        except (ValueError, IndexError) as error:
+            raise ProofFailed(f"not a frame of the pipe protocol: {error}") from error
+        ids = connection.hex(), attempt.hex()
+        signature = data[_BODY.size :]
+        return cls(frame_type, name, route_type, *ids, started_at_us, sender, nonce_i, nonce_r, signature)
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """What to do about a received frame: an answer for its source, and what it means."""
+
+    event: Event = Event.NOTHING
+    reply: bytes | None = None
+
+
+class Handshake:
+    """One attempt's proof of identity, shared by all the paths that the attempt tries.
+
+    `nonce` is 16 bytes of a cryptographic source, fresh for each attempt.
+    """
+
+    def __init__(
+        self,
+        *,
+        side: Side,
+        identity: Identity,
+        peer: PublicIdentity,
+        connection_id: str,
+        attempt_id: str,
+        combo: Combo,
+        started_at_us: int,
+        nonce: bytes,
+    ) -> None:
+        self.side = side
+        self.peer = peer
+        self._identity = identity
+        self._nonce = nonce
+        self._peer_nonce: bytes | None = None
+        key = identity.public.key
+        self._base = Frame(FrameType.CLOSE, combo.plugin, combo.route, connection_id, attempt_id, started_at_us, key)
+        self._verified: dict[bytes, Frame] = {}  # frames already verified, so that repeats cost nothing
+
+    def opener(self) -> bytes:
+        """What this side sends unprompted: HELLO from the initiator, KNOCK from the responder."""
+        return self._frame(FrameType.HELLO if self.side is Side.INITIATOR else FrameType.KNOCK)
+
+    def take(self) -> bytes:
+        """The initiator names this pipe the winner. Only after `Event.PROVED`."""
+        return self._frame(FrameType.TAKE)
+
+    def close(self) -> bytes:
+        """Tell the other end that the pipe is over."""
+        return self._frame(FrameType.CLOSE)
+
+    def receive(self, data: bytes) -> Received:
+        """Digest a received frame. ProofFailed where it is not one of this attempt, signed by the peer."""
+        frame = self._verify(data)
+        handlers = _INITIATOR_HANDLERS if self.side is Side.INITIATOR else _RESPONDER_HANDLERS
+        handler = handlers.get(frame.type)
+        return handler(self, frame) if handler else Received()
+
+    def _frame(self, kind: FrameType) -> bytes:
+        ours, theirs = self._nonce, self._peer_nonce or _NO_NONCE
+        nonces = (ours, theirs) if self.side is Side.INITIATOR else (theirs, ours)
+        if kind in (FrameType.KNOCK, FrameType.HELLO):
+            nonces = (ours, _NO_NONCE) if self.side is Side.INITIATOR else (_NO_NONCE, ours)
+        frame = replace(self._base, type=kind, initiator_nonce=nonces[0], responder_nonce=nonces[1])
+        return frame.sign(self._identity, self.peer)
+
+    def _verify(self, data: bytes) -> Frame:
+        known = self._verified.get(data)
+        if known:
+            return known
+        frame = Frame.parse(data)
+        if (frame.connection_id, frame.attempt_id) != (self._base.connection_id, self._base.attempt_id):
+            raise ProofFailed("a frame of another attempt")
+        if not frame.verify(self.peer, self._identity.public):
+            raise ProofFailed(f"not signed by {self.peer.name}")
+        if len(self._verified) < len(FrameType):
+            self._verified[data] = frame
+        return frame
+
+    def _on_knock(self, _frame: Frame) -> Received:
+        return Received(reply=self.opener())
+
+    def _on_proof(self, frame: Frame) -> Received:
+        if frame.initiator_nonce != self._nonce:
+            raise ProofFailed("a proof of an earlier attempt")
+        self._peer_nonce = frame.responder_nonce
+        return Received(Event.PROVED)
+
+    def _on_agreed(self, frame: Frame) -> Received:
+        self._check_nonces(frame.responder_nonce, frame.initiator_nonce)
+        return Received(Event.AGREED)
+
+    def _on_hello(self, frame: Frame) -> Received:
+        if self._peer_nonce not in (None, frame.initiator_nonce):
+            raise ProofFailed("a greeting of an earlier attempt")
+        self._peer_nonce = frame.initiator_nonce
+        return Received(reply=self._frame(FrameType.PROOF))
+
+    def _on_take(self, frame: Frame) -> Received:
+        self._check_nonces(frame.initiator_nonce, frame.responder_nonce)
+        return Received(Event.TAKEN, reply=self._frame(FrameType.AGREED))
+
+    def _on_close(self, _frame: Frame) -> Received:
+        return Received(Event.CLOSED)
+
+    def _check_nonces(self, theirs: bytes, ours: bytes) -> None:
+        if (theirs, ours) != (self._peer_nonce, self._nonce):
+            raise ProofFailed("a frame of an earlier run")
+
+
+_INITIATOR_HANDLERS = {
+    FrameType.KNOCK: Handshake._on_knock,
+    FrameType.PROOF: Handshake._on_proof,
+    FrameType.AGREED: Handshake._on_agreed,
+    FrameType.CLOSE: Handshake._on_close,
+}
+_RESPONDER_HANDLERS = {
+    FrameType.HELLO: Handshake._on_hello,
+    FrameType.TAKE: Handshake._on_take,
+    FrameType.CLOSE: Handshake._on_close,
+}

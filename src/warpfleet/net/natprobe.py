@@ -1,0 +1,289 @@
+"""NAT behaviour discovery (RFC 5780): the tests, all at once on sockets of their own, in about four round trips."""
+
+import asyncio
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from warpfleet.core.classify import Observations, classify
+from warpfleet.core.endpoint import Endpoint
+from warpfleet.core.errors import WarpfleetError
+from warpfleet.core.nat import Mapping, NatBehaviour
+from warpfleet.net import stun
+from warpfleet.net.interfaces import ConnectionLost, DatagramSocket, Network
+from warpfleet.net.stun import Answer, Transactions
+
+T = TypeVar("T")
+
+UDP_TIMEOUT_S = 1.2  # without any answer to four transmissions, UDP is taken to be blocked if TCP is answered
+TCP_STAGGER_S = 0.3  # so long UDP has before TCP is tried beside it
+MAX_SERVERS = 4
+PORT_SOCKETS = 6  # five steps between mappings: chance does not make them look like a sequence
+SENDS = 4  # of a test whose silence counts: one network in a thousand loses four packets of a hundred each
+MIN_INTERVAL_S = 0.02  # between those, on networks with shorter round trips than a busy machine's hiccups
+MIN_GRACE_S = 0.05  # for the last of their answers, for the same reason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NatReport:
+    """What a probe found: the behaviour, the address that servers see, and what was observed."""
+
+    behaviour: NatBehaviour
+    external_ip: str | None
+    seen: Observations
+
+
+async def probe(network: Network, servers: Sequence[Endpoint], *, af: int, timeout_s: float = 5.0) -> NatReport:
+    """Probe the NATs before a network, for address family 4 or 6. What cannot be found out in time stays unknown.
+
+    One server with an OTHER-ADDRESS (RFC 5780 section 7.4) suffices; without one, two servers show the mapping.
+    Unreachable where the vantage has no such family.
+    """
+    local_ips = frozenset(interface.ip for interface in network.interfaces())
+    notes = _Notes(Observations(local_ips=local_ips))
+    usable = [server for server in servers if server.af == af][:MAX_SERVERS]
+    async with _Bench(network, af) as bench:
+        try:
+            async with asyncio.timeout(timeout_s):
+                if usable:
+                    await _Probe(network, bench, notes).run(usable)
+        except TimeoutError:
+            pass
+    return NatReport(behaviour=classify(notes.seen), external_ip=notes.seen.external_ip, seen=notes.seen)
+
+
+class _Notes:
+    """The observations so far, so that a deadline loses none of them."""
+
+    def __init__(self, seen: Observations) -> None:
+        self.seen = seen
+
+    def add(self, **facts: Any) -> None:
+        self.seen = replace(self.seen, **facts)
+
+
+class _Station:
+    """One socket of the probe, its STUN transactions, and the task that reads for them."""
+
+    def __init__(self, socket: DatagramSocket) -> None:
+        self.socket = socket
+        self.transactions = Transactions(socket.send_to)
+        self.reader = asyncio.create_task(self._read())
+
+    async def _read(self) -> None:
+        while True:
+            try:
+                self.transactions.feed(*await self.socket.receive())
+            except ConnectionLost:
+                return
+
+
+class _Bench:
+    """The probe's sockets and tasks: all are closed, cancelled and awaited in the end."""
+
+    def __init__(self, network: Network, af: int) -> None:
+        self._network = network
+        self._af = af
+        self._stations: list[_Station] = []
+        self._tasks: list[asyncio.Task[Any]] = []
+
+    async def station(self) -> _Station:
+        station = _Station(await self._network.open_udp(self._af))
+        self._stations.append(station)
+        return station
+
+    def start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = asyncio.create_task(work)
+        self._tasks.append(task)
+        return task
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        tasks = [*self._tasks, *(station.reader for station in self._stations)]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for station in self._stations:
+            station.socket.close()
+
+
+class _Probe:
+    """One run of the tests. Every test writes what it sees into the notes."""
+
+    def __init__(self, network: Network, bench: _Bench, notes: _Notes) -> None:
+        self._network = network
+        self._bench = bench
+        self._notes = notes
+        self._rtt_s = 0.0
+        self._asked: dict[Endpoint, asyncio.Task[Answer | None]] = {}
+
+    async def run(self, servers: list[Endpoint]) -> None:
+        main = await self._bench.station()
+        over_tcp = self._bench.start(self._over_tcp(servers))
+        found = await self._primary(main, servers)
+        if found is None:
+            await over_tcp
+            return
+        over_tcp.cancel()
+        server, answer = found
+        stations = [await self._bench.station() for _ in range(PORT_SOCKETS + 2)]
+        ports, filters = stations[:PORT_SOCKETS], stations[PORT_SOCKETS:]
+        # In this order: the ports' mappings are to be consecutive ones.
+        fresh = self._bench.start(self._ports(ports, server))
+        mapping = self._bench.start(self._mapping(main, server, answer.other))
+        tests = [fresh, mapping, self._bench.start(self._hairpin(ports, fresh))]
+        if answer.other is not None:
+            tests.append(self._bench.start(self._filtering(main, filters, server, answer.other, mapping)))
+        await asyncio.gather(*tests)
+
+    async def _primary(self, main: _Station, servers: list[Endpoint]) -> tuple[Endpoint, Answer] | None:
+        """Ask all servers, and choose the first to answer with another address, or else the first at all."""
+        loop = asyncio.get_running_loop()
+        began_s = loop.time()
+        for server in servers:
+            self._ask(main, server)
+        asked = {task: server for server, task in self._asked.items()}
+        pending = set(asked)
+        chosen: tuple[Endpoint, Answer] | None = None
+        patience_s: float | None = None
+        while pending:
+            done, pending = await asyncio.wait(pending, timeout=patience_s, return_when=asyncio.FIRST_COMPLETED)
+            if not done:
+                break
+            for task in done:
+                answer = task.result()
+                if answer is not None and chosen is None:
+                    self._rtt_s = loop.time() - began_s
+                    patience_s = max(self._rtt_s, MIN_GRACE_S)
+                if answer is not None and (chosen is None or answer.other is not None):
+                    chosen = asked[task], answer
+            if chosen is not None and chosen[1].other is not None:
+                break
+        return chosen
+
+    def _ask(self, main: _Station, server: Endpoint) -> asyncio.Task[Answer | None]:
+        """Ask for the main socket's mapped address towards a server, once."""
+        if server not in self._asked:
+            self._asked[server] = self._bench.start(self._mapped(main, server))
+        return self._asked[server]
+
+    async def _mapped(self, main: _Station, server: Endpoint) -> Answer | None:
+        try:
+            answer = await main.transactions.binding(server, timeout_s=UDP_TIMEOUT_S)
+        except TimeoutError:
+            return None
+        self._notes.add(mapped=(*self._notes.seen.mapped, (server, answer.mapped)))
+        if answer.other is not None and answer.other.ip == server.ip:  # it has no second address, whatever it says
+            return answer._replace(other=None)
+        return answer
+
+    async def _mapping(self, main: _Station, server: Endpoint, other: Endpoint | None) -> bool:
+        """RFC 5780 section 4.3, tests II and III at once. Returns whether the server's other address answered."""
+        if other is None:
+            await asyncio.gather(*self._asked.values())
+            return False
+        second, third = self._ask(main, Endpoint(other.ip, server.port)), self._ask(main, other)
+        await asyncio.gather(second, third)
+        return third.result() is not None
+
+    async def _ports(self, stations: list[_Station], server: Endpoint) -> list[Answer | None]:
+        """Note which external ports fresh sockets get."""
+
+        async def ask(station: _Station) -> Answer | None:
+            try:
+                return await station.transactions.binding(server, timeout_s=UDP_TIMEOUT_S)
+            except TimeoutError:
+                return None
+
+        answers = await asyncio.gather(*(ask(station) for station in stations))
+        self._notes.add(
+            ports=tuple(
+                (station.socket.local.port, answer.mapped.port)
+                for station, answer in zip(stations, answers, strict=True)
+                if answer is not None
+            )
+        )
+        return answers
+
+    async def _hairpin(self, stations: list[_Station], fresh: asyncio.Task[list[Answer | None]]) -> None:
+        """RFC 5780 section 4.5, both ways between two sockets, so that filtering does not stand in the way."""
+        one, two = (await fresh)[:2]
+        if one is None or two is None:
+            return
+        heard = await asyncio.gather(
+            self._arrives(stations[0], two.mapped, stations[1]), self._arrives(stations[1], one.mapped, stations[0])
+        )
+        self._notes.add(hairpin=any(heard))
+
+    async def _arrives(self, sender: _Station, remote: Endpoint, receiver: _Station) -> bool:
+        indication = stun.Message(stun.Method.BINDING, stun.Class.INDICATION)
+        return await self._heard(sender, indication, remote, receiver) is not None
+
+    async def _filtering(
+        self, main: _Station, fresh: list[_Station], server: Endpoint, other: Endpoint, mapping: asyncio.Task[bool]
+    ) -> None:
+        """RFC 5780 section 4.4, tests II and III at once, on sockets that have sent to nowhere else.
+
+        Silence counts only where the server is known to change its address: the main socket, which has sent to the
+        other address and port as well, hears such an answer where the mapping is endpoint-independent; where it is
+        not, the other address must at least answer.
+        """
+        both, port = stun.CHANGE_IP | stun.CHANGE_PORT, stun.CHANGE_PORT
+        tests = [self._changed(fresh[0], server, both), self._changed(fresh[1], server, port)]
+        proof = self._bench.start(self._proof(main, server, mapping))
+        from_both, from_port = await asyncio.gather(*tests)
+        if from_both == other:
+            self._notes.add(change_both=True)
+        elif from_both is None and await proof:
+            heard = from_port == Endpoint(server.ip, other.port)
+            self._notes.add(change_both=False, change_port=heard if heard or from_port is None else None)
+
+    async def _proof(self, main: _Station, server: Endpoint, mapping: asyncio.Task[bool]) -> bool:
+        if not await mapping:
+            return False
+        if classify(self._notes.seen).mapping is not Mapping.EIM:
+            return True
+        return await self._changed(main, server, stun.CHANGE_IP | stun.CHANGE_PORT) is not None
+
+    async def _changed(self, station: _Station, server: Endpoint, change: int) -> Endpoint | None:
+        """From where the server answered a request to change its address or port; None where it was not heard."""
+        request = stun.Message(stun.Method.BINDING, stun.Class.REQUEST)
+        request.attributes["CHANGE-REQUEST"] = change
+        return await self._heard(station, request, server, station)
+
+    async def _heard(
+        self, sender: _Station, message: stun.Message, remote: Endpoint, receiver: _Station
+    ) -> Endpoint | None:
+        """Send a message several times, and hear from where it, or its answer, arrives, or that it does not."""
+        interval_s = max(self._rtt_s / 2, MIN_INTERVAL_S)
+        times_s = [turn * interval_s for turn in range(SENDS)]
+        timeout_s = times_s[-1] + self._rtt_s + max(self._rtt_s, MIN_GRACE_S)
+        try:
+            _, source = await sender.transactions.exchange(
+                message, remote, times_s=times_s, timeout_s=timeout_s, heard_by=receiver.transactions
+            )
+        except TimeoutError:
+            return None
+        return source
+
+    async def _over_tcp(self, servers: list[Endpoint]) -> None:
+        """Note the mapped address that a server sees over TCP, of the first that answers."""
+        await asyncio.sleep(TCP_STAGGER_S)
+        for server in servers:
+            try:
+                stream = await self._network.connect_tcp(server, timeout_s=UDP_TIMEOUT_S)
+            except (WarpfleetError, TimeoutError):
+                continue
+            try:
+                answer = await stun.binding_over_stream(stream, timeout_s=UDP_TIMEOUT_S)
+            except (WarpfleetError, TimeoutError):
+                continue
+            finally:
+                stream.close()
+            self._notes.add(tcp_mapped=answer.mapped)
+            return

@@ -1,0 +1,105 @@
+"""The kernel's network, as one vantage has it."""
+
+import functools
+from collections.abc import Sequence
+from ipaddress import ip_address
+from socket import SOCK_DGRAM, SOCK_STREAM
+
+from warpfleet.configs.fleet import TurnServer
+from warpfleet.core.endpoint import Endpoint, Interface
+from warpfleet.net import sockets
+from warpfleet.net.interfaces import ConnectionLost, DatagramSocket
+from warpfleet.net.racing import race
+from warpfleet.net.relay import Relays, RelaySocket
+from warpfleet.net.sockets import TcpListener, TcpStream, UdpSocket
+from warpfleet.net.stun import Transactions, binding_over_stream
+from warpfleet.net.vantage import Vantage
+
+SERVER_STAGGER_S = 0.3  # a second STUN server is asked when the first has let two transmissions go by
+
+
+class KernelNetwork:
+    """Everything a node may do with the network of its vantage; `interfaces.Network` says what each method promises."""
+
+    def __init__(
+        self, vantage: Vantage, *, stun_servers: Sequence[Endpoint] = (), turn_servers: Sequence[TurnServer] = ()
+    ) -> None:
+        self.vantage = vantage
+        self.stun_servers = tuple(stun_servers)
+        self.relays = Relays(vantage, turn_servers)
+
+    def interfaces(self) -> Sequence[Interface]:
+        """The addresses of the vantage, loopback and link-local ones included."""
+        return self.vantage.interfaces()
+
+    async def open_udp(self, af: int, port: int = 0) -> UdpSocket:
+        """A bound UDP socket. Unreachable where the vantage has no such family, OSError where the port is taken."""
+        return UdpSocket(self.vantage.open(af, SOCK_DGRAM, port=port))
+
+    async def connect_tcp(self, remote: Endpoint, *, timeout_s: float, local_port: int | None = None) -> TcpStream:
+        """Connect. ConnectRefused, Unreachable, or TimeoutError.
+
+        `local_port` is shared with a listener and with other streams from it; OSError where others have it.
+        """
+        opened = self.vantage.open(remote.af, SOCK_STREAM, port=local_port, shared=local_port is not None)
+        return await sockets.connect(opened, remote, timeout_s=timeout_s)
+
+    async def listen_tcp(self, endpoint: Endpoint, *, shared: bool = False) -> TcpListener:
+        """Listen at a local transport address; the unspecified address and port 0 mean any. OSError where it is taken.
+
+        A `shared` port is one that `connect_tcp` may connect from.
+        """
+        ip = None if ip_address(endpoint.ip).is_unspecified else endpoint.ip
+        return TcpListener(self.vantage.open(endpoint.af, SOCK_STREAM, port=endpoint.port, ip=ip, shared=shared))
+
+    async def external_endpoint(self, socket: DatagramSocket, *, timeout_s: float) -> Endpoint:
+        """The server-reflexive address of a UDP socket (RFC 8489). TimeoutError where no STUN server answers.
+
+        Datagrams that are no answer to it stay in the socket's queue. A relayed address is its own external one.
+        """
+        if not isinstance(socket, UdpSocket):
+            return socket.local
+        transactions = Transactions(socket.send_to)
+        untap = socket.tap(transactions.feed)
+        try:
+            asking = [
+                functools.partial(transactions.binding, server, timeout_s=timeout_s)
+                for server in self._stun_servers(socket.local.af)
+            ]
+            return (await race(asking, stagger_s=SERVER_STAGGER_S, timeout_s=timeout_s)).mapped
+        finally:
+            untap()
+
+    async def external_tcp_endpoint(self, af: int, local_port: int, *, timeout_s: float) -> Endpoint:
+        """The server-reflexive address of a TCP port that `connect_tcp` or `listen_tcp` shares (RFC 8489).
+
+        TimeoutError where no STUN server answers over TCP.
+        """
+        asking = [
+            functools.partial(self._mapped_over_tcp, server, local_port, timeout_s) for server in self._stun_servers(af)
+        ]
+        return await race(asking, stagger_s=SERVER_STAGGER_S, timeout_s=timeout_s)
+
+    async def allocate_relay(self, af: int, *, timeout_s: float) -> RelaySocket:
+        """A relayed transport address (RFC 8656). TimeoutError, ConnectRefused, Unreachable, or RelayRefused."""
+        return await self.relays.allocate(af, timeout_s=timeout_s)
+
+    async def close(self) -> None:
+        """Wait for what runs behind the scenes: closed relays that delete their allocations."""
+        await self.relays.close()
+
+    def _stun_servers(self, af: int) -> list[Endpoint]:
+        servers = [server for server in self.stun_servers if server.af == af]
+        if not servers:
+            raise TimeoutError(f"the fleet has no STUN server with IPv{af}")
+        return servers
+
+    async def _mapped_over_tcp(self, server: Endpoint, local_port: int, timeout_s: float) -> Endpoint:
+        try:
+            stream = await self.connect_tcp(server, timeout_s=timeout_s, local_port=local_port)
+            try:
+                return (await binding_over_stream(stream, timeout_s=timeout_s)).mapped
+            finally:
+                stream.close()
+        except ConnectionLost as error:
+            raise TimeoutError(str(error)) from error

@@ -1,0 +1,131 @@
+"""Drives the handshake over streams and datagrams until both ends agree on the pipe."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+
+from warpfleet.core.endpoint import Endpoint
+from warpfleet.net.handshake import FRAME_BYTES, Event, Handshake, ProofFailed
+from warpfleet.net.interfaces import ByteStream, ConnectionLost, DatagramSocket
+
+# The first resends come fast, since a punch often needs two packets to open both filters; then they give way.
+_RESEND_FIRST_S = 0.05
+_RESEND_FACTOR = 1.5
+_RESEND_MAX_S = 0.5
+
+Claim = Callable[[], Awaitable[None]]
+"""Asks whoever names the winner for leave to take this pipe; raises where another was named."""
+
+
+class PeerClosed(ConnectionLost):
+    """The peer said that this pipe is not needed."""
+
+
+async def prove_stream(stream: ByteStream, handshake: Handshake, claim: Claim, *, first: bytes | None = None) -> None:
+    """Prove both ends on a stream and agree that it is the winner.
+
+    `first` is the peer's frame where it was already read (an inbound stream). Returns once both agree.
+    ProofFailed, PeerClosed, ConnectionLost, or what `claim` raises. The caller bounds the time.
+    """
+    frame = first
+    if frame is None:
+        await stream.write(handshake.opener())
+        frame = await stream.read_exactly(FRAME_BYTES)
+    while True:
+        received = handshake.receive(frame)
+        if received.reply:
+            await stream.write(received.reply)
+        if received.event is Event.PROVED:
+            await claim()
+            await stream.write(handshake.take())
+        elif received.event is Event.CLOSED:
+            raise PeerClosed("the peer closed this pipe")
+        elif received.event in (Event.TAKEN, Event.AGREED):
+            return
+        frame = await stream.read_exactly(FRAME_BYTES)
+
+
+async def prove_datagram(
+    socket: DatagramSocket, handshake: Handshake, claim: Claim, candidates: Sequence[Endpoint]
+) -> Endpoint:
+    """Prove both ends over a UDP socket towards several candidate endpoints at once, and agree on one.
+
+    An authentic packet from an endpoint that nobody predicted is as good as any: the peer-reflexive candidates of
+    RFC 8445 section 7.3.1.3. Returns the peer's endpoint. PeerClosed, ConnectionLost, or what `claim` raises.
+    The caller bounds the time; whatever ends the attempt without agreement is told to the peer.
+    """
+    proof = _DatagramProof(socket, handshake, claim, candidates)
+    try:
+        return await proof.run()
+    except BaseException:
+        for target in proof.seen:
+            socket.send_to(handshake.close(), target)
+        raise
+    finally:
+        await proof.stop()
+
+
+class _DatagramProof:
+    def __init__(
+        self, socket: DatagramSocket, handshake: Handshake, claim: Claim, candidates: Sequence[Endpoint]
+    ) -> None:
+        self._socket = socket
+        self._handshake = handshake
+        self._claim = claim
+        self._message = handshake.opener()
+        self._targets = list(dict.fromkeys(candidates))
+        self._chosen: Endpoint | None = None
+        self._claiming: asyncio.Task[None] | None = None
+        self._receiving = asyncio.create_task(socket.receive())
+        self.seen: set[Endpoint] = set()  # endpoints that authentic frames came from
+
+    async def run(self) -> Endpoint:
+        interval_s = _RESEND_FIRST_S
+        while True:
+            for target in self._targets:
+                self._socket.send_to(self._message, target)
+            agreed, restart = await self._listen(interval_s)
+            if agreed:
+                return agreed
+            interval_s = _RESEND_FIRST_S if restart else min(interval_s * _RESEND_FACTOR, _RESEND_MAX_S)
+
+    async def stop(self) -> None:
+        tasks = [task for task in (self._receiving, self._claiming) if task]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _listen(self, duration_s: float) -> tuple[Endpoint | None, bool]:
+        """Digest what arrives for so long: the agreed endpoint if there is one, and whether the message changed."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + duration_s
+        while (left_s := end - loop.time()) > 0:
+            waiting = {self._receiving, self._claiming} if self._claiming else {self._receiving}
+            done, _ = await asyncio.wait(waiting, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+            if self._receiving in done:
+                data, source = self._receiving.result()
+                self._receiving = asyncio.create_task(self._socket.receive())
+                if self._digest(data, source):
+                    return source, False
+            if self._claiming and self._claiming in done:
+                self._claiming.result()
+                self._claiming = None
+                self._message = self._handshake.take()
+                self._targets = [self._chosen] if self._chosen else []
+                return None, True
+        return None, False
+
+    def _digest(self, data: bytes, source: Endpoint) -> bool:
+        try:
+            received = self._handshake.receive(data)
+        except ProofFailed:
+            return False
+        self.seen.add(source)
+        if received.reply:
+            self._socket.send_to(received.reply, source)
+        if received.event is Event.PROVED and self._chosen is None:
+            self._chosen = source
+            self._targets = []
+            self._claiming = asyncio.ensure_future(self._claim())
+        if received.event is Event.CLOSED:
+            raise PeerClosed("the peer closed this pipe")
+        return received.event is Event.TAKEN or (received.event is Event.AGREED and source == self._chosen)

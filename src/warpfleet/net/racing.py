@@ -1,0 +1,62 @@
+"""Several ways to one end, started one after another: the first that succeeds wins."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+async def _keep(_: object) -> None:
+    """What lost needs no undoing."""
+
+
+async def race(
+    ways: Sequence[Callable[[], Coroutine[Any, Any, T]]],
+    *,
+    stagger_s: float,
+    timeout_s: float,
+    discard: Callable[[T], Awaitable[None]] = _keep,
+) -> T:
+    """The result of the first way to succeed.
+
+    Each starts `stagger_s` after the one before it, or as soon as one has failed. The others are cancelled and awaited;
+    what one of them had reached all the same goes to `discard`. Where all fail, the last error that says more than a
+    timeout is raised; TimeoutError where none does, or where `timeout_s` passes.
+    """
+    tasks: list[asyncio.Task[T]] = []
+    winner: asyncio.Task[T] | None = None
+    try:
+        async with asyncio.timeout(timeout_s):
+            winner = await _first(ways, tasks, stagger_s)
+            return winner.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for task in tasks:
+            if task is not winner and not task.cancelled() and task.exception() is None:
+                await discard(task.result())
+
+
+async def _first(
+    ways: Sequence[Callable[[], Coroutine[Any, Any, T]]], tasks: list[asyncio.Task[T]], stagger_s: float
+) -> asyncio.Task[T]:
+    """Start the ways into `tasks`, and return the first task that succeeds."""
+    failure: BaseException = TimeoutError("no answer")
+    waiting = list(ways)
+    pending: set[asyncio.Task[T]] = set()
+    while waiting or pending:
+        if waiting:
+            tasks.append(asyncio.create_task(waiting.pop(0)()))
+            pending.add(tasks[-1])
+        done, pending = await asyncio.wait(
+            pending, timeout=stagger_s if waiting else None, return_when=asyncio.FIRST_COMPLETED
+        )
+        for task in done:
+            error = task.exception()
+            if error is None:
+                return task
+            if not isinstance(error, TimeoutError):
+                failure = error
+    raise failure

@@ -1,0 +1,287 @@
+"""What a plugin is, and what it is handed: its ports, as interfaces."""
+
+import asyncio
+import random
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import ClassVar, Protocol, TypeVar
+
+from warpfleet.core.combo import Combo, Reason, RouteType, Side, Transport
+from warpfleet.core.endpoint import Endpoint
+from warpfleet.core.errors import WarpfleetError
+from warpfleet.core.identity import Identity, PublicIdentity
+from warpfleet.core.pairing import Requirement
+from warpfleet.core.peer import ADDRESS_FAMILIES, AddressFamily, PeerView
+from warpfleet.net.handshake import Handshake
+from warpfleet.net.interfaces import ByteStream, DatagramSocket, Network, Pipe
+from warpfleet.net.pipe import DatagramPipe, StreamPipe
+from warpfleet.net.proving import Claim, prove_datagram, prove_stream
+from warpfleet.signal.messages import ProtoMessage
+
+_INBOX_MAX_ITEMS = 64  # an attempt exchanges a handful of messages; more is a peer that misbehaves
+
+
+class AttemptFailed(WarpfleetError):
+    """The attempt cannot succeed, for a reason of the closed vocabulary."""
+
+    def __init__(self, reason: Reason, message: str = "") -> None:
+        super().__init__(message or reason.value)
+        self.reason = reason
+
+
+class AttemptMessage(ProtoMessage):
+    """Base of the messages between the two sides of one attempt. The envelope around it names the connection.
+
+    The first message of a kind that `opens` makes the responder's side of the attempt.
+    """
+
+    opens: ClassVar[bool] = False
+
+    attempt_id: str
+    af: AddressFamily
+    route: RouteType
+    started_at_us: int
+
+
+class Abandon(AttemptMessage):
+    """This side has given the attempt up, so that the other need not wait for its timeout."""
+
+    kind: ClassVar[str] = "attempt.abandon"
+
+
+M = TypeVar("M", bound=AttemptMessage)
+
+
+@dataclass(frozen=True, slots=True)
+class InboundStream:
+    """A TCP stream that a trusted peer opened to one of our listeners, with the frame that it sent first."""
+
+    stream: ByteStream
+    first_frame: bytes
+
+
+class Inbox:
+    """What arrives for one attempt: messages of the peer's side, and streams that it opened."""
+
+    def __init__(self) -> None:
+        self._messages: asyncio.Queue[AttemptMessage | AttemptFailed] = asyncio.Queue(_INBOX_MAX_ITEMS)
+        self._streams: asyncio.Queue[InboundStream] = asyncio.Queue(_INBOX_MAX_ITEMS)
+
+    def put_message(self, message: AttemptMessage) -> None:
+        """Queue a message; one too many is dropped."""
+        if not self._messages.full():
+            self._messages.put_nowait(message)
+
+    def put_failure(self, reason: Reason) -> None:
+        """Let the next wait for a message fail."""
+        if not self._messages.full():
+            self._messages.put_nowait(AttemptFailed(reason))
+
+    def put_stream(self, inbound: InboundStream) -> None:
+        """Queue an inbound stream; one too many is closed."""
+        if self._streams.full():
+            inbound.stream.close()
+        else:
+            self._streams.put_nowait(inbound)
+
+    async def message(self, kind: type[M]) -> M:
+        """The next message of a kind; others before it are dropped. AttemptFailed where ours could not be delivered."""
+        while True:
+            item = await self._messages.get()
+            if isinstance(item, AttemptFailed):
+                raise item
+            if isinstance(item, kind):
+                return item
+
+    async def stream(self) -> InboundStream:
+        """The next inbound stream."""
+        return await self._streams.get()
+
+    def close(self) -> None:
+        """Close the streams that nobody took."""
+        while not self._streams.empty():
+            self._streams.get_nowait().stream.close()
+
+
+class NodePorts(Protocol):
+    """One node, as its plugins see it."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+
+    @property
+    def identity(self) -> Identity:
+        """Its keys."""
+
+    @property
+    def network(self) -> Network:
+        """The network at its vantage, unguarded: for listeners. Attempts have a guarded one of their own."""
+
+    @property
+    def view(self) -> PeerView:
+        """What its own address record says."""
+
+    @property
+    def listen_ports(self) -> Sequence[int]:
+        """The TCP ports that it is configured to listen on; 0 is any free one."""
+
+    def peer_by_key(self, key: bytes) -> PublicIdentity | None:
+        """The trusted peer with this 32-byte Ed25519 key."""
+
+    def advertise(self, listener: Endpoint) -> None:
+        """Add a listener to the node's address record. During `setup`."""
+
+    def spawn(self, work: Awaitable[None]) -> None:
+        """Run a background task for as long as the node is open."""
+
+    def on_close(self, callback: Callable[[], None]) -> None:
+        """Call this when the node closes."""
+
+    def inbound(self, inbound: InboundStream) -> None:
+        """Hand an inbound stream to the attempt that its first frame names, whichever plugin runs it."""
+
+    async def own_record(self) -> bytes:
+        """The node's current address record, signed and encoded."""
+
+    async def learn_record(self, peer: str, signed: bytes) -> None:
+        """Take a signed address record of a peer. AttemptFailed where it does not verify or is not the newest."""
+
+
+@dataclass(kw_only=True)
+class AttemptSpec:
+    """Which attempt it is. Ids are 32 hexadecimal digits; `started_at_us` is when the connection began by its
+    initiator's clock, in microseconds since 1970 (UTC).
+
+    `theirs` is the peer's address record (None on the responder's side), `opening` the message that opened the
+    responder's side (None on the initiator's, and where a stream opened it).
+    """
+
+    attempt_id: str
+    connection_id: str
+    started_at_us: int
+    side: Side
+    combo: Combo
+    timeout_s: float
+    theirs: PeerView | None = None
+    opening: AttemptMessage | None = None
+
+
+@dataclass(kw_only=True)
+class AttemptContext(AttemptSpec):
+    """Everything that one attempt may use. `network` keeps it within its targets and its budget.
+
+    `nonce` is 16 bytes for the proof of identity; `claim` asks for leave to take a proved pipe (see `net.proving`);
+    `post` sends a message to the peer's side.
+    """
+
+    node: NodePorts
+    peer: PublicIdentity
+    network: Network
+    rng: random.Random
+    nonce: bytes
+    claim: Claim
+    post: Callable[[AttemptMessage], None]
+    inbox: Inbox = field(default_factory=Inbox)
+    _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    @property
+    def mine(self) -> PeerView:
+        """Our own address record."""
+        return self.node.view
+
+    def send(self, kind: type[M], **fields: object) -> None:
+        """Send a message of this kind to the peer's side of the attempt; it is resent until acknowledged."""
+        head = {
+            "attempt_id": self.attempt_id,
+            "af": self.combo.af,
+            "route": self.combo.route,
+            "started_at_us": self.started_at_us,
+        }
+        self.post(kind.model_validate(head | fields))
+
+    def handshake(self) -> Handshake:
+        """The proof of identity for this attempt."""
+        return Handshake(
+            side=self.side,
+            identity=self.node.identity,
+            peer=self.peer,
+            connection_id=self.connection_id,
+            attempt_id=self.attempt_id,
+            combo=self.combo,
+            started_at_us=self.started_at_us,
+            nonce=self.nonce,
+        )
+
+    async def prove_stream(self, stream: ByteStream, first_frame: bytes | None = None) -> Pipe:
+        """Turn a stream into a pipe; the stream is closed where that fails."""
+        async with self._one_claim_at_a_time(stream) as claim:
+            await prove_stream(stream, self.handshake(), claim, first=first_frame)
+        return StreamPipe(stream, peer=self.peer.name)
+
+    async def prove_datagram(
+        self, socket: DatagramSocket, candidates: Sequence[Endpoint], *, relayed: bool = False
+    ) -> Pipe:
+        """Turn a UDP socket into a pipe to whichever candidate proves itself; the socket is closed where that fails."""
+        handshake = self.handshake()
+        async with self._one_claim_at_a_time(socket) as claim:
+            remote = await prove_datagram(socket, handshake, claim, candidates)
+        return DatagramPipe(socket, remote, handshake, relayed=relayed)
+
+    @asynccontextmanager
+    async def _one_claim_at_a_time(self, socket: ByteStream | DatagramSocket) -> AsyncIterator[Claim]:
+        """Of several sockets that an attempt proves at once, only one may be taken; if that fails, the next may."""
+        holds_turn = False
+
+        async def claim() -> None:
+            nonlocal holds_turn
+            await self._turn.acquire()
+            holds_turn = True
+            await self.claim()
+
+        try:
+            yield claim
+        except BaseException:
+            socket.close()
+            if holds_turn:
+                self._turn.release()
+            raise
+
+
+class Strategy(ABC):
+    """One traversal technique; an instance is one side of one attempt.
+
+    A plugin states what it is by these class attributes, is registered with `@register(phase=...)`, and runs.
+    `result` resolves to the pipe, or to None where the attempt did not win.
+    """
+
+    name: ClassVar[str]
+    transport: ClassVar[Transport]
+    requirement: ClassVar[Requirement]
+    routes: ClassVar[tuple[RouteType, ...]]
+    families: ClassVar[tuple[AddressFamily, ...]] = ADDRESS_FAMILIES
+    proto_messages: ClassVar[tuple[type[AttemptMessage], ...]] = ()
+    reaches: ClassVar[tuple[RouteType, ...]] = ()
+    """Route types whose addresses an attempt may send to, where they are more than that of its combo."""
+    accepts_streams: ClassVar[bool] = False
+    """Whether an inbound stream may make the responder's side of an attempt."""
+    carries_pipe: ClassVar[bool] = True
+    """Whether an attempt yields a pipe; an auxiliary plugin may not."""
+
+    def __init__(self, context: AttemptContext) -> None:
+        self.context = context
+        self.result: asyncio.Future[Pipe | None] = asyncio.get_running_loop().create_future()
+
+    @classmethod
+    async def setup(cls, _node: NodePorts) -> "AttemptFactory | None":
+        """Prepare one node; returns what makes an attempt, or None to opt out. MissingError ends the start."""
+        return cls
+
+    @abstractmethod
+    async def run(self) -> Pipe | None:
+        """Run this side of the attempt until its pipe is agreed on. Anything raised fails the attempt."""
+
+
+AttemptFactory = Callable[[AttemptContext], Strategy]

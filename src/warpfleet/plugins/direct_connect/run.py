@@ -1,0 +1,110 @@
+"""Direct connect: the initiator dials, the responder's listeners answer. This plugin owns the node's listeners."""
+
+import asyncio
+import hashlib
+from collections.abc import Iterator
+
+from warpfleet.core.combo import Phase, RouteType, Side, Transport
+from warpfleet.core.endpoint import Endpoint
+from warpfleet.core.errors import MissingError
+from warpfleet.core.pairing import Requirement
+from warpfleet.net.handshake import FRAME_BYTES, Frame, ProofFailed
+from warpfleet.net.interfaces import ByteStream, ConnectionLost, Listener, Pipe, Unreachable
+from warpfleet.plugins.contract import AttemptFactory, InboundStream, NodePorts, Strategy
+from warpfleet.plugins.registry import register
+from warpfleet.plugins.streams import accept, dial, targets
+
+# A peer sends its first frame right after connecting: three round trips of a slow path.
+_FIRST_FRAME_S = 3.0
+# Strangers may hold so many streams open while they have not said who they are.
+_UNPROVED_MAX = 256
+
+
+@register(phase=Phase.DIRECT)
+class DirectConnect(Strategy):
+    """One side of a direct connect."""
+
+    name = "direct_connect"
+    transport = Transport.TCP
+    requirement = Requirement.PEER_REACHABLE
+    routes = (RouteType.NIC, RouteType.EXT, RouteType.LOOPBACK)
+    accepts_streams = True
+
+    @classmethod
+    async def setup(cls, node: NodePorts) -> AttemptFactory | None:
+        """Open the node's listeners. MissingError where a port is taken or may not be bound."""
+        for endpoint in _listen_endpoints(node):
+            listener = await _listen(node, endpoint)
+            if listener:
+                node.on_close(listener.close)
+                node.advertise(listener.local)
+                node.spawn(_Door(node, listener).serve())
+        return cls
+
+    async def run(self) -> Pipe:
+        context = self.context
+        if context.side is Side.RESPONDER or context.theirs is None:
+            return await accept(context)
+        return await dial(context, targets(context.mine, context.theirs, context.combo.af, context.combo.route))
+
+
+def _listen_endpoints(node: NodePorts) -> Iterator[Endpoint]:
+    """Every configured port on every family, and one loopback alias: an address of 127/8 that is the node's own, so
+    that nodes of one machine reach each other although they share a loopback interface."""
+    for port in node.listen_ports:
+        yield Endpoint("0.0.0.0", port)  # noqa: S104 - a vantage binds it to its own address or interface
+        yield Endpoint("::", port)
+    digest = hashlib.sha256(node.identity.public.key).digest()
+    yield Endpoint(f"127.{digest[0]}.{digest[1]}.{digest[2] % 254 + 1}", 0)
+
+
+async def _listen(node: NodePorts, endpoint: Endpoint) -> Listener | None:
+    try:
+        return await node.network.listen_tcp(endpoint)
+    except Unreachable:
+        return None  # the vantage has no address of this family
+    except OSError as error:
+        if endpoint.port == 0:
+            return None
+        raise MissingError(f"node {node.name}: cannot listen on TCP port {endpoint.port}: {error.strerror}") from error
+
+
+class _Door:
+    """Accepts streams of one listener, and lets in those whose first frame a trusted peer has signed."""
+
+    def __init__(self, node: NodePorts, listener: Listener) -> None:
+        self._node = node
+        self._listener = listener
+        self._unproved: set[asyncio.Task[None]] = set()
+
+    async def serve(self) -> None:
+        try:
+            while True:
+                stream = await self._listener.accept()
+                if len(self._unproved) >= _UNPROVED_MAX:
+                    stream.close()
+                    continue
+                task = asyncio.create_task(self._admit(stream))
+                self._unproved.add(task)
+                task.add_done_callback(self._unproved.discard)
+        except ConnectionLost:
+            return
+        finally:
+            for task in self._unproved:
+                task.cancel()
+
+    async def _admit(self, stream: ByteStream) -> None:
+        try:
+            async with asyncio.timeout(_FIRST_FRAME_S):
+                data = await stream.read_exactly(FRAME_BYTES)
+            frame = Frame.parse(data)
+            peer = self._node.peer_by_key(frame.sender)
+            if peer is None or not frame.verify(peer, self._node.identity.public):
+                raise ProofFailed("a stranger")
+        except (TimeoutError, ConnectionLost, ProofFailed):
+            stream.close()
+        except asyncio.CancelledError:
+            stream.close()
+            raise
+        else:
+            self._node.inbound(InboundStream(stream, data))

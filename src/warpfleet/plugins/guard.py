@@ -1,0 +1,99 @@
+"""The network as an attempt gets it: what it may send to is checked, and what it uses is counted."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from warpfleet.core.combo import Reason, RouteType
+from warpfleet.core.endpoint import Endpoint, Interface
+from warpfleet.core.targets import Budget, permitted
+from warpfleet.net.interfaces import ByteStream, DatagramSocket, Listener, Network
+from warpfleet.plugins.contract import AttemptFailed
+
+# Per attempt and target address: a punch sends a few packets a second, an echo some more.
+_PACKETS_PER_S = 200.0
+_PACKETS_BURST = 400
+_TARGETS_MAX = 64  # distinct addresses per attempt: a peer has a handful
+
+
+class GuardedNetwork:
+    """A network that keeps one attempt within its route types and its budget (AttemptFailed where it would not)."""
+
+    def __init__(self, network: Network, routes: Sequence[RouteType]) -> None:
+        self._network = network
+        self._routes = routes
+        self._budgets: dict[str, Budget] = {}
+        self._datagram_sockets: list[GuardedSocket] = []
+        self._streams_opened = 0
+
+    @property
+    def sockets(self) -> int:
+        """How many sockets the attempt has opened."""
+        return len(self._datagram_sockets) + self._streams_opened
+
+    @property
+    def packets_sent(self) -> int:
+        """How many datagrams the attempt has sent, those to STUN and TURN servers included."""
+        return sum(socket.packets_sent for socket in self._datagram_sockets)
+
+    def interfaces(self) -> Sequence[Interface]:
+        return self._network.interfaces()
+
+    async def open_udp(self, af: int, port: int = 0) -> DatagramSocket:
+        return self._guard(await self._network.open_udp(af, port))
+
+    async def connect_tcp(self, remote: Endpoint, *, timeout_s: float) -> ByteStream:
+        self._check(remote)
+        self._streams_opened += 1
+        return await self._network.connect_tcp(remote, timeout_s=timeout_s)
+
+    async def listen_tcp(self, endpoint: Endpoint) -> Listener:
+        self._streams_opened += 1
+        return await self._network.listen_tcp(endpoint)
+
+    async def external_endpoint(self, socket: DatagramSocket, *, timeout_s: float) -> Endpoint:
+        inner = socket.inner if isinstance(socket, GuardedSocket) else socket
+        return await self._network.external_endpoint(inner, timeout_s=timeout_s)
+
+    async def allocate_relay(self, af: int, *, timeout_s: float) -> DatagramSocket:
+        return self._guard(await self._network.allocate_relay(af, timeout_s=timeout_s))
+
+    def _guard(self, socket: DatagramSocket) -> "GuardedSocket":
+        guarded = GuardedSocket(socket, self._check)
+        self._datagram_sockets.append(guarded)
+        return guarded
+
+    def _check(self, remote: Endpoint) -> None:
+        if not any(permitted(remote.ip, route) for route in self._routes):
+            raise AttemptFailed(Reason.TARGET_FORBIDDEN, f"{remote.ip} is no target for {', '.join(self._routes)}")
+        if remote.ip not in self._budgets:
+            if len(self._budgets) >= _TARGETS_MAX:
+                raise AttemptFailed(Reason.BUDGET_SPENT, f"more than {_TARGETS_MAX} target addresses")
+            self._budgets[remote.ip] = Budget(_PACKETS_PER_S, _PACKETS_BURST)
+        if not self._budgets[remote.ip].spend(asyncio.get_running_loop().time()):
+            raise AttemptFailed(Reason.BUDGET_SPENT, f"too many packets to {remote.ip}")
+
+
+class GuardedSocket:
+    """A datagram socket that asks before it sends."""
+
+    def __init__(self, inner: DatagramSocket, check: Callable[[Endpoint], None]) -> None:
+        self.inner = inner
+        self._check = check
+
+    @property
+    def local(self) -> Endpoint:
+        return self.inner.local
+
+    @property
+    def packets_sent(self) -> int:
+        return self.inner.packets_sent
+
+    def send_to(self, data: bytes, remote: Endpoint) -> None:
+        self._check(remote)
+        self.inner.send_to(data, remote)
+
+    async def receive(self) -> tuple[bytes, Endpoint]:
+        return await self.inner.receive()
+
+    def close(self) -> None:
+        self.inner.close()

@@ -1,0 +1,76 @@
+"""Finds the plugins: the built-in ones in this folder, outside ones by their entry points."""
+
+import logging
+import pkgutil
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from importlib.metadata import entry_points
+
+import warpfleet.plugins
+from warpfleet.core.errors import WarpfleetError
+from warpfleet.plugins.contract import Abandon
+from warpfleet.plugins.registry import REGISTRY, Registration
+from warpfleet.signal.messages import MessageTypes
+
+ENTRY_POINT_GROUP = "warpgate.strategies"
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One plugin that was found: where, and what is wrong where it could not be loaded."""
+
+    source: str
+    registration: Registration | None
+    problem: str = ""
+
+
+@cache
+def load_plugins() -> tuple[Found, ...]:
+    """Import every plugin once. One that does not load is reported and left out; the others work without it."""
+    found = [_load(f"{warpfleet.plugins.__name__}.{name}", "built in", name) for name in _built_in_names()]
+    for entry_point in sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda point: point.name):
+        distribution = entry_point.dist.name if entry_point.dist else "unknown distribution"
+        found.append(_load(entry_point.module, distribution, entry_point.name))
+    for item in found:
+        if item.problem:
+            _log.warning("plugin from %s left out: %s", item.source, item.problem)
+    return tuple(found)
+
+
+def registrations() -> tuple[Registration, ...]:
+    """What is registered, every plugin loaded."""
+    load_plugins()
+    return tuple(REGISTRY)
+
+
+def message_types() -> MessageTypes:
+    """The kinds of messages that the plugins exchange."""
+    types = MessageTypes([Abandon])
+    for registration in registrations():
+        for message in registration.strategy.proto_messages:
+            types.register(message)
+    return types
+
+
+def message_owners() -> dict[str, str]:
+    """Which plugin takes a message: from its kind to the plugin's name."""
+    return {message.kind: r.name for r in registrations() for message in r.strategy.proto_messages}
+
+
+def _built_in_names() -> list[str]:
+    return sorted(module.name for module in pkgutil.iter_modules(warpfleet.plugins.__path__) if module.ispkg)
+
+
+def _load(module: str, source: str, name: str) -> Found:
+    before = set(REGISTRY)
+    try:
+        import_module(module)
+    except (ImportError, WarpfleetError, AttributeError, TypeError, SyntaxError) as error:
+        return Found(f"{source} ({name})", None, f"{type(error).__name__}: {error}")
+    added = [registration for registration in REGISTRY if registration not in before]
+    if not added:
+        return Found(f"{source} ({name})", None, "it registers nothing")
+    return Found(source, added[0])

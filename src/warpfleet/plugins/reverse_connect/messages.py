@@ -1,0 +1,17 @@
+"""Messages of reverse connect."""
+
+from typing import ClassVar
+
+from pydantic import Field
+
+from warpfleet.plugins.contract import AttemptMessage
+from warpfleet.plugins.streams import TARGETS_MAX
+
+
+class DialMe(AttemptMessage):
+    """Please dial one of these `ip:port` endpoints of mine."""
+
+    kind: ClassVar[str] = "reverse_connect.dial_me"
+    opens: ClassVar[bool] = True
+
+    endpoints: tuple[str, ...] = Field(min_length=1, max_length=TARGETS_MAX)

@@ -1,0 +1,40 @@
+"""Reverse connect: the initiator asks over the signal channel, the responder dials, our listeners answer."""
+
+from warpfleet.core.combo import Phase, Reason, RouteType, Side, Transport
+from warpfleet.core.endpoint import Endpoint
+from warpfleet.core.pairing import Requirement
+from warpfleet.net.interfaces import Pipe
+from warpfleet.plugins.contract import AttemptFailed, Strategy
+from warpfleet.plugins.registry import register
+from warpfleet.plugins.reverse_connect.messages import DialMe
+from warpfleet.plugins.streams import accept, dial, targets
+
+
+@register(phase=Phase.DIRECT)
+class ReverseConnect(Strategy):
+    """One side of a reverse connect."""
+
+    name = "reverse_connect"
+    transport = Transport.TCP
+    requirement = Requirement.SELF_REACHABLE
+    routes = (RouteType.NIC, RouteType.EXT)
+    proto_messages = (DialMe,)
+
+    async def run(self) -> Pipe:
+        if self.context.side is Side.INITIATOR:
+            return await self._ask()
+        return await self._dial()
+
+    async def _ask(self) -> Pipe:
+        context = self.context
+        assert context.theirs is not None
+        own = targets(context.theirs, context.mine, context.combo.af, context.combo.route)
+        if not own:
+            raise AttemptFailed(Reason.NOT_LISTENING, "we have no address that the peer could dial")
+        context.send(DialMe, endpoints=[str(endpoint) for endpoint in own])
+        return await accept(context)
+
+    async def _dial(self) -> Pipe:
+        opening = self.context.opening
+        assert isinstance(opening, DialMe)
+        return await dial(self.context, [Endpoint.parse(text) for text in opening.endpoints])

@@ -1,0 +1,77 @@
+"""TCP streams of one attempt: where to dial, racing several of them, and waiting for those that the peer opens."""
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from warpfleet.core.combo import Reason, RouteType
+from warpfleet.core.endpoint import Endpoint, Scope, scope_of
+from warpfleet.core.peer import AddressFamily, PeerView, shared_subnet
+from warpfleet.net.interfaces import Pipe
+from warpfleet.plugins.contract import AttemptContext, AttemptFailed
+
+TARGETS_MAX = 8  # a peer has a few addresses and ports; more would make us a port scanner
+
+
+def targets(mine: PeerView, theirs: PeerView, af: AddressFamily, route: RouteType) -> list[Endpoint]:
+    """Where the peer may listen, for one family and route type, at most `TARGETS_MAX` endpoints."""
+    found: list[Endpoint] = []
+    if route is RouteType.LOOPBACK:
+        found = [e for e in theirs.listeners if e.af == af and scope_of(e.ip) is Scope.LOOPBACK]
+    elif route is RouteType.NIC:
+        found = [Endpoint(i.ip, port) for i in shared_subnet(mine, theirs, af) for port in theirs.ports(af)]
+    elif af in theirs.external:
+        found = [Endpoint(theirs.external[af], port) for port in theirs.ports(af)]
+    return found[:TARGETS_MAX]
+
+
+async def dial(context: AttemptContext, endpoints: Sequence[Endpoint]) -> Pipe:
+    """Connect to every endpoint at once; the first stream to prove itself becomes the pipe, the others are closed.
+
+    Where none does, raises what the last one raised: the most patient failure says most.
+    """
+    if not endpoints:
+        raise AttemptFailed(Reason.NO_ADDRESS, "the peer advertises no address to dial")
+
+    async def dial_one(endpoint: Endpoint) -> Pipe:
+        stream = await context.network.connect_tcp(endpoint, timeout_s=context.timeout_s)
+        return await context.prove_stream(stream)
+
+    racers = [asyncio.create_task(dial_one(endpoint)) for endpoint in endpoints[:TARGETS_MAX]]
+    try:
+        for racer in asyncio.as_completed(racers):
+            try:
+                return await racer
+            except Exception as error:  # noqa: BLE001 - kept, and raised when nobody wins
+                last = error
+        raise last
+    finally:
+        await _cancel(racers)
+
+
+async def accept(context: AttemptContext) -> Pipe:
+    """Wait for the streams that the peer opens for this attempt; the first to prove itself becomes the pipe.
+
+    Fails as soon as a stream came and none is left, as the last one did.
+    """
+    arrival = asyncio.create_task(context.inbox.stream())
+    racers: set[asyncio.Task[Pipe]] = set()
+    try:
+        while True:
+            done, _ = await asyncio.wait({arrival, *racers}, return_when=asyncio.FIRST_COMPLETED)
+            if arrival in done:
+                inbound = arrival.result()
+                racers.add(asyncio.create_task(context.prove_stream(inbound.stream, inbound.first_frame)))
+                arrival = asyncio.create_task(context.inbox.stream())
+            for racer in racers & done:
+                racers.discard(racer)
+                if racer.exception() is None or not racers:
+                    return racer.result()
+    finally:
+        await _cancel([arrival, *racers])
+
+
+async def _cancel(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,22 @@
+"""Messages of the relay technique."""
+
+from typing import ClassVar
+
+from warpfleet.plugins.contract import AttemptMessage
+
+
+class RelayOffer(AttemptMessage):
+    """The initiator's relayed transport address, as `ip:port`."""
+
+    kind: ClassVar[str] = "turn.offer"
+    opens: ClassVar[bool] = True
+
+    relayed: str
+
+
+class RelayAnswer(AttemptMessage):
+    """The endpoint that the responder sends from, as `ip:port`: permit it, and send to it."""
+
+    kind: ClassVar[str] = "turn.answer"
+
+    endpoint: str

@@ -1,0 +1,68 @@
+"""Relay: one side allocates a relayed transport address, the other sends to it from a plain socket, or from an
+allocation of its own where UDP does not get out."""
+
+from warpfleet.core.combo import Phase, Reason, RouteType, Side, Transport
+from warpfleet.core.endpoint import Endpoint
+from warpfleet.core.pairing import Requirement
+from warpfleet.net.interfaces import ConnectRefused, DatagramSocket, Pipe, RelayRefused, Unreachable
+from warpfleet.plugins.contract import AttemptFailed, Strategy
+from warpfleet.plugins.registry import register
+from warpfleet.plugins.turn.messages import RelayAnswer, RelayOffer
+
+# Three round trips over TCP, on a slow path, with one retransmission.
+_ALLOCATE_S = 5.0
+_STUN_S = 2.0
+
+
+@register(phase=Phase.RELAY)
+class Turn(Strategy):
+    """One side of a relayed path."""
+
+    name = "turn"
+    transport = Transport.UDP
+    requirement = Requirement.RELAY
+    routes = (RouteType.EXT,)
+    proto_messages = (RelayOffer, RelayAnswer)
+
+    async def run(self) -> Pipe:
+        if self.context.side is Side.INITIATOR:
+            return await self._initiate()
+        return await self._respond()
+
+    async def _initiate(self) -> Pipe:
+        context = self.context
+        socket = await self._allocate()
+        try:
+            context.send(RelayOffer, relayed=str(socket.local))
+            answer = await context.inbox.message(RelayAnswer)
+        except BaseException:
+            socket.close()
+            raise
+        return await context.prove_datagram(socket, [Endpoint.parse(answer.endpoint)], relayed=True)
+
+    async def _respond(self) -> Pipe:
+        context = self.context
+        assert isinstance(context.opening, RelayOffer)
+        blocked = context.mine.udp_blocked
+        socket = await (self._allocate() if blocked else context.network.open_udp(context.combo.af))
+        try:
+            source = socket.local if blocked else await self._external(socket)
+            context.send(RelayAnswer, endpoint=str(source))
+        except BaseException:
+            socket.close()
+            raise
+        return await context.prove_datagram(socket, [Endpoint.parse(context.opening.relayed)], relayed=True)
+
+    async def _external(self, socket: DatagramSocket) -> Endpoint:
+        try:
+            return await self.context.network.external_endpoint(socket, timeout_s=_STUN_S)
+        except TimeoutError as error:
+            raise AttemptFailed(Reason.STUN_FAILED, "no STUN server answered over UDP") from error
+
+    async def _allocate(self) -> DatagramSocket:
+        try:
+            return await self.context.network.allocate_relay(self.context.combo.af, timeout_s=_ALLOCATE_S)
+        except RelayRefused as error:
+            raise AttemptFailed(Reason.RELAY_REFUSED, str(error)) from error
+        except (TimeoutError, ConnectRefused, Unreachable) as error:
+            raise AttemptFailed(Reason.RELAY_UNREACHABLE, f"no TURN server answered: {error}") from error

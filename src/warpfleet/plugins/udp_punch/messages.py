@@ -1,0 +1,26 @@
+"""Messages of the UDP punch."""
+
+from typing import ClassVar
+
+from pydantic import Field
+
+from warpfleet.plugins.contract import AttemptMessage
+
+CANDIDATES_MAX = 8  # a socket has a few addresses; more would make the peer a port scanner
+
+
+class Offer(AttemptMessage):
+    """The initiator's candidate endpoints, as `ip:port`."""
+
+    kind: ClassVar[str] = "udp_punch.offer"
+    opens: ClassVar[bool] = True
+
+    candidates: tuple[str, ...] = Field(max_length=CANDIDATES_MAX)
+
+
+class Answer(AttemptMessage):
+    """The responder's candidate endpoints, as `ip:port`."""
+
+    kind: ClassVar[str] = "udp_punch.answer"
+
+    candidates: tuple[str, ...] = Field(max_length=CANDIDATES_MAX)

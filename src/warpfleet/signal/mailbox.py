@@ -1,0 +1,224 @@
+"""One node's end of the signal channel: messages out until they are acknowledged, messages in once each."""
+
+import asyncio
+import logging
+import random
+import secrets
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+
+from warpfleet.core.errors import WarpfleetError
+from warpfleet.core.identity import Identity, PublicIdentity
+from warpfleet.core.retry import RoundTrip
+from warpfleet.signal.channel import MqttChannel
+from warpfleet.signal.delivery import Delivery
+from warpfleet.signal.envelope import (
+    MESSAGE_ID_BYTES,
+    EnvelopeError,
+    Freshness,
+    Header,
+    Opened,
+    ReplayGuard,
+    open_envelope,
+    seal,
+)
+from warpfleet.signal.link import MqttLink
+from warpfleet.signal.messages import Ack, MessageTypes, ProtoMessage
+from warpfleet.signal.record import AddressRecord, RecordBook, RecordError, SignedRecord, inbox_topic, record_topic
+from warpfleet.signal.roster import Roster
+
+_ACK_LIFETIME_S = 10.0  # longer than any link holds a message back
+_MAX_HANDLERS = 1_024  # beyond it messages are not acknowledged, and so come again later
+_WINDOW = 64  # transmissions of one process that wait for their first answer: some 60 ms of work, below any retry timer
+
+log = logging.getLogger(__name__)
+
+
+class PeerUnavailable(WarpfleetError):
+    """The peer did not acknowledge a message, or no record of it came, before the deadline."""
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A message that arrived at `node`; it was signed by `sender`, and is delivered once."""
+
+    node: str
+    sender: str
+    connection_id: str
+    message: ProtoMessage
+
+
+Handler = Callable[[Received], Awaitable[None]]
+
+
+@dataclass
+class House:
+    """What all mailboxes of a process share. `now` is the wall clock, in seconds since 1970."""
+
+    types: MessageTypes
+    handler: Handler
+    now: Callable[[], float]
+    roster: Roster = field(default_factory=Roster)
+    book: RecordBook = field(default_factory=RecordBook)
+    window: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_WINDOW))
+
+
+@dataclass
+class _Flight:
+    peer: PublicIdentity
+    delivery: Delivery
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Mailbox:
+    """Sends and receives for one identity. The channel is opened by `make_channel(on_message, on_up)`."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        house: House,
+        make_channel: Callable[[Callable[[MqttLink, str, bytes], None], Callable[[], None]], MqttChannel],
+    ) -> None:
+        self.identity = identity
+        self.record: SignedRecord | None = None
+        self._house = house
+        self._inbox = inbox_topic(identity.public.node_id)
+        self._guard = ReplayGuard()
+        self._flights: dict[bytes, _Flight] = {}
+        self._round_trips: dict[str, RoundTrip] = {}
+        self._heard_on: dict[str, MqttLink] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.channel = make_channel(self._receive, self._hurry)
+        self.channel.subscribe([self._inbox])
+        self.channel.start()
+
+    def publish_record(self, record: AddressRecord) -> None:
+        """Sign the node's address record and have the brokers retain it. Does not wait for them."""
+        self.record = SignedRecord.sign(record, self.identity)
+        self.channel.retain(record_topic(self.identity.public.node_id), self.record.encode())
+
+    def watch(self, peers: Iterable[str]) -> None:
+        """Hear the records of these peers from now on; UntrustedPeer where one is not in the roster."""
+        self.channel.subscribe([record_topic(self._house.roster.named(peer).node_id) for peer in peers])
+
+    async def record_of(self, peer: str, timeout_s: float) -> AddressRecord:
+        """The newest valid record of a peer. PeerUnavailable where none came before the deadline, or UntrustedPeer."""
+        self.watch([peer])
+        house = self._house
+        try:
+            async with asyncio.timeout(timeout_s):
+                while (record := house.book.get(peer, house.now())) is None:
+                    await house.book.changed(peer)
+        except TimeoutError as error:
+            raise PeerUnavailable(f"no address record of {peer} within {timeout_s:g} s") from error
+        return record
+
+    async def send(self, to: str, connection_id: str, message: ProtoMessage, deadline_s: float) -> float:
+        """Send until the peer acknowledges; the round trip in seconds. PeerUnavailable at the deadline (from now, in
+        seconds), UntrustedPeer where the peer is not in the roster, ValueError where the message is too long."""
+        peer = self._house.roster.named(to)
+        delivery = Delivery(self._round_trips.setdefault(peer.node_id, RoundTrip()), random.random)
+        header = Header(secrets.token_bytes(MESSAGE_ID_BYTES), connection_id, self._house.now() + deadline_s)
+        flight = self._flights[header.message_id] = _Flight(peer, delivery)
+        try:
+            async with asyncio.timeout(deadline_s):
+                return await self._transmit(flight, header, message)
+        except TimeoutError as error:
+            raise PeerUnavailable(f"{to} did not acknowledge {message.kind} within {deadline_s:g} s") from error
+        finally:
+            del self._flights[header.message_id]
+
+    async def close(self) -> None:
+        """Disconnect; what is being handled or sent is cancelled."""
+        await self.channel.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _transmit(self, flight: _Flight, header: Header, message: ProtoMessage) -> float:
+        """Transmit until acknowledged. A place in the window is held until the answer, or until the next is due: so a
+        burst queues here instead of setting off every retry timer at once, and absent peers block nobody for long."""
+        while flight.delivery.rtt_s is None:
+            await self.channel.wait_up()
+            async with self._house.window:
+                await self._transmit_once(flight, header, message)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout_at(flight.delivery.due_at):
+                        await flight.wake.wait()
+            flight.wake.clear()
+        return flight.delivery.rtt_s
+
+    async def _transmit_once(self, flight: _Flight, header: Header, message: ProtoMessage) -> None:
+        peer = flight.peer
+        transmission = flight.delivery.transmit(asyncio.get_running_loop().time())
+        data = seal(message, replace(header, transmission=transmission), self.identity, peer)
+        topic = inbox_topic(peer.node_id)
+        if transmission == 1:
+            await self.channel.publish(topic, data, self._heard_on.get(peer.node_id))
+        else:
+            await self.channel.publish_everywhere(topic, data)
+
+    def _hurry(self) -> None:
+        """A link has come up: what waits for an acknowledgement goes out again at once."""
+        for flight in self._flights.values():
+            flight.wake.set()
+
+    def _receive(self, link: MqttLink, topic: str, payload: bytes) -> None:
+        if topic == self._inbox:
+            self._receive_signal(link, payload)
+        else:
+            self._receive_record(topic, payload)
+
+    def _receive_record(self, topic: str, payload: bytes) -> None:
+        public = self._house.roster.by_node_id.get(topic.split("/")[-2])
+        if public is None:
+            return
+        try:
+            self._house.book.put(payload, public, self._house.now())
+        except RecordError as error:
+            log.debug("%s drops a record: %s", self.identity.name, error)
+
+    def _receive_signal(self, link: MqttLink, payload: bytes) -> None:
+        house = self._house
+        try:
+            opened = open_envelope(payload, self.identity, house.roster.by_node_id, house.types, house.now())
+        except EnvelopeError as error:
+            log.debug("%s drops a signal: %s: %s", self.identity.name, type(error).__name__, error)
+            return
+        self._heard_on[opened.sender.node_id] = link
+        if isinstance(opened.message, Ack):
+            self._settle(opened.sender, opened.message)
+        elif len(self._tasks) < _MAX_HANDLERS:
+            self._take(link, opened)
+
+    def _settle(self, sender: PublicIdentity, ack: Ack) -> None:
+        flight = self._flights.get(ack.message_id)
+        now = asyncio.get_running_loop().time()
+        if flight is not None and flight.peer == sender and flight.delivery.acknowledge(ack.transmission, now):
+            flight.wake.set()
+
+    def _take(self, link: MqttLink, opened: Opened) -> None:
+        freshness = self._guard.admit(opened, self._house.now())
+        if freshness is Freshness.FORGOTTEN:
+            log.warning("%s is flooded: a signal of %s is dropped", self.identity.name, opened.sender.name)
+            return
+        task = asyncio.get_running_loop().create_task(self._answer(link, opened, new=freshness is Freshness.NEW))
+        self._tasks.add(task)
+        task.add_done_callback(self._reap)
+
+    async def _answer(self, link: MqttLink, opened: Opened, *, new: bool) -> None:
+        """Acknowledge by the link that the message came by, and hand it on if it is new."""
+        sender, header = opened.sender, opened.header
+        ack = Ack(message_id=header.message_id, transmission=header.transmission)
+        ack_header = Header(
+            secrets.token_bytes(MESSAGE_ID_BYTES), header.connection_id, self._house.now() + _ACK_LIFETIME_S
+        )
+        await self.channel.publish(inbox_topic(sender.node_id), seal(ack, ack_header, self.identity, sender), link)
+        if new:
+            await self._house.handler(Received(self.identity.name, sender.name, header.connection_id, opened.message))
+
+    def _reap(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("%s: handling a signal failed", self.identity.name, exc_info=error)

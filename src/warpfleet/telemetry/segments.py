@@ -1,0 +1,54 @@
+"""Parquet segments: immutable files, one a table and a generation, that appear whole or not at all."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from warpfleet.telemetry.records import SCHEMAS, TableName
+
+_SUFFIX = ".parquet"
+_PATTERN = "[0-9]" * 8 + _SUFFIX
+
+
+def write_segment(directory: Path, table: TableName, generation: int, batches: Sequence[pa.RecordBatch]) -> None:
+    """Write the segment of a generation, on the disk when it returns. Writing the same one again replaces it."""
+    path = directory / table / f"{generation:08}{_SUFFIX}"
+    temporary = path.with_name(f".{path.name}.tmp")  # no glob for *.parquet matches it
+    whole = pa.Table.from_batches(batches, SCHEMAS[table]).combine_chunks()
+    pq.write_table(whole, temporary, compression="zstd")
+    sync(temporary)
+    temporary.rename(path)
+    sync(path.parent)
+
+
+def last_generation(directory: Path) -> int:
+    """The highest generation that any table has a segment of."""
+    return max(int(path.stem) for table in TableName for path in (directory / table).glob(_PATTERN))
+
+
+def ended_ids(directory: Path) -> set[str]:
+    """The ids of the connections that the segments have a row of."""
+    ids: set[str] = set()
+    for path in (directory / TableName.CONNECTIONS).glob(_PATTERN):
+        ids.update(pq.read_table(path, columns=["connection_id"]).column(0).to_pylist())
+    return ids
+
+
+def create_tables(directory: Path) -> None:
+    """The tables' folders, each with an empty segment, so that a reader's glob always finds the columns."""
+    for table in TableName:
+        (directory / table).mkdir(exist_ok=True)
+        if not (directory / table / f"{0:08}{_SUFFIX}").exists():
+            write_segment(directory, table, 0, [])
+
+
+def sync(path: Path) -> None:
+    """Bring a file's content, or a folder's entries, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

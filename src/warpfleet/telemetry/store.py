@@ -1,0 +1,145 @@
+"""The log and the Parquet segments of one directory, and how a killed writer's are completed."""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import pyarrow as pa
+
+from warpfleet.core.combo import ConnectionOutcome, Policy, Reason
+from warpfleet.telemetry.log import Log, RecordKind, read_log
+from warpfleet.telemetry.records import ConnectionRow, Row, StartedRow, TableName, to_batch
+from warpfleet.telemetry.segments import create_tables, ended_ids, last_generation, write_segment
+
+LOG_FOLDER = "log"
+MAX_LOG_BYTES = 32 * 1024 * 1024  # a rotation reads its log whole: this bounds its memory
+
+
+class Store:
+    """The log and the segments of a locked directory. Opening one completes what a killed writer left behind.
+
+    The log of a generation becomes the segments of the same number, and is removed once they are on the disk.
+    A kill in between leaves both, and the next opening writes the same segments again: each row is there once.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._folder = directory / LOG_FOLDER
+        self._folder.mkdir(exist_ok=True)
+        create_tables(directory)
+        self._waiting_rows = 0
+        self._open: dict[str, StartedRow] = {}
+        old_logs = sorted(self._folder.glob("*.log"))
+        for path in old_logs:
+            self._open |= _started_in(path)
+            self._write_segments(path)
+        self._ended = ended_ids(directory)
+        self._generation = max(last_generation(directory), *(int(path.stem) for path in old_logs), 0) + 1
+        self._log = self._new_log()
+        self.interrupted = self.end_open()
+        self.rotate()
+        for path in old_logs:
+            path.unlink()
+
+    def append(self, kind: RecordKind, rows: Iterable[Row]) -> None:
+        """Log rows that have no bearing on which connections are open."""
+        self._append(kind, rows)
+        self._rotate_if_large()
+
+    def started(self, rows: Iterable[StartedRow]) -> None:
+        """Log the connections that are neither under way nor ended."""
+        new = {
+            row.connection_id: row
+            for row in rows
+            if row.connection_id not in self._ended and row.connection_id not in self._open
+        }
+        self._append(RecordKind.STARTED, new.values())
+        self._open |= new
+        self._rotate_if_large()
+
+    def ended(self, rows: Iterable[ConnectionRow]) -> None:
+        """Log each row that is the first of its connection."""
+        new: dict[str, ConnectionRow] = {}
+        for row in rows:
+            if row.connection_id not in self._ended:
+                new.setdefault(row.connection_id, row)
+        self._append(RecordKind.CONNECTIONS, new.values())
+        self._ended |= new.keys()
+        for connection_id in new:
+            self._open.pop(connection_id, None)
+        self._rotate_if_large()
+
+    def end_open(self) -> int:
+        """End every connection that is still open as interrupted; how many there were."""
+        rows = [_interrupted(row) for row in self._open.values() if row.connection_id not in self._ended]
+        self.ended(rows)
+        self._open.clear()
+        return len(rows)
+
+    def rotate(self) -> None:
+        """Turn what is logged into segments, and go on with a new log that knows the open connections."""
+        if not self._waiting_rows:
+            return
+        done = self._log
+        self._generation += 1
+        self._log = self._new_log()
+        self._waiting_rows = 0
+        self._append(RecordKind.STARTED, self._open.values())
+        done.close()
+        self._write_segments(done.path)
+        done.path.unlink()
+
+    def close(self) -> None:
+        """End what is open, and leave nothing but segments."""
+        self.end_open()
+        self.rotate()
+        self._log.close()
+        self._log.path.unlink()
+
+    def _append(self, kind: RecordKind, rows: Iterable[Row]) -> None:
+        batch = to_batch(rows, kind.schema)
+        if batch.num_rows == 0:
+            return
+        self._log.append(kind, batch)
+        if kind is not RecordKind.STARTED:
+            self._waiting_rows += batch.num_rows
+
+    def _rotate_if_large(self) -> None:
+        if self._log.size_bytes >= MAX_LOG_BYTES:
+            self.rotate()
+
+    def _new_log(self) -> Log:
+        return Log(self._folder / f"{self._generation:08}.log")
+
+    def _write_segments(self, path: Path) -> None:
+        batches: dict[TableName, list[pa.RecordBatch]] = {}
+        for kind, batch in read_log(path):
+            if kind is not RecordKind.STARTED:
+                batches.setdefault(kind.table, []).append(batch)
+        for table, of_table in batches.items():
+            write_segment(self._directory, table, int(path.stem), of_table)
+
+
+def _started_in(path: Path) -> dict[str, StartedRow]:
+    rows = [row for kind, batch in read_log(path) if kind is RecordKind.STARTED for row in batch.to_pylist()]
+    return {row["connection_id"]: StartedRow(**row | {"policy": Policy(row["policy"])}) for row in rows}
+
+
+def _interrupted(row: StartedRow) -> ConnectionRow:
+    return ConnectionRow(
+        sweep_id=row.sweep_id,
+        connection_id=row.connection_id,
+        initiator=row.initiator,
+        responder=row.responder,
+        repeat=row.repeat,
+        policy=row.policy,
+        started_at=row.started_at,
+        outcome=ConnectionOutcome.CANCELLED,
+        reason=Reason.INTERRUPTED,
+        error="the sweep ended before this connection did",
+    )
+
+
+def is_incomplete(directory: Path) -> bool:
+    """Whether a writer is at work, or died, and we may complete what it left."""
+    return any((directory / LOG_FOLDER).glob("*.log")) and os.access(directory, os.W_OK)
