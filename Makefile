@@ -2,6 +2,7 @@
 PYTHON ?= $(shell scripts/find-python)
 BIN := .venv/bin
 SETUP_STAMP := .venv/.setup-done
+OUT ?= out/sweep-$(shell date -u +%Y%m%d-%H%M%S)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup system-packages sweep test check matrix bench docs lock clean
@@ -23,8 +24,8 @@ $(SETUP_STAMP): requirements.lock pyproject.toml
 	@touch $@
 
 sweep: setup ## build the default NAT laboratory, connect every ordered pair, print the matrix, keep the telemetry
-	@echo "sweep: every ordered pair of the default laboratory, over real NATs; telemetry goes to $${OUT:-out/sweep}"
-	@$(BIN)/warpfleet sweep --out $${OUT:-out/sweep} --overwrite
+	@echo "sweep: every ordered pair of the default laboratory, over real NATs; telemetry goes to $(OUT)"
+	@$(BIN)/warpfleet sweep --out $(OUT)
 
 test: setup check ## formatting, lint, types, layers, then every test
 	@echo "test: unit, laboratory and Ray tests"

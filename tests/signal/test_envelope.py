@@ -1,5 +1,6 @@
 """Envelopes: only what the sender meant for this recipient opens, and only once."""
 
+from contextlib import suppress
 from typing import ClassVar
 
 import pytest
@@ -136,10 +137,8 @@ def test_garbage_signed_by_a_trusted_peer_raises_only_envelope_errors(tail: byte
     """A trusted peer with a broken or hostile program: valid signature, arbitrary content after a partial header."""
     content = BOB.unseal(seal(Hello(text="text"), HEADER, ALICE, BOB.public))[64:][: 58 + keep % 30] + tail
     signature = ALICE.sign(b"warpfleet signal 1\0" + BOB.public.key + content)
-    try:
+    with suppress(NotForUs, Malformed, Expired, UnknownKind):  # not Untrusted: the signature is right
         assert isinstance(opened(BOB.public.seal(signature + content)).message, Hello)
-    except EnvelopeError as error:
-        assert type(error) is not Untrusted, "the forged layout is wrong: this test would test nothing"
 
 
 def envelope(number: int, expires_at: float, sender: Identity = ALICE) -> Opened:

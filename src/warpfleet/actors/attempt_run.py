@@ -169,7 +169,7 @@ class AttemptRun:
 
     def _end(self, outcome: AttemptOutcome, reason: Reason, detail: str = "") -> None:
         if self._peer_knows and reason not in _PEER_NEED_NOT_KNOW:
-            self.context.send(Abandon)
+            self.context.send(Abandon, plugin=self.context.combo.plugin)
         self.tell(Stage.ENDED, outcome=outcome, reason=reason, detail=detail)
 
     def _reason_of(self, error: Exception) -> Reason:

@@ -1,0 +1,1 @@
+"""Ray on this machine: its start and end, the actors of a fleet and their supervision, sweeps over it."""

@@ -16,7 +16,7 @@ DEFAULT_UDP_LIFETIME_S = 300
 # What a network that blocks UDP still lets out: the web, and TURN over TCP on its registered port.
 WEB_AND_TURN_PORTS = (80, 443, 3478)
 PUBLIC = "public"
-CORE = "core"  # the place of the servers: no host or router may be called so
+CORE, WIRE = "core", "wire"  # the places of the servers and of the delay: no host or router may be called so
 
 # Without dots, which separate the parts of a namespace's name, and short enough for it to be a node's vantage.
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,30}$")]
@@ -164,11 +164,13 @@ class Topology(_Spec):
     version: Literal[1]
     name: LabName
     routers: tuple[RouterSpec, ...] = ()
-    hosts: Annotated[tuple[HostSpec, ...], Field(min_length=1)]
+    hosts: tuple[HostSpec, ...]
 
     @model_validator(mode="after")
     def _names_once(self) -> Self:
-        taken = {CORE}
+        if not self.hosts:
+            raise error_at(("hosts",), "the list is empty; add at least one host")
+        taken = {CORE, WIRE}
         for key, specs in (("routers", self.routers), ("hosts", self.hosts)):
             for index, spec in enumerate(specs):
                 if spec.name in taken:

@@ -21,7 +21,9 @@ def retry_delays(first_s: float, cap_s: float, uniform: Callable[[], float]) -> 
 class RoundTrip:
     """A smoothed round-trip time, and the wait before a first retransmission that follows from it."""
 
-    MIN_RETRY_S = 0.2  # below it a busy event loop looks like a loss; losses are rare, since brokers are reached over TCP
+    MIN_RETRY_S = (
+        0.2  # below it a busy event loop looks like a loss; losses are rare, since brokers are reached over TCP
+    )
     MAX_RETRY_S = 1.0  # RFC 6298 section 2.4: a timer's floor there, its ceiling here: attempts last seconds
     UNKNOWN_RETRY_S = 0.3  # no sample yet: twice a signal across a continent
     _GAIN = 1 / 8  # RFC 6298 section 2.3

@@ -81,9 +81,18 @@ class Plan:
 
 
 def make_plan(
-    techniques: Sequence[Technique], numbers: WalkNumbers, mine: PeerView, theirs: PeerView, pin: Pin = Pin()
+    techniques: Sequence[Technique],
+    numbers: WalkNumbers,
+    mine: PeerView,
+    theirs: PeerView,
+    pin: Pin = Pin(),
+    *,
+    unavailable: Mapping[str, Reason] | None = None,
 ) -> Plan:
-    """Plan the walk for one pair. A pinned technique without a phase walks in the direct phase."""
+    """Plan the walk for one pair. A pinned technique without a phase walks in the direct phase.
+
+    `unavailable` has the plugins that cannot serve the initiator, and why.
+    """
     chosen: dict[Phase, list[Combo]] = {phase: [] for phase in Phase}
     skipped: list[Skipped] = []
     for technique in techniques:
@@ -91,7 +100,7 @@ def make_plan(
         for combo in _combos(technique):
             if not pin.admits(technique, combo):
                 continue
-            reason = impossible(technique.requirement, combo, mine, theirs)
+            reason = (unavailable or {}).get(combo.plugin) or impossible(technique.requirement, combo, mine, theirs)
             if reason is None and numbers.skip_ruled_out:
                 reason = ruled_out(technique.requirement, combo, mine, theirs)
             if reason:

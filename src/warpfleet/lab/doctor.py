@@ -3,12 +3,13 @@
 import shutil
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 
 from warpfleet.core.errors import MissingError
 from warpfleet.lab import netns, rootless
 from warpfleet.lab.rootless import Mode
+from warpfleet.lab.wire import attach
 
 MINIMUM_PYTHON = (3, 11)
 _PROGRAMS = {  # program -> the Debian package that has it
@@ -73,7 +74,7 @@ def _in_namespace(need: str, attempt: Callable[[str], str]) -> Check:
             netns.delete([namespace])
     except (MissingError, OSError) as error:
         return Check(
-            need, False, str(error), "use a kernel with CONFIG_NF_TABLES, CONFIG_NFT_NAT and CONFIG_TUN or NETEM"
+            need, False, str(error), "use a kernel with CONFIG_NF_TABLES, CONFIG_NFT_NAT, CONFIG_VETH and CONFIG_PACKET"
         )
 
 
@@ -88,7 +89,5 @@ def _try_nat(namespace: str) -> str:
 def _try_delay(namespace: str) -> str:
     if netns.has_netem(namespace):
         return "netem"
-    if not Path("/dev/net/tun").exists():
-        raise MissingError("neither netem nor /dev/net/tun")
-    netns.batch(["tuntap add dev t0 mode tap"], namespace)
-    return "user space (no netem in this kernel)"
+    with netns.inside(namespace), closing(attach("lo")):
+        return "user space (no netem in this kernel)"

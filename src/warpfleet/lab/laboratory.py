@@ -4,12 +4,8 @@ Its state is a folder below `state_dir()` that only its owner can enter. The fle
 without one is a laboratory that was never finished, which the next `up` of its name clears away, as `down` does.
 """
 
-import fcntl
 import json
-import os
 import shutil
-import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -20,18 +16,13 @@ from pydantic import TypeAdapter, ValidationError
 
 from warpfleet.configs.topology import CORE, LabName, Topology
 from warpfleet.core.errors import InputError, MissingError
-from warpfleet.lab import guard, netns, processes, rootless, servers
+from warpfleet.lab import fabric, guard, netns, processes, rootless, servers
 from warpfleet.lab.plan import Plan, layout, namespace_name, namespace_prefix
 from warpfleet.lab.processes import Owned
 
 Progress = Callable[[str], None]
 
 _FLEET, _PROCESSES = "fleet.yaml", "processes.json"
-_WIRE_DEADLINE_S = 15.0
-_LOCK_DEADLINE_S = 120.0  # another command may be bringing up a thousand hosts
-_POLL_S = 0.01
-# A line holds what is under way: far more than the thousand packets that netem holds unless told.
-_NETEM_LIMIT = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,26 +119,10 @@ def _checked(name: str) -> str:
 
 @contextmanager
 def _locked() -> Iterator[Path]:
-    """One command at a time builds or clears laboratories of this user. The lock is on the folder itself."""
+    """One command at a time builds or clears laboratories of this user."""
     base = rootless.state_dir()
-    descriptor = os.open(base, os.O_RDONLY | os.O_DIRECTORY)
-    deadline_s = time.monotonic() + _LOCK_DEADLINE_S
-    try:
-        while not _try_lock(descriptor):
-            if time.monotonic() > deadline_s:
-                raise MissingError(f"another laboratory command holds {base} for too long; end it and try again")
-            time.sleep(_POLL_S)
+    with rootless.locked(base):
         yield base
-    finally:
-        os.close(descriptor)
-
-
-def _try_lock(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _present(base: Path) -> list[str]:
@@ -158,68 +133,17 @@ def _present(base: Path) -> list[str]:
 def _build(plan: Plan, folder: Path, progress: Progress) -> None:
     progress(f"{len(plan.nodes)} hosts, {len(plan.namespaces)} namespaces")
     guard.shut()
-    netns.batch(f"netns add {namespace.name}" for namespace in plan.namespaces)
-    for namespace in plan.namespaces:
-        with netns.inside(namespace.name):
-            netns.write_sysctls(namespace.sysctls)
-    core = namespace_name(plan.lab, CORE)
-    netem = netns.has_netem(core)
-    netns.batch(
-        f"link add name {link.a.device} netns {link.a.namespace} address {link.a.mac}"
-        f" type veth peer name {link.b.device} netns {link.b.namespace} address {link.b.mac}"
-        for link in plan.links
-        if netem or not link.delay_ms
-    )
-    _configure(plan, netem=netem)
+    wire = fabric.weave(plan, folder)
     progress("servers")
-    running = [] if netem else _start_wire(plan, core, folder)
-    with netns.inside(core):
+    with netns.inside(namespace_name(plan.lab, CORE)):
         netns.batch(f"addr add {address} dev lo" for address in servers.addresses(dual_stack=plan.dual_stack))
         specified, services = servers.configure(folder, dual_stack=plan.dual_stack)
-        running += servers.start(specified, folder)
-        _record(folder, running)
-        servers.await_answers(specified, running[-len(specified) :], folder)
-    if not netem:
-        _await_wire(running[0], folder)
+        running = servers.start(specified, folder)
+        _record(folder, [*wire, *running])
+        servers.await_answers(specified, running, folder)
+    for process in wire:
+        fabric.await_wire(process, folder)
     _write_fleet(plan, services, folder)
-
-
-def _configure(plan: Plan, *, netem: bool) -> None:
-    taps: dict[str, list[str]] = {}
-    delays: dict[str, list[str]] = {}
-    for link in plan.links:
-        for end in (link.a, link.b) if link.delay_ms else ():
-            taps.setdefault(end.namespace, []).append(f"tuntap add dev {end.device} mode tap")
-            delays.setdefault(end.namespace, []).append(
-                f"qdisc add dev {end.device} root netem delay {link.delay_ms}ms limit {_NETEM_LIMIT}"
-            )
-    for namespace in plan.namespaces:
-        with netns.inside(namespace.name):
-            netns.batch([*([] if netem else taps.get(namespace.name, [])), *namespace.commands])
-            if netem and namespace.name in delays:
-                netns.run(["tc", "-batch", "-"], "\n".join(delays[namespace.name]) + "\n")
-            if namespace.ruleset:
-                netns.run(["nft", "-f", "-"], namespace.ruleset)
-
-
-def _start_wire(plan: Plan, core: str, folder: Path) -> list[Owned]:
-    lines = [
-        {"a": [link.a.namespace, link.a.device], "b": [link.b.namespace, link.b.device], "delay_ms": link.delay_ms}
-        for link in plan.links
-        if link.delay_ms
-    ]
-    config = servers.private_file(folder / "wire.json", json.dumps(lines))
-    with netns.inside(core):
-        return [processes.start("wire", [sys.executable, "-m", "warpfleet.lab.wire", str(config)], folder / "wire.log")]
-
-
-def _await_wire(wire: Owned, folder: Path) -> None:
-    log = folder / "wire.log"
-    deadline_s = time.monotonic() + _WIRE_DEADLINE_S
-    while "ready" not in (text := log.read_text(errors="replace")):
-        if not wire.alive or time.monotonic() > deadline_s:
-            raise MissingError(f"the wire did not start: {(text.strip().splitlines() or ['it said nothing'])[-1]}")
-        time.sleep(_POLL_S)
 
 
 def _write_fleet(plan: Plan, services: dict[str, object], folder: Path) -> None:

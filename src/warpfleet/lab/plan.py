@@ -18,13 +18,11 @@ _FIREWALLED = IPv4Network("198.19.0.0/16")  # RFC 2544: public addresses behind 
 _FIREWALLED_PREFIX = 28
 _HOME, _LARGE_HOME = IPv4Network("192.168.1.0/24"), IPv4Network("10.0.0.0/16")
 _HOST_DEVICE = "eth0"
-# Thousands of frames may be under way on a line at once when hundreds of sockets probe.
-_TAP_QUEUE_FRAMES = 10_000
 
 _IPV4_SYSCTLS = {
     f"net/ipv4/conf/{scope}/{key}": "0" for scope in ("all", "default") for key in ("rp_filter", "send_redirects")
 }
-_NO_IPV6 = {f"net/ipv6/conf/{scope}/disable_ipv6": "1" for scope in ("all", "default")}
+NO_IPV6 = {f"net/ipv6/conf/{scope}/disable_ipv6": "1" for scope in ("all", "default")}
 _IPV6_SYSCTLS = {
     f"net/ipv6/conf/{scope}/{key}": "0"
     for scope in ("all", "default")
@@ -147,7 +145,7 @@ class _Layout:
 
     def _namespace(self, place: str, *, forwarding: bool, ipv6: bool) -> Namespace:
         sysctls = dict(_IPV4_SYSCTLS) | (_FORWARDING if forwarding else {})
-        sysctls |= (_IPV6_SYSCTLS | (_IPV6_FORWARDING if forwarding else {})) if ipv6 else _NO_IPV6
+        sysctls |= (_IPV6_SYSCTLS | (_IPV6_FORWARDING if forwarding else {})) if ipv6 else NO_IPV6
         namespace = Namespace(namespace_name(self._lab, place), sysctls, ["link set lo up"])
         self._namespaces[place] = namespace
         return namespace
@@ -168,8 +166,6 @@ class _Layout:
         for end in (upper, lower):
             place = end.namespace.removeprefix(namespace_prefix(self._lab))
             commands = self._namespaces[place].commands
-            if delay_ms:
-                commands.append(f"link set {end.device} address {end.mac} txqueuelen {_TAP_QUEUE_FRAMES}")
             commands.append(f"link set {end.device} up")
 
     def _add_line(self, place: str, device: str, delay_ms: float, *, ipv6: bool) -> tuple[str, str]:

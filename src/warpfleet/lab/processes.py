@@ -4,11 +4,13 @@ import os
 import select
 import signal
 import subprocess
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-_GRACE_S = 2.0  # what the servers take to end at SIGTERM, tenfold
+_TERM_GRACE_S = 5.0  # what the slowest, the wire of some hundred lines, takes to end at SIGTERM, tenfold
+_KILL_GRACE_S = 30.0  # the kernel may have hundreds of sockets to close, one grace period each
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,8 @@ def owned(role: str, pid: int) -> Owned | None:
 
 def stop(processes: Iterable[Owned]) -> None:
     """End processes: SIGTERM, and SIGKILL for what is left after a grace. Returns when all of them are gone."""
-    for signal_number, timeout_s in ((signal.SIGTERM, _GRACE_S), (signal.SIGKILL, _GRACE_S)):
+    processes = list(processes)
+    for signal_number, timeout_s in ((signal.SIGTERM, _TERM_GRACE_S), (signal.SIGKILL, _KILL_GRACE_S)):
         handles = [handle for process in processes if (handle := _handle(process)) is not None]
         try:
             for handle in handles:
@@ -54,10 +57,10 @@ def stop(processes: Iterable[Owned]) -> None:
                 os.close(handle)
     for process in processes:
         if child := _children.pop(process.pid, None):
-            child.wait()
+            child.poll()
 
 
-# Popen objects of this process's own children: they are waited for when they are stopped.
+# The Popen objects of this process's own children, kept so that they are reaped when they are stopped.
 _children: dict[int, "subprocess.Popen[bytes]"] = {}
 
 
@@ -77,12 +80,11 @@ def _await_end(handles: list[int], timeout_s: float) -> None:
     poller = select.poll()
     for handle in handles:
         poller.register(handle, select.POLLIN)
-    for _ in handles:
-        ended = poller.poll(timeout_s * 1000)
-        if not ended:
-            return
+    deadline_s, left = time.monotonic() + timeout_s, len(handles)
+    while left and (ended := poller.poll(max(0.0, deadline_s - time.monotonic()) * 1000)):
         for handle, _ in ended:
             poller.unregister(handle)
+            left -= 1
 
 
 def _started_ticks(pid: int) -> int | None:

@@ -4,12 +4,17 @@ Without root, a holder process keeps a user, a network and a mount namespace ali
 that a laboratory needs; each command joins it by running itself again inside. The holder ends with the last laboratory.
 """
 
+import fcntl
 import json
 import os
+import select
 import signal
 import stat
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
@@ -22,6 +27,8 @@ _STATE_VARIABLE = "WARPFLEET_ROOTLESS_STATE"  # set inside the holder's namespac
 _ROOT_STATE_DIR = Path("/run/warpfleet")
 _CAP_NET_ADMIN, _CAP_SYS_ADMIN = 12, 21  # linux/capability.h
 _HOLDER_TIMEOUT_S = 10.0
+_LOCK_DEADLINE_S = 120.0  # another command may be bringing up a thousand hosts
+_POLL_S = 0.01
 _SYSTEM_PATH = "/usr/local/sbin:/usr/sbin:/sbin"  # where Debian keeps nft and the servers; not in a user's PATH
 
 
@@ -56,7 +63,8 @@ def ensure_privilege(argv: list[str] | None = None) -> None:
     if mode() is Mode.NONE:
         raise MissingError("a laboratory needs root, and this kernel gives users no namespaces; run it with sudo")
     state = _private_dir(Path(f"/tmp/warpfleet-{os.getuid()}"))  # noqa: S108  checked to be ours alone
-    holder = _read_holder(state) or _start_holder(state)
+    with locked(state):
+        holder = _read_holder(state) or _start_holder(state)
     enter = ["nsenter", "--preserve-credentials", "-U", "-n", "-m", f"--wd={Path.cwd()}", "-t", str(holder.pid), "--"]
     os.environ[_STATE_VARIABLE] = str(state)
     sys.stdout.flush()
@@ -70,13 +78,42 @@ def state_dir() -> Path:
 
 
 def release() -> None:
-    """End the holder, if this process runs inside one: its namespaces go with the last process in them."""
-    if _STATE_VARIABLE not in os.environ:
-        return
-    state = Path(os.environ[_STATE_VARIABLE])
-    if holder := _read_holder(state):
-        processes.stop([holder])
-    (state / "holder.json").unlink(missing_ok=True)
+    """After the last laboratory: remove the empty folders, and end the holder if this process runs inside one."""
+    base = Path(os.environ.get(_STATE_VARIABLE, _ROOT_STATE_DIR))
+    if _STATE_VARIABLE in os.environ:
+        if holder := _read_holder(base):
+            processes.stop([holder])
+        (base / "holder.json").unlink(missing_ok=True)
+    for folder in (base / "labs", base):
+        with suppress(OSError):  # somebody else keeps something there
+            folder.rmdir()
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the lock on a folder, which is remade if it was removed in the meantime. MissingError after a long wait."""
+    deadline_s = time.monotonic() + _LOCK_DEADLINE_S
+    while (descriptor := _try_lock(folder)) is None:
+        if time.monotonic() > deadline_s:
+            raise MissingError(f"another laboratory command holds {folder} for too long; end it and try again")
+        time.sleep(_POLL_S)
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _try_lock(folder: Path) -> int | None:
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.fstat(descriptor).st_ino == folder.stat().st_ino:
+            return descriptor
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    os.close(descriptor)
+    return None
 
 
 def _capable() -> bool:
@@ -111,11 +148,10 @@ def _start_holder(state: Path) -> Owned:
         start_new_session=True,
     )
     assert started.stdout is not None
-    signal.alarm(int(_HOLDER_TIMEOUT_S))
-    ready = started.stdout.readline()
-    signal.alarm(0)
+    ready = select.select([started.stdout], [], [], _HOLDER_TIMEOUT_S)[0] and started.stdout.readline()
     holder = processes.owned("holder", started.pid)
     if not ready or holder is None:
+        started.kill()
         raise MissingError("the namespaces of an ordinary user could not be set up; run the laboratory with sudo")
     (state / "holder.json").write_text(json.dumps(asdict(holder)))
     return holder

@@ -1,127 +1,139 @@
-"""The delay of lines, in user space: one process carries Ethernet frames between pairs of TAP devices.
+"""The delay of lines, in user space, for kernels without netem: one process carries the frames of a whole laboratory.
 
-Run as `python -m warpfleet.lab.wire CONFIG`, where CONFIG is a JSON list of
-`{"a": [namespace, device], "b": [namespace, device], "delay_ms": 20.0}`. Prints `ready` once every device is attached.
+Each end of a delayed line is a veth pair whose other half stands in a namespace that has nothing but this process, which
+reads frames from packet sockets and writes them to the line's other half when they are due. Frames keep their offload
+header (`PACKET_VNET_HDR`), so checksums may be left to do and segments of one TCP burst travel as one frame.
+
+Run as `python -m warpfleet.lab.wire CONFIG` inside that namespace, where CONFIG is a JSON list of
+`{"a": device, "b": device, "delay_ms": 20.0}`. Prints `ready` once every device is attached.
 """
 
 import errno
-import fcntl
 import gc
 import heapq
 import json
-import os
 import select
-import struct
+import signal
+import socket
 import sys
 import time
 from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from warpfleet.lab.netns import inside
-
-_TUNSETIFF = 0x400454CA  # linux/if_tun.h
-_IFF_TAP, _IFF_NO_PI = 0x0002, 0x1000
-_FRAME_BYTES = 65_535
+_ETH_P_ALL = 0x0003  # linux/if_ether.h
+_SOL_PACKET, _PACKET_VNET_HDR, _PACKET_IGNORE_OUTGOING = 263, 15, 23  # linux/if_packet.h
+_SO_RCVBUFFORCE = 33  # asm-generic/socket.h: beyond the system's limit, which holds some hundred frames
+_FRAME_BYTES = 10 + 14 + 65_536  # offload header, Ethernet header, the largest segment burst
+# Hundreds of sockets may probe at once; the kernel counts about a kilobyte for the smallest frame.
+_BUFFER_BYTES = 8 * 1024 * 1024
 # Frames read from one device before the others have their turn.
 _BURST_FRAMES = 64
+_CLOSERS = 64
 
 
 @dataclass(slots=True)
 class _Direction:
     """One direction of a line. Its delay is constant, so its frames leave in the order in which they came."""
 
-    target: int
+    source: socket.socket
+    target: socket.socket
     delay_s: float
     frames: deque[tuple[float, bytes]] = field(default_factory=deque)
 
 
-def attach(namespace: str, device: str) -> int:
-    """A descriptor that reads and writes the frames of a TAP device of a namespace."""
-    with inside(namespace):
-        descriptor = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-        fcntl.ioctl(descriptor, _TUNSETIFF, struct.pack("16sH22x", device.encode(), _IFF_TAP | _IFF_NO_PI))
-    return descriptor
+def attach(device: str) -> socket.socket:
+    """A non-blocking packet socket that reads and writes the frames of a device of this namespace."""
+    attached = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+    attached.setsockopt(_SOL_PACKET, _PACKET_VNET_HDR, 1)
+    attached.setsockopt(_SOL_PACKET, _PACKET_IGNORE_OUTGOING, 1)
+    try:
+        attached.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER_BYTES)
+    except PermissionError:  # inside a user namespace the system's limit holds
+        attached.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER_BYTES)
+    attached.setblocking(False)
+    attached.bind((device, _ETH_P_ALL))
+    return attached
 
 
 class Wire:
-    """All lines of a laboratory. `run` returns when the last device is gone."""
+    """All delayed lines of a laboratory, as pairs of sockets with a delay in seconds."""
 
-    def __init__(self, lines: list[tuple[int, int, float]]) -> None:
+    def __init__(self, lines: list[tuple[socket.socket, socket.socket, float]]) -> None:
         self._epoll = select.epoll()
         self._directions: dict[int, _Direction] = {}
         self._due: list[tuple[float, int]] = []  # heap: when the first frame of a direction leaves, and its source
         for a, b, delay_s in lines:
-            self._directions[a], self._directions[b] = _Direction(b, delay_s), _Direction(a, delay_s)
-            self._epoll.register(a, select.EPOLLIN)
-            self._epoll.register(b, select.EPOLLIN)
+            for source, target in ((a, b), (b, a)):
+                self._directions[source.fileno()] = _Direction(source, target, delay_s)
+                self._epoll.register(source, select.EPOLLIN)
 
     def run(self) -> None:
-        """Carry frames until no device is left."""
-        watched = [self._epoll.fileno()]
-        while self._directions:
-            # An epoll waits in whole milliseconds; a select on the epoll itself in microseconds.
-            timeout_s = max(0.0, self._due[0][0] - time.monotonic()) if self._due else None
-            if select.select(watched, (), (), timeout_s)[0]:
-                for source, _ in self._epoll.poll(0):
-                    self._take(source)
-            self._deliver()
+        """Carry frames for ever."""
+        while True:
+            self.step()
+
+    def close(self) -> None:
+        """Close every socket. The kernel waits a grace period for each, so they are closed many at once."""
+        with ThreadPoolExecutor(_CLOSERS) as pool:
+            list(pool.map(socket.socket.close, (direction.source for direction in self._directions.values())))
+
+    def step(self) -> None:
+        """Wait for the next frame to come or to be due, then take and deliver what there is."""
+        # An epoll waits in whole milliseconds; a select on the epoll itself in microseconds.
+        timeout_s = max(0.0, self._due[0][0] - time.monotonic()) if self._due else None
+        if select.select((self._epoll,), (), (), timeout_s)[0]:
+            for source, _ in self._epoll.poll(0):
+                self._take(source)
+        self._deliver()
 
     def _take(self, source: int) -> None:
         direction = self._directions[source]
+        frames, read = direction.frames, direction.source.recv
         due_s = time.monotonic() + direction.delay_s
-        for _ in range(_BURST_FRAMES):
-            try:
-                frame = os.read(source, _FRAME_BYTES)
-            except BlockingIOError:
-                return
-            except OSError as error:
-                self._drop(source, error)
-                return
-            if not direction.frames:
-                heapq.heappush(self._due, (due_s, source))
-            direction.frames.append((due_s, frame))
+        idle = not frames
+        try:
+            for _ in range(_BURST_FRAMES):
+                frames.append((due_s, read(_FRAME_BYTES)))
+        except BlockingIOError:
+            pass
+        if idle and frames:
+            heapq.heappush(self._due, (due_s, source))
 
     def _deliver(self) -> None:
         now_s = time.monotonic()
         while self._due and self._due[0][0] <= now_s:
             _, source = heapq.heappop(self._due)
-            direction = self._directions.get(source)
-            if direction is None:
-                continue
+            direction = self._directions[source]
             frames = direction.frames
             while frames and frames[0][0] <= now_s:
                 _send(direction.target, frames.popleft()[1])
             if frames:
                 heapq.heappush(self._due, (frames[0][0], source))
 
-    def _drop(self, source: int, error: OSError) -> None:
-        """Forget a device whose namespace has been deleted."""
-        if error.errno not in (errno.EBADFD, errno.EIO, errno.ENODEV):
-            raise error
-        self._epoll.unregister(source)
-        del self._directions[source]
 
-
-def _send(target: int, frame: bytes) -> None:
+def _send(target: socket.socket, frame: bytes) -> None:
     """Hand a frame to the kernel; a device that is down or full loses it, as a line would."""
     try:
-        os.write(target, frame)
+        target.send(frame)
     except OSError as error:
-        if error.errno not in (errno.EAGAIN, errno.EIO, errno.EBADFD, errno.EINVAL, errno.ENOBUFS):
+        if error.errno not in (errno.EAGAIN, errno.ENETDOWN, errno.ENOBUFS, errno.ENXIO):
             raise
 
 
 def main(config: Path) -> None:
-    """Attach every device that the file names, say `ready`, and carry frames."""
-    lines = [
-        (attach(*line["a"]), attach(*line["b"]), line["delay_ms"] / 1000) for line in json.loads(config.read_text())
-    ]
-    wire = Wire(lines)
+    """Attach every device that the file names, say `ready`, and carry frames until SIGTERM."""
+    lines = json.loads(config.read_text())
+    wire = Wire([(attach(line["a"]), attach(line["b"]), line["delay_ms"] / 1000) for line in lines])
     gc.freeze()
     sys.stdout.write("ready\n")
     sys.stdout.flush()
-    wire.run()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+    try:
+        wire.run()
+    finally:
+        wire.close()
 
 
 if __name__ == "__main__":

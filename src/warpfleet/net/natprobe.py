@@ -21,7 +21,7 @@ TCP_STAGGER_S = 0.3  # so long UDP has before TCP is tried beside it
 MAX_SERVERS = 4
 PORT_SOCKETS = 6  # five steps between mappings: chance does not make them look like a sequence
 SENDS = 4  # of a test whose silence counts: one network in a thousand loses four packets of a hundred each
-MIN_INTERVAL_S = 0.02  # between those, on networks with shorter round trips than a busy machine's hiccups
+MIN_INTERVAL_S = 0.01  # between those, on networks with shorter round trips than a busy machine's hiccups
 MIN_GRACE_S = 0.05  # for the last of their answers, for the same reason
 
 
@@ -260,7 +260,7 @@ class _Probe:
         self, sender: _Station, message: stun.Message, remote: Endpoint, receiver: _Station
     ) -> Endpoint | None:
         """Send a message several times, and hear from where it, or its answer, arrives, or that it does not."""
-        interval_s = max(self._rtt_s / 2, MIN_INTERVAL_S)
+        interval_s = max(self._rtt_s / 4, MIN_INTERVAL_S)
         times_s = [turn * interval_s for turn in range(SENDS)]
         timeout_s = times_s[-1] + self._rtt_s + max(self._rtt_s, MIN_GRACE_S)
         try:

@@ -21,8 +21,8 @@ async def race(
     """The result of the first way to succeed.
 
     Each starts `stagger_s` after the one before it, or as soon as one has failed. The others are cancelled and awaited;
-    what one of them had reached all the same goes to `discard`. Where all fail, the last error that says more than a
-    timeout is raised; TimeoutError where none does, or where `timeout_s` passes.
+    what one of them had reached all the same goes to `discard`. Where all fail, the last error that is more than a
+    timeout is raised, or else the last timeout; TimeoutError where `timeout_s` passes.
     """
     tasks: list[asyncio.Task[T]] = []
     winner: asyncio.Task[T] | None = None
@@ -43,7 +43,7 @@ async def _first(
     ways: Sequence[Callable[[], Coroutine[Any, Any, T]]], tasks: list[asyncio.Task[T]], stagger_s: float
 ) -> asyncio.Task[T]:
     """Start the ways into `tasks`, and return the first task that succeeds."""
-    failure: BaseException = TimeoutError("no answer")
+    failure: BaseException = TimeoutError("nothing to try")
     waiting = list(ways)
     pending: set[asyncio.Task[T]] = set()
     while waiting or pending:
@@ -57,6 +57,6 @@ async def _first(
             error = task.exception()
             if error is None:
                 return task
-            if not isinstance(error, TimeoutError):
+            if isinstance(failure, TimeoutError) or not isinstance(error, TimeoutError):
                 failure = error
     raise failure

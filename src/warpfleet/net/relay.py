@@ -132,6 +132,7 @@ class RelaySocket:
         self._tasks = tasks
         self._channels: dict[Endpoint, _Channel] = {}
         self._packets_sent = 0
+        self._closed = False
         assert client.refresh_task is not None
         client.refresh_task.add_done_callback(self._refresh_ended)
 
@@ -168,8 +169,9 @@ class RelaySocket:
 
     def close(self) -> None:
         """Close, and delete the allocation behind the scenes; idempotent."""
-        if self._inbox.closed and self._client.transport.is_closing():
+        if self._closed:
             return
+        self._closed = True
         self._inbox.close()
         for channel in self._channels.values():
             if channel.binding is not None:

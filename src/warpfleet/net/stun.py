@@ -114,7 +114,10 @@ class Transactions:
         timeout_s: float,
         heard_by: "Transactions | None" = None,
     ) -> tuple[codec.Message, Endpoint]:
-        """Send at each of `times_s` until a message with the request's id arrives, here or at `heard_by`."""
+        """Send at each of `times_s`, the first of which is 0, until a message with the request's id arrives.
+
+        It is listened for here, or at `heard_by`. TimeoutError where none arrives.
+        """
         loop = asyncio.get_running_loop()
         listener = heard_by or self
         waiter: asyncio.Future[tuple[codec.Message, Endpoint]] = loop.create_future()
@@ -123,8 +126,11 @@ class Transactions:
         self._send(data, remote)
         timers = [loop.call_later(at_s, self._send, data, remote) for at_s in times_s if at_s > 0]
         try:
-            async with asyncio.timeout(timeout_s):
-                return await waiter
+            # Not `asyncio.timeout`: an answer that came in while a busy loop let the deadline pass still counts.
+            await asyncio.wait({waiter}, timeout=timeout_s)
+            if not waiter.done():
+                raise TimeoutError(f"{remote} did not answer within {timeout_s:.3g} s")
+            return waiter.result()
         finally:
             for timer in timers:
                 timer.cancel()

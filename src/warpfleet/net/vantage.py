@@ -145,17 +145,17 @@ class Vantage:
             raise
         return opened
 
-    async def run_inside(self, function: Callable[[], T]) -> T:
-        """Run a blocking function in a worker thread that is inside the namespace for as long as it runs.
+    def call_inside(self, function: Callable[[], T]) -> T:
+        """Run a blocking function with this thread inside the namespace; for worker threads.
 
         Sockets that the function opens follow the namespace of a vantage, not its interface or address.
         """
+        with self._entered():
+            return function()
 
-        def inside() -> T:
-            with self._entered():
-                return function()
-
-        return await asyncio.to_thread(inside)
+    async def run_inside(self, function: Callable[[], T]) -> T:
+        """The same in a worker thread."""
+        return await asyncio.to_thread(self.call_inside, function)
 
     async def resolve(self, host: str, port: int) -> list[Endpoint]:
         """The addresses of a host name, or of an address given as text, asked for inside the vantage.

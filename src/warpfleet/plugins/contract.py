@@ -50,6 +50,8 @@ class Abandon(AttemptMessage):
 
     kind: ClassVar[str] = "attempt.abandon"
 
+    plugin: str
+
 
 M = TypeVar("M", bound=AttemptMessage)
 

@@ -69,17 +69,17 @@ class MqttChannel:
         self._wish.retained[topic] = payload
         self._tell_links()
 
-    async def publish(self, topic: str, payload: bytes, preferred: MqttLink | None = None) -> None:
+    def publish(self, topic: str, payload: bytes, preferred: MqttLink | None = None) -> None:
         """Send by one link: the preferred one if it is up, or else the first that is. None up: the message is lost."""
         links = sorted(self._links, key=lambda link: link is not preferred)
         for link in links:
-            if await link.publish(topic, payload):
+            if link.publish(topic, payload):
                 return
 
-    async def publish_everywhere(self, topic: str, payload: bytes) -> None:
+    def publish_everywhere(self, topic: str, payload: bytes) -> None:
         """Send by every link that is up."""
         for link in self._links:
-            await link.publish(topic, payload)
+            link.publish(topic, payload)
 
     async def close(self) -> None:
         """Close every link."""

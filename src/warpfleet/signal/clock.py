@@ -30,6 +30,16 @@ class ClockSample:
     offset_s: float
     error_s: float
 
+    @property
+    def low_s(self) -> float:
+        """The least offset that this allows."""
+        return self.offset_s - self.error_s
+
+    @property
+    def high_s(self) -> float:
+        """The greatest offset that this allows."""
+        return self.offset_s + self.error_s
+
 
 @dataclass(frozen=True, slots=True)
 class ClockEstimate:
@@ -48,8 +58,7 @@ def estimate(samples: Sequence[ClockSample]) -> ClockEstimate | None:
     """
     best: list[ClockSample] = []
     for edge in samples:
-        point = edge.offset_s - edge.error_s
-        agreeing = [sample for sample in samples if abs(sample.offset_s - point) <= sample.error_s or sample is edge]
+        agreeing = [sample for sample in samples if sample.low_s <= edge.low_s <= sample.high_s]
         if (len(agreeing), -_width(agreeing)) > (len(best), -_width(best)):
             best = agreeing
     if 2 * len(best) <= len(samples):
@@ -117,10 +126,7 @@ def _split(server: str) -> tuple[str, int]:
 
 
 def _intersection(samples: Iterable[ClockSample]) -> tuple[float, float]:
-    return (
-        max(sample.offset_s - sample.error_s for sample in samples),
-        min(sample.offset_s + sample.error_s for sample in samples),
-    )
+    return max(sample.low_s for sample in samples), min(sample.high_s for sample in samples)
 
 
 def _width(samples: Sequence[ClockSample]) -> float:

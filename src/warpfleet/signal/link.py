@@ -16,12 +16,16 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 import aiomqtt
+import paho.mqtt.client as paho
+from aiomqtt.types import PahoSocket
+from paho.mqtt.enums import MQTTErrorCode
 
+from warpfleet.core.errors import WarpfleetError
 from warpfleet.core.retry import retry_delays
 from warpfleet.signal.broker_url import BrokerUrl
 
 ConnectSocket = Callable[[str, int, float], socket.socket]
-"""(host, port, timeout_s) -> a connected TCP socket of the node's vantage, or OSError. Blocks: run in a thread."""
+"""(host, port, timeout_s) -> a connected TCP socket of the node's vantage, OSError or WarpfleetError. It blocks."""
 
 _CONNECT_TIMEOUT_S = 5.0  # three SYNs (at 0, 1 and 3 s) and an answer
 _REPLY_TIMEOUT_S = 5.0  # for CONNACK, SUBACK and PUBACK: a broker that takes longer counts as lost
@@ -29,6 +33,7 @@ _USER_TIMEOUT_MS = 5_000  # unacknowledged data for this long: the path is dead 
 _KEEPALIVE_S = 15  # below the shortest idle lifetimes of TCP mappings seen, and a silent loss shows within twice that
 _FIRST_RECONNECT_S = 0.05  # a broker that restarts is back in tens of milliseconds
 _MAX_RECONNECT_S = 2.0  # a node is never longer without signals than this after its broker came back
+_FLUSH_S = 0.5  # what was queued just before closing, such as an acknowledgement, still leaves
 _TOPICS_PER_SUBSCRIBE = 100  # keeps the packet small enough for any broker's limit
 
 log = logging.getLogger(__name__)
@@ -79,15 +84,14 @@ class MqttLink:
         """The wish has new topics or payloads: bring the broker to it."""
         self._wish_changed.set()
 
-    async def publish(self, topic: str, payload: bytes) -> bool:
-        """Hand one message to the broker at QoS 0; False where the link is down. Arrival is not known."""
+    def publish(self, topic: str, payload: bytes) -> bool:
+        """Queue one message for the broker at QoS 0; False where the link is down. Whether it arrives is not known.
+
+        Past aiomqtt, whose `publish` waits for the write, and for its whole timeout where the connection is lost.
+        """
         if self._client is None:
             return False
-        try:
-            await self._client.publish(topic, payload, qos=0)
-        except aiomqtt.MqttError:
-            return False
-        return True
+        return self._client._client.publish(topic, payload, qos=0).rc == MQTTErrorCode.MQTT_ERR_SUCCESS
 
     async def close(self) -> None:
         """Disconnect, and end the background task."""
@@ -116,14 +120,14 @@ class MqttLink:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._read(client))
                 group.create_task(self._fulfil(client))
-        except* (aiomqtt.MqttError, OSError, ValueError) as errors:
+        except* (aiomqtt.MqttError, OSError, ValueError, WarpfleetError) as errors:
             self.last_error = str(errors.exceptions[0])
         finally:
             was_up, self._client = self._client is not None, None
-            if client is not None:
-                client._client.disconnect()
             if was_up:
                 self._on_change()
+            if client is not None:
+                await _drop(client, flush_s=_FLUSH_S)
         return was_up
 
     async def _connect(self) -> aiomqtt.Client:
@@ -134,7 +138,7 @@ class MqttLink:
         except asyncio.CancelledError:
             opening.add_done_callback(_close_result)
             raise
-        client = aiomqtt.Client(
+        client = _Client(
             self.url.host,
             self.url.port,
             username=self.url.username,
@@ -149,8 +153,7 @@ class MqttLink:
         try:
             return await client.__aenter__()
         except BaseException:
-            await asyncio.sleep(0)  # the reader that paho's thread asked the loop for is added before it is removed
-            client._client.disconnect()
+            await _drop(client, flush_s=0.0)
             sock.close()
             raise
 
@@ -198,6 +201,28 @@ def open_socket(url: BrokerUrl, connect_socket: ConnectSocket) -> socket.socket:
         sock.close()
         raise
     return sock
+
+
+class _Client(aiomqtt.Client):
+    """aiomqtt's client, which asks for a writer by the number of a file that may be closed, or another's, by then."""
+
+    def _on_socket_register_write(self, client: paho.Client, userdata: object, sock: PahoSocket) -> None:
+        def register() -> None:
+            if client.socket() is sock and sock is not None:
+                self._loop.add_writer(sock.fileno(), client.loop_write)
+
+        self._loop.call_soon_threadsafe(register)
+
+
+async def _drop(client: aiomqtt.Client, flush_s: float) -> None:
+    """Write what is queued, if that takes no longer than `flush_s`; close the socket and see the client's task end."""
+    await asyncio.sleep(0)  # what paho's thread asked of the event loop is in place before it is undone
+    if client._client.disconnect() == MQTTErrorCode.MQTT_ERR_SUCCESS and flush_s > 0:
+        await asyncio.wait([client._disconnected], timeout=flush_s)
+    client._client._sock_close()
+    if client._misc_task is not None:
+        client._misc_task.cancel()
+        await asyncio.wait([client._misc_task])
 
 
 def _close_result(opening: "Future[socket.socket]") -> None:

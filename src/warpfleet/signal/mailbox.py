@@ -142,22 +142,22 @@ class Mailbox:
         while flight.delivery.rtt_s is None:
             await self.channel.wait_up()
             async with self._house.window:
-                await self._transmit_once(flight, header, message)
+                self._transmit_once(flight, header, message)
                 with suppress(TimeoutError):
                     async with asyncio.timeout_at(flight.delivery.due_at):
                         await flight.wake.wait()
             flight.wake.clear()
         return flight.delivery.rtt_s
 
-    async def _transmit_once(self, flight: _Flight, header: Header, message: ProtoMessage) -> None:
+    def _transmit_once(self, flight: _Flight, header: Header, message: ProtoMessage) -> None:
         peer = flight.peer
         transmission = flight.delivery.transmit(asyncio.get_running_loop().time())
         data = seal(message, replace(header, transmission=transmission), self.identity, peer)
         topic = inbox_topic(peer.node_id)
         if transmission == 1:
-            await self.channel.publish(topic, data, self._heard_on.get(peer.node_id))
+            self.channel.publish(topic, data, self._heard_on.get(peer.node_id))
         else:
-            await self.channel.publish_everywhere(topic, data)
+            self.channel.publish_everywhere(topic, data)
 
     def _hurry(self) -> None:
         """A link has come up: what waits for an acknowledgement goes out again at once."""
@@ -214,7 +214,7 @@ class Mailbox:
         ack_header = Header(
             secrets.token_bytes(MESSAGE_ID_BYTES), header.connection_id, self._house.now() + _ACK_LIFETIME_S
         )
-        await self.channel.publish(inbox_topic(sender.node_id), seal(ack, ack_header, self.identity, sender), link)
+        self.channel.publish(inbox_topic(sender.node_id), seal(ack, ack_header, self.identity, sender), link)
         if new:
             await self._house.handler(Received(self.identity.name, sender.name, header.connection_id, opened.message))
 

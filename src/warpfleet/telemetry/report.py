@@ -57,7 +57,7 @@ def matrix_table(cells: Sequence[Cell]) -> RenderableType:
     full = len(nodes) <= MAX_FULL_NODES
     by_pair = {(cell.initiator, cell.responder): cell for cell in cells}
     title = "initiator (down) x responder (across)"
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=0)
     table.add_column("#", no_wrap=True)
     for number in range(1, len(nodes) + 1):
         table.add_column(str(number), overflow="fold")

@@ -7,6 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from warpfleet.core.errors import MissingError
 from warpfleet.telemetry.records import SCHEMAS, TableName
 
 _SUFFIX = ".parquet"
@@ -14,14 +15,20 @@ _PATTERN = "[0-9]" * 8 + _SUFFIX
 
 
 def write_segment(directory: Path, table: TableName, generation: int, batches: Sequence[pa.RecordBatch]) -> None:
-    """Write the segment of a generation, on the disk when it returns. Writing the same one again replaces it."""
+    """Write the segment of a generation, on the disk when it returns. Writing the same one again replaces it.
+
+    MissingError where the disk does not take it.
+    """
     path = directory / table / f"{generation:08}{_SUFFIX}"
     temporary = path.with_name(f".{path.name}.tmp")  # no glob for *.parquet matches it
     whole = pa.Table.from_batches(batches, SCHEMAS[table]).combine_chunks()
-    pq.write_table(whole, temporary, compression="zstd")
-    sync(temporary)
-    temporary.rename(path)
-    sync(path.parent)
+    try:
+        pq.write_table(whole, temporary, compression="zstd")
+        sync(temporary)
+        temporary.rename(path)
+        sync(path.parent)
+    except OSError as error:
+        raise MissingError(f"{path}: cannot be written: {error.strerror or error}; free some space") from None
 
 
 def last_generation(directory: Path) -> int:

@@ -11,7 +11,7 @@ from warpfleet.core.combo import Transport
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.core.errors import InputError
 
-_PASSWORD = "geh/eim"  # noqa: S105
+_PASSWORD = "geh/eim"
 _EXAMPLE = """
 version: 1
 name: seven-nats

@@ -1,0 +1,314 @@
+"""Walks one connection: carries out what the planner decides, and writes down how every attempt ended."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from uuid import uuid4
+
+from warpfleet.actors.values import (
+    CancelAttempt,
+    Command,
+    ConnectionRequest,
+    NameWinner,
+    Report,
+    Stage,
+    StartAttempt,
+    Use,
+)
+from warpfleet.core.combo import AttemptOutcome, Combo, ConnectionOutcome, Phase, Reason, Side
+from warpfleet.core.peer import PeerView
+from warpfleet.core.walk import Action, Cancel, Finish, Name, Plan, Skipped, Start, Technique, Walk
+from warpfleet.telemetry.records import AttemptRow, ConnectionRow, StartedRow
+
+# After the end of the walk: an echo takes a few round trips, a cancelled attempt a few milliseconds. What takes longer
+# sits in an actor that hangs; its rows are written without it.
+_MEASURE_S = 8.0
+_SETTLE_S = 2.0
+
+
+@dataclass(slots=True)
+class _Running:
+    combo: Combo
+    phase: Phase | None
+    started_s: float
+    sent: StartAttempt
+    row: AttemptRow | None = None
+
+
+class ConnectionRun:
+    """One connection, from its plan to its row. Runs in the coordinator's event loop; times are monotonic seconds.
+
+    `command` sends to the host of a plugin; `on_attempt` gets each finished attempt's row.
+    """
+
+    def __init__(
+        self,
+        request: ConnectionRequest,
+        techniques: Mapping[str, Technique],
+        *,
+        command: Callable[[str, Command], None],
+        on_attempt: Callable[[AttemptRow], None],
+    ) -> None:
+        self.request = request
+        self._techniques = techniques
+        self._command = command
+        self._on_attempt = on_attempt
+        self._loop = asyncio.get_running_loop()
+        self._events: asyncio.Queue[Report | Reason] = asyncio.Queue()
+        self._attempts: dict[str, _Running] = {}
+        self._ids: dict[Combo, str] = {}
+        self._won: Report | None = None
+        self._measured: Report | None = None
+        self._began_s = self._loop.time()
+        self.started_at = datetime.now(UTC)
+
+    def prepare(self) -> StartedRow:
+        """What is recorded before the connection begins."""
+        self.started_at = datetime.now(UTC)
+        r = self.request
+        return StartedRow(
+            sweep_id=r.sweep_id,
+            connection_id=r.connection_id,
+            initiator=r.initiator,
+            responder=r.responder,
+            repeat=r.repeat,
+            policy=r.policy,
+            started_at=self.started_at,
+        )
+
+    def begin(self) -> None:
+        """The connection starts now: the durations count from here."""
+        self._began_s = self._loop.time()
+
+    def refresh(self, order: StartAttempt) -> None:
+        """Start an auxiliary attempt, which is recorded but takes no part in the walk."""
+        self._attempts[order.attempt_id] = _Running(order.combo, None, self._elapsed_s(), order)
+        self._command(order.combo.plugin, order)
+
+    def report(self, report: Report) -> None:
+        """Hear of one of the initiator's attempts."""
+        self._events.put_nowait(report)
+
+    def stop(self, reason: Reason) -> None:
+        """End the connection soon."""
+        self._events.put_nowait(reason)
+
+    def plugin_died(self, plugin: str) -> None:
+        """Everything that ran in this plugin's host is gone."""
+        for attempt_id, running in self._attempts.items():
+            if running.combo.plugin == plugin and running.row is None:
+                self._events.put_nowait(self._died(attempt_id, running))
+        if self._won and self._won.combo.plugin == plugin:
+            self._events.put_nowait(replace(self._won, stage=Stage.MEASURED))
+
+    def runs(self, attempt_id: str) -> bool:
+        """Whether this attempt is one of ours."""
+        return attempt_id in self._attempts
+
+    async def walk(self, plan: Plan, mine: PeerView, theirs: PeerView) -> ConnectionRow:
+        """Walk the plan to its end; the connection's row."""
+        for skipped in plan.skipped:
+            self._skip(skipped)
+        walk = Walk(plan)
+        finish: Finish | None = None
+        while finish is None:
+            for action in walk.advance(self._elapsed_s()):
+                if isinstance(action, Finish):
+                    finish = action
+                else:
+                    self._carry_out(action, theirs)
+            if finish is None:
+                await self._next_event(walk, walk.next_wakeup_s() - self._elapsed_s())
+        for skipped in finish.untried:
+            self._skip(skipped)
+        await self._settle(walk)
+        return self.row(mine, theirs, finish.reason)
+
+    async def fail(self, mine: PeerView | None, theirs: PeerView | None, reason: Reason, error: str) -> ConnectionRow:
+        """End without a walk; the connection's row."""
+        await self._settle(Walk(Plan((), (), 0)))
+        return self.row(mine, theirs, reason, error)
+
+    def row(
+        self, mine: PeerView | None, theirs: PeerView | None, reason: Reason | None, error: str = ""
+    ) -> ConnectionRow:
+        """The connection's row as things stand."""
+        won, r = self._won, self.request
+        pipe = won.pipe if won else None
+        af = won.combo.af if won else (r.pin.af or 4)
+        first_byte_at_s = self._measured.first_byte_at_s if self._measured else None
+        return ConnectionRow(
+            sweep_id=r.sweep_id,
+            connection_id=r.connection_id,
+            initiator=r.initiator,
+            responder=r.responder,
+            repeat=r.repeat,
+            policy=r.policy,
+            started_at=self.started_at,
+            outcome=self._outcome(reason),
+            plugin=won.combo.plugin if won else None,
+            phase=self._attempts[won.attempt_id].phase if won else None,
+            transport=pipe.transport if pipe else None,
+            af=won.combo.af if won else None,
+            route_type=won.combo.route if won else None,
+            local_endpoint=str(pipe.local) if pipe else None,
+            remote_endpoint=str(pipe.remote) if pipe else None,
+            connect_ms=self._ms(won.at_s) if won else None,
+            first_byte_ms=self._ms(first_byte_at_s) if first_byte_at_s else None,
+            rtt_ms=self._measured.rtt_ms if self._measured else None,
+            initiator_nat=mine.behaviour(af).alias if mine else None,
+            responder_nat=theirs.behaviour(af).alias if theirs else None,
+            error=error or self._error(reason),
+            reason=reason,
+        )
+
+    def _outcome(self, reason: Reason | None) -> ConnectionOutcome:
+        if self._won and self._won.pipe:
+            return ConnectionOutcome.RELAYED if self._won.pipe.relayed else ConnectionOutcome.DIRECT
+        if reason in (Reason.STOPPED, Reason.INTERRUPTED):
+            return ConnectionOutcome.CANCELLED
+        if reason in (Reason.INTERNAL, Reason.ACTOR_DIED, Reason.UNTRUSTED):
+            return ConnectionOutcome.ERROR
+        return ConnectionOutcome.FAILED
+
+    def _error(self, reason: Reason | None) -> str | None:
+        if reason is None:
+            return None
+        ends = [f"{a.combo}: {a.row.reason}" for a in self._attempts.values() if a.row and a.row.reason]
+        return f"{reason}" + (f" ({'; '.join(ends)})" if ends else "")
+
+    async def _next_event(self, walk: Walk, timeout_s: float) -> None:
+        try:
+            async with asyncio.timeout(max(timeout_s, 0)):
+                event = await self._events.get()
+        except TimeoutError:
+            return
+        self._digest(walk, event)
+
+    def _digest(self, walk: Walk, event: Report | Reason) -> None:
+        if isinstance(event, Reason):
+            walk.stop(event)
+            return
+        running = self._attempts[event.attempt_id]
+        if event.stage is Stage.READY:
+            walk.ready(running.combo)
+        elif event.stage is Stage.WON and running.row is None:
+            self._on_won(walk, running, event)
+        elif event.stage is Stage.MEASURED:
+            self._measured = event
+        elif event.stage is Stage.ENDED and running.row is None:
+            walk.ended(running.combo)
+            self._write(running, event)
+
+    def _on_won(self, walk: Walk, running: _Running, event: Report) -> None:
+        if walk.finished:
+            self._cancel(event.attempt_id, Reason.OTHER_PIPE_WON)
+            return
+        walk.agreed(running.combo)
+        self._won = event
+        self._write(running, event)
+
+    def _carry_out(self, action: Action, theirs: PeerView) -> None:
+        if isinstance(action, Start):
+            self._start(action, theirs)
+        elif isinstance(action, Name):
+            order = NameWinner(self.request.initiator, self._ids[action.combo])
+            self._command(action.combo.plugin, order)
+        elif isinstance(action, Cancel):
+            self._cancel(self._ids[action.combo], action.reason)
+
+    def _start(self, action: Start, theirs: PeerView) -> None:
+        attempt_id = uuid4().hex
+        order = StartAttempt(
+            node=self.request.initiator,
+            attempt_id=attempt_id,
+            connection_id=self.request.connection_id,
+            started_at_us=int(self.started_at.timestamp() * 1_000_000),
+            combo=action.combo,
+            timeout_s=action.timeout_s,
+            peer=self.request.responder,
+            theirs=theirs,
+            use=self.request.use,
+        )
+        self._ids[action.combo] = attempt_id
+        self._attempts[attempt_id] = _Running(action.combo, action.phase, self._elapsed_s(), order)
+        self._command(action.combo.plugin, order)
+
+    def _cancel(self, attempt_id: str, reason: Reason) -> None:
+        plugin = self._attempts[attempt_id].combo.plugin
+        self._command(plugin, CancelAttempt(self.request.initiator, attempt_id, reason))
+
+    async def _settle(self, walk: Walk) -> None:
+        """Wait for the measurement, and for the attempts that were cancelled, each for a while."""
+        measuring = self._won is not None and self.request.use is Use.MEASURE
+        if measuring:
+            await self._digest_until(walk, lambda: self._measured is not None, _MEASURE_S)
+        await self._digest_until(walk, lambda: all(a.row for a in self._attempts.values()), _SETTLE_S)
+        for attempt_id, running in self._attempts.items():
+            if running.row is None:
+                self._write(running, self._died(attempt_id, running))
+
+    async def _digest_until(self, walk: Walk, done: Callable[[], bool], timeout_s: float) -> None:
+        end_s = self._loop.time() + timeout_s
+        while not done() and self._loop.time() < end_s:
+            await self._next_event(walk, end_s - self._loop.time())
+
+    def _died(self, attempt_id: str, running: _Running) -> Report:
+        return Report(
+            stage=Stage.ENDED,
+            node=self.request.initiator,
+            attempt_id=attempt_id,
+            connection_id=self.request.connection_id,
+            side=Side.INITIATOR,
+            combo=running.combo,
+            begun_s=self._began_s + running.started_s,
+            at_s=self._loop.time(),
+            started_at_us=running.sent.started_at_us,
+            outcome=AttemptOutcome.FAILED,
+            reason=Reason.ACTOR_DIED,
+        )
+
+    def _write(self, running: _Running, report: Report) -> None:
+        assert report.outcome is not None
+        running.row = AttemptRow(
+            sweep_id=self.request.sweep_id,
+            connection_id=self.request.connection_id,
+            attempt_id=report.attempt_id,
+            plugin=report.combo.plugin,
+            phase=running.phase,
+            transport=self._techniques[report.combo.plugin].transport,
+            af=report.combo.af,
+            route_type=report.combo.route,
+            side=Side.INITIATOR,
+            started_ms=self._ms(report.begun_s),
+            ended_ms=self._ms(report.at_s),
+            outcome=report.outcome,
+            reason=report.reason,
+            sockets=report.sockets,
+            packets_sent=report.packets_sent,
+        )
+        self._on_attempt(running.row)
+
+    def _skip(self, skipped: Skipped) -> None:
+        self._on_attempt(
+            AttemptRow(
+                sweep_id=self.request.sweep_id,
+                connection_id=self.request.connection_id,
+                attempt_id=uuid4().hex,
+                plugin=skipped.combo.plugin,
+                phase=skipped.phase,
+                transport=self._techniques[skipped.combo.plugin].transport,
+                af=skipped.combo.af,
+                route_type=skipped.combo.route,
+                side=Side.INITIATOR,
+                outcome=AttemptOutcome.SKIPPED,
+                reason=skipped.reason,
+            )
+        )
+
+    def _elapsed_s(self) -> float:
+        return self._loop.time() - self._began_s
+
+    def _ms(self, at_s: float) -> float:
+        return (at_s - self._began_s) * 1000

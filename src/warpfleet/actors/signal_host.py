@@ -1,0 +1,311 @@
+"""The role that speaks for a host's nodes: their signal channel, what they know of their own network, their records."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from urllib.parse import quote
+
+from pydantic import SecretStr
+
+from warpfleet.actors.coordinator import RecordView
+from warpfleet.actors.outbox import Outbox
+from warpfleet.actors.values import IncomingSignal, NodeSpec, OutgoingSignal
+from warpfleet.configs.fleet import Broker
+from warpfleet.core.endpoint import Endpoint, Interface
+from warpfleet.core.errors import MissingError
+from warpfleet.core.identity import PublicIdentity
+from warpfleet.core.nat import NatBehaviour
+from warpfleet.core.peer import ADDRESS_FAMILIES, AddressFamily, PeerView
+from warpfleet.net.interfaces import Unreachable
+from warpfleet.net.natprobe import probe
+from warpfleet.net.network import KernelNetwork
+from warpfleet.plugins.contract import Abandon, AttemptMessage
+from warpfleet.plugins.loader import message_owners, message_types
+from warpfleet.signal.clock import ClockEstimate, measure
+from warpfleet.signal.hub import SignalHub
+from warpfleet.signal.mailbox import PeerUnavailable, Received
+from warpfleet.signal.record import AddressRecord, InterfaceAddress, ListenerAddress, NatRecord, RecordError
+from warpfleet.signal.roster import UntrustedPeer
+
+_CONNECT_S = 15.0  # for the first connection to a broker, failover to the last of several included
+_PROBE_S = 5.0
+_NTP_S = 2.0
+_RECORDS_S = 15.0  # until every peer's record has come from the brokers
+_RECORD_LIFETIME_S = 3600.0  # a node that vanished is not dialled an hour later
+_PROBES_AT_ONCE = 32  # a probe opens some ten sockets and sends some fifty packets in its first round trip
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class NodeReport:
+    """What a node found out about itself when it was opened."""
+
+    name: str
+    view: PeerView
+    clock: ClockEstimate | None
+
+
+@dataclass(slots=True)
+class _Node:
+    spec: NodeSpec
+    listeners: Sequence[Endpoint]
+    seq: int = 0
+    view: PeerView | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SignalPorts:
+    """Whom a signal host talks to."""
+
+    deliver: Mapping[str, Callable[[list[IncomingSignal]], Awaitable[None]]]
+    """By plugin: takes messages from peers."""
+    learn: Callable[[dict[str, RecordView]], Awaitable[None]]
+    """Takes address records, as they become known."""
+
+
+@dataclass(slots=True)
+class _Work:
+    tasks: set[asyncio.Task[None]] = field(default_factory=set)
+
+    def start(self, work: Awaitable[None]) -> None:
+        task = asyncio.ensure_future(work)
+        assert isinstance(task, asyncio.Task)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    async def cancel(self) -> None:
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+
+
+class SignalHost:
+    """Signals, records and clocks of one host's nodes; a plain class."""
+
+    def __init__(self) -> None:
+        self._hub = SignalHub(message_types(), self._handle)
+        self._owners = message_owners()
+        self._nodes: dict[str, _Node] = {}
+        self._outboxes: dict[str, Outbox[IncomingSignal]] = {}
+        self._ports: SignalPorts | None = None
+        self._work = _Work()
+        self._watched: set[str] = set()
+        self._probing = asyncio.Semaphore(_PROBES_AT_ONCE)
+        self._closed = asyncio.Event()
+
+    def bind(self, ports: SignalPorts) -> None:
+        """Learn whom to talk to; plugin hosts that are named again replace those before."""
+        self._ports = ports
+        self._outboxes.update({plugin: Outbox(deliver) for plugin, deliver in ports.deliver.items()})
+
+    async def open_nodes(
+        self,
+        specs: Sequence[NodeSpec],
+        listeners: Mapping[str, Sequence[Endpoint]],
+        roster: Sequence[PublicIdentity],
+    ) -> list[NodeReport]:
+        """Connect, probe and publish every node, then wait until the record of every peer is known.
+
+        MissingError where a broker, a STUN server or a peer's record is out of reach.
+        """
+        self._hub.trust(roster)
+        for spec in specs:
+            self._nodes[spec.name] = _Node(spec, listeners.get(spec.name, ()))
+            urls = [broker_url(broker) for broker in spec.brokers]
+            self._hub.open_node(spec.identity, urls, spec.vantage.connect_blocking)
+        reports = await asyncio.gather(*(self._open(self._nodes[spec.name]) for spec in specs))
+        if specs:
+            await self._watch(specs[0].name, [identity.name for identity in roster])
+        return reports
+
+    async def relisten(self, listeners: Mapping[str, Sequence[Endpoint]]) -> None:
+        """Publish new listeners of nodes, since the process that had the old ones is gone."""
+        for name, endpoints in listeners.items():
+            node = self._nodes.get(name)
+            if node and node.view:
+                node.view = replace(node.view, listeners=tuple(endpoints))
+                self._publish(node)
+
+    async def close_nodes(self, names: Sequence[str]) -> None:
+        """Stop speaking for these nodes."""
+        for name in names:
+            self._nodes.pop(name, None)
+            await self._hub.close_node(name)
+
+    async def post(self, signals: Sequence[OutgoingSignal]) -> None:
+        """Send messages to peers; one that is not acknowledged in time comes back as a failure of its attempt."""
+        for signal in signals:
+            self._work.start(self._send(signal))
+
+    async def own_record(self, node: str) -> bytes:
+        """A node's current record, signed and encoded."""
+        return self._hub.signed_record(node) or b""
+
+    async def learn_record(self, peer: str, signed: bytes) -> bool:
+        """Take a record that the peer itself sent; whether it is valid and the newest."""
+        try:
+            record = self._hub.take_record(peer, signed)
+        except (RecordError, UntrustedPeer) as error:
+            _log.warning("record of %s refused: %s", peer, error)
+            return False
+        await self._learn(record)
+        return True
+
+    async def serve(self) -> None:
+        """Return when closed; whoever awaits this learns at once when the process dies."""
+        await self._closed.wait()
+
+    async def close(self) -> None:
+        """Close every node."""
+        await self._work.cancel()
+        await self._hub.close()
+        self._closed.set()
+
+    async def _open(self, node: _Node) -> NodeReport:
+        spec = node.spec
+        _, clock, view = await asyncio.gather(
+            self._connected(spec), measure(spec.ntp, _NTP_S, spec.vantage.call_inside), self._discover(node)
+        )
+        node.view = view
+        self._publish(node)
+        self._work.start(self._republish(node))
+        return NodeReport(spec.name, view, clock)
+
+    async def _connected(self, spec: NodeSpec) -> None:
+        try:
+            await self._hub.wait_connected(spec.name, _CONNECT_S)
+        except MissingError:
+            brokers = ", ".join(str(broker) for broker in spec.brokers)
+            message = f"node {spec.name}: no MQTT broker answered ({brokers}); start one, or mend services.mqtt"
+            raise MissingError(message) from None
+
+    async def _discover(self, node: _Node) -> PeerView:
+        spec = node.spec
+        network = KernelNetwork(spec.vantage, stun_servers=spec.stun)
+        interfaces = tuple(network.interfaces())
+        external: dict[AddressFamily, str] = {}
+        nat: dict[AddressFamily, NatBehaviour] = {}
+        for af in ADDRESS_FAMILIES:
+            if not any(server.af == af for server in spec.stun):
+                continue
+            async with self._probing:
+                try:
+                    found = await probe(network, spec.stun, af=af, timeout_s=_PROBE_S)
+                except Unreachable:
+                    continue
+            if found.external_ip:
+                external[af] = found.external_ip
+                nat[af] = found.behaviour
+        return PeerView(
+            name=spec.name,
+            machine=spec.vantage.machine_id(),
+            interfaces=interfaces,
+            listeners=tuple(node.listeners),
+            external=external,
+            nat=nat,
+            relay=bool(spec.turn),
+        )
+
+    def _publish(self, node: _Node) -> None:
+        assert node.view is not None
+        identity = node.spec.identity
+        now = time.time()
+        # The clock makes sequence numbers grow across restarts of the process, too.
+        node.seq = max(node.seq + 1, int(now * 1000))
+        view = node.view
+        record = AddressRecord(
+            name=identity.name,
+            node_id=identity.public.node_id,
+            seq=node.seq,
+            issued_at=now,
+            expires_at=now + _RECORD_LIFETIME_S,
+            machine=view.machine,
+            interfaces=tuple(
+                InterfaceAddress(ip=i.ip, prefix_len=i.prefix_len)
+                for af in ADDRESS_FAMILIES
+                for i in view.addresses(af)
+            ),
+            external=view.external,
+            listeners=tuple(ListenerAddress(ip=e.ip, port=e.port) for e in view.listeners),
+            nat={af: NatRecord.of(behaviour) for af, behaviour in view.nat.items()},
+            relay=view.relay,
+        )
+        self._hub.publish_record(identity.name, record)
+
+    async def _republish(self, node: _Node) -> None:
+        while True:
+            await asyncio.sleep(_RECORD_LIFETIME_S / 2)
+            self._publish(node)
+
+    async def _watch(self, node: str, peers: Sequence[str]) -> None:
+        new = [peer for peer in peers if peer not in self._watched]
+        self._watched.update(new)
+        self._hub.watch(node, new)
+
+        async def first(peer: str) -> AddressRecord:
+            try:
+                return await self._hub.record_of(node, peer, _RECORDS_S)
+            except PeerUnavailable:
+                raise MissingError(f"no address record of {peer} came from the broker; is its node running?") from None
+
+        for record in await asyncio.gather(*(first(peer) for peer in new)):
+            await self._learn(record)
+        for peer in new:
+            self._work.start(self._follow(peer))
+
+    async def _follow(self, peer: str) -> None:
+        while True:
+            await self._hub.book.changed(peer)
+            record = self._hub.book.get(peer, time.time())
+            if record:
+                await self._learn(record)
+
+    async def _learn(self, record: AddressRecord) -> None:
+        assert self._ports is not None
+        await self._ports.learn({record.name: RecordView(view_of(record), record.expires_at)})
+
+    async def _send(self, signal: OutgoingSignal) -> None:
+        try:
+            await self._hub.send(signal.node, signal.peer, signal.connection_id, signal.message, signal.deadline_s)
+        except (PeerUnavailable, UntrustedPeer, ValueError) as error:
+            _log.info("signal of %s lost: %s", signal.node, error)
+            attempt = signal.message.attempt_id
+            failure = IncomingSignal(signal.node, signal.peer, signal.connection_id, signal.plugin, attempt, None)
+            self._deliver(failure)
+
+    async def _handle(self, received: Received) -> None:
+        message = received.message
+        if not isinstance(message, AttemptMessage):
+            return
+        plugin = message.plugin if isinstance(message, Abandon) else self._owners[message.kind]
+        ids = received.connection_id, plugin, message.attempt_id
+        self._deliver(IncomingSignal(received.node, received.sender, *ids, message))
+
+    def _deliver(self, signal: IncomingSignal) -> None:
+        if signal.plugin in self._outboxes:
+            self._outboxes[signal.plugin].put(signal)
+
+
+def broker_url(broker: Broker) -> str:
+    """The broker's URL with its password, for connecting; keep it out of logs."""
+    host = f"[{broker.host}]" if ":" in broker.host else broker.host
+    login = quote(broker.username, safe="") if broker.username else ""
+    if isinstance(broker.password, SecretStr):
+        login += ":" + quote(broker.password.get_secret_value(), safe="")
+    return f"{'mqtts' if broker.tls else 'mqtt'}://{login}{'@' if login else ''}{host}:{broker.port}"
+
+
+def view_of(record: AddressRecord) -> PeerView:
+    """What the planner needs of a record."""
+    return PeerView(
+        name=record.name,
+        machine=record.machine,
+        interfaces=tuple(Interface("", i.ip, i.prefix_len) for i in record.interfaces),
+        listeners=tuple(Endpoint(e.ip, e.port) for e in record.listeners),
+        external=dict(record.external),
+        nat={af: nat.value for af, nat in record.nat.items()},
+        relay=record.relay,
+    )

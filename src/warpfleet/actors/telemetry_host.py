@@ -1,0 +1,91 @@
+"""The role that writes the telemetry of every sweep under way."""
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from itertools import groupby
+from operator import attrgetter
+from pathlib import Path
+from typing import TypeVar
+
+from warpfleet.telemetry.records import AttemptRow, ConnectionRow, NatObservationRow, StartedRow
+from warpfleet.telemetry.sweep import Sweep
+from warpfleet.telemetry.writer import TelemetryWriter
+
+_FLUSH_S = 2.0  # how long a reader waits at most for rows of a quiet sweep
+
+R = TypeVar("R", StartedRow, ConnectionRow, AttemptRow, NatObservationRow)
+
+
+class TelemetryHost:
+    """Several sweeps, a directory each. Rows find theirs by sweep id; those of a responder's side, which does not know
+    the sweep, by the connection. Rows of a sweep that is not open are dropped: `connect` keeps none."""
+
+    def __init__(self) -> None:
+        self._writers: dict[str, TelemetryWriter] = {}
+        self._sweep_of: dict[str, str] = {}
+        self._flusher: asyncio.Task[None] | None = None
+        self._closed = asyncio.Event()
+
+    async def open_sweep(self, directory: Path, sweep: Sweep, *, resume: bool) -> Sweep:
+        """Open a directory; the sweep as it is recorded there. InputError, MissingError."""
+        writer = TelemetryWriter(directory, sweep, resume=resume)
+        self._writers[writer.sweep.sweep_id] = writer
+        if self._flusher is None:
+            self._flusher = asyncio.create_task(self._flush())
+        return writer.sweep
+
+    async def close_sweep(self, sweep_id: str) -> None:
+        """Bring every row into the tables and close the directory."""
+        writer = self._writers.pop(sweep_id, None)
+        if writer:
+            writer.close(datetime.now(UTC))
+        self._sweep_of = {c: s for c, s in self._sweep_of.items() if s != sweep_id}
+
+    async def started(self, rows: Sequence[StartedRow]) -> None:
+        """Connections begin."""
+        for writer, group in self._by_sweep(rows):
+            self._sweep_of.update((row.connection_id, row.sweep_id) for row in group)
+            writer.started(group)
+
+    async def connections(self, rows: Sequence[ConnectionRow]) -> None:
+        """Connections have ended."""
+        for writer, group in self._by_sweep(rows):
+            writer.connections(group)
+
+    async def attempts(self, rows: Sequence[AttemptRow]) -> None:
+        """Attempts have ended."""
+        known = [
+            row if row.sweep_id else replace(row, sweep_id=self._sweep_of.get(row.connection_id, "")) for row in rows
+        ]
+        for writer, group in self._by_sweep(known):
+            writer.attempts(group)
+
+    async def observations(self, rows: Sequence[NatObservationRow]) -> None:
+        """NATs were observed."""
+        for writer, group in self._by_sweep(rows):
+            writer.observations(group)
+
+    async def serve(self) -> None:
+        """Return when closed; whoever awaits this learns at once when the process dies."""
+        await self._closed.wait()
+
+    async def close(self) -> None:
+        """Close every sweep."""
+        for sweep_id in list(self._writers):
+            await self.close_sweep(sweep_id)
+        if self._flusher:
+            self._flusher.cancel()
+        self._closed.set()
+
+    def _by_sweep(self, rows: Iterable[R]) -> list[tuple[TelemetryWriter, list[R]]]:
+        by_sweep = attrgetter("sweep_id")
+        groups = groupby(sorted(rows, key=by_sweep), key=by_sweep)
+        return [(self._writers[sweep], list(group)) for sweep, group in groups if sweep in self._writers]
+
+    async def _flush(self) -> None:
+        while True:
+            await asyncio.sleep(_FLUSH_S)
+            for writer in self._writers.values():
+                writer.flush()

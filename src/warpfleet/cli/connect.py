@@ -1,0 +1,75 @@
+"""`warpfleet connect`: one connection, measured."""
+
+import asyncio
+import json
+from dataclasses import asdict
+from typing import Annotated
+from uuid import uuid4
+
+import typer
+
+from warpfleet.cli.options import Af, FleetPath, Json, Only, check_plugin, enter_namespaces, load_fleet
+from warpfleet.configs.fleet import Fleet
+from warpfleet.core.combo import ConnectionOutcome, Policy, RouteType
+from warpfleet.core.errors import InputError
+from warpfleet.core.pairs import Trial
+from warpfleet.core.walk import Pin
+from warpfleet.telemetry.records import ConnectionRow
+
+_CONNECTED = (ConnectionOutcome.DIRECT, ConnectionOutcome.RELAYED)
+
+
+def connect(
+    fleet_path: FleetPath,
+    initiator: Annotated[str, typer.Argument(metavar="A")],
+    responder: Annotated[str, typer.Argument(metavar="B")],
+    policy: Policy = Policy.STAGGERED,
+    only: Only = None,
+    af: Af = None,
+    route: Annotated[RouteType | None, typer.Option(help="Try this route type alone.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Connect two nodes of a fleet once, and say how. Exit status 1 where they could not be connected."""
+    check_plugin(only)
+    fleet = load_fleet(fleet_path)
+    for name in (initiator, responder):
+        fleet.node(name)
+    if initiator == responder:
+        raise InputError(f"{initiator} cannot be connected with itself; name two nodes")
+    enter_namespaces(fleet)
+    pin = Pin(only, int(af) if af else None, route)
+    row = asyncio.run(_connect(fleet, Trial(initiator, responder, 0), policy, pin))
+    print(json.dumps(asdict(row), default=str) if as_json else _sentence(row))
+    if row.outcome not in _CONNECTED:
+        raise typer.Exit(1)
+
+
+async def _connect(fleet: Fleet, trial: Trial, policy: Policy, pin: Pin) -> ConnectionRow:
+    from warpfleet.cluster.session import fleet_session  # noqa: PLC0415 - Ray takes a second to import
+    from warpfleet.cluster.sweep import run_sweep  # noqa: PLC0415
+
+    async with fleet_session(fleet) as runtime:
+        rows = await run_sweep(
+            runtime,
+            uuid4().hex,
+            [trial],
+            policy=policy,
+            pin=pin,
+            concurrency=1,
+            stopping=asyncio.Event(),
+            on_progress=lambda _: None,
+        )
+    return rows[0]
+
+
+def _sentence(row: ConnectionRow) -> str:
+    pair = f"{row.initiator} -> {row.responder}"
+    nats = f"{row.initiator_nat} to {row.responder_nat}"
+    if row.outcome not in _CONNECTED:
+        return f"{pair}: {row.outcome} ({nats}): {row.error}"
+    assert row.connect_ms is not None
+    rtt = f", round trip {row.rtt_ms:.0f} ms" if row.rtt_ms is not None else ""
+    return (
+        f"{pair}: {row.outcome} by {row.plugin} over {row.transport} in {row.connect_ms:.0f} ms{rtt} ({nats}), "
+        f"{row.local_endpoint} -> {row.remote_endpoint}"
+    )

@@ -1,0 +1,40 @@
+"""The `warpfleet` command: its subcommands, and what an error becomes."""
+
+import logging
+import sys
+
+import typer
+
+from warpfleet.cli import lab
+from warpfleet.cli.connect import connect
+from warpfleet.cli.doctor import doctor
+from warpfleet.cli.explain import explain
+from warpfleet.cli.nat import nat
+from warpfleet.cli.plugins import plugins
+from warpfleet.cli.sweep import sweep
+from warpfleet.core.errors import InputError, WarpfleetError
+
+EXIT_INPUT_WRONG = 2
+EXIT_MISSING = 3
+EXIT_INTERRUPTED = 130  # as shells say of a command that Ctrl-C ended
+
+app = typer.Typer(
+    help="Connects any two hosts through whatever NATs lie between them, and measures how it did so.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+for command in (sweep, connect, nat, explain, plugins, doctor):
+    app.command()(command)
+app.add_typer(lab.app, name="lab")
+
+
+def main() -> None:
+    """Run the command; every error that we know of is one line on stderr."""
+    logging.basicConfig(level=logging.WARNING, format="warpfleet: %(message)s", stream=sys.stderr)
+    try:
+        app()
+    except WarpfleetError as error:
+        print(f"warpfleet: {error}", file=sys.stderr)
+        sys.exit(EXIT_INPUT_WRONG if isinstance(error, InputError) else EXIT_MISSING)
+    except KeyboardInterrupt:
+        sys.exit(EXIT_INTERRUPTED)

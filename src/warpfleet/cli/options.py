@@ -1,0 +1,45 @@
+"""Options that several commands share."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from warpfleet.configs.fleet import Fleet
+from warpfleet.configs.loader import load
+from warpfleet.core.errors import InputError
+from warpfleet.lab import rootless
+from warpfleet.plugins.loader import registrations
+
+FleetPath = Annotated[Path, typer.Argument(metavar="FLEET", help="The fleet file.")]
+Json = Annotated[bool, typer.Option("--json", help="Machine output on stdout.")]
+Only = Annotated[str | None, typer.Option("--only", metavar="PLUGIN", help="Try this plugin alone.")]
+
+
+class Family(StrEnum):
+    """The address families, as an option takes them."""
+
+    V4 = "4"
+    V6 = "6"
+
+
+Af = Annotated[Family | None, typer.Option("--af", help="Try this address family alone.")]
+
+
+def load_fleet(path: Path) -> Fleet:
+    """The fleet file. InputError."""
+    return load(path, Fleet)
+
+
+def enter_namespaces(fleet: Fleet) -> None:
+    """Return where this process may enter the namespaces that the fleet names; else run it again where it may."""
+    if any(node.vantage and node.vantage.netns for node in fleet.nodes):
+        rootless.ensure_privilege()
+
+
+def check_plugin(name: str | None) -> None:
+    """InputError where a pinned plugin does not exist or yields no pipe."""
+    able = [r.name for r in registrations() if r.strategy.carries_pipe]
+    if name is not None and name not in able:
+        raise InputError(f"--only {name}: no plugin of this name makes connections; there are {', '.join(able)}")

@@ -1,0 +1,97 @@
+"""A private Ray on this machine: loopback only, token authentication, gone with this process."""
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import secrets
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from warpfleet.core.errors import MissingError
+
+_START_S = 60.0  # two seconds on an idle machine; a loaded one may take ten times as long
+_END_S = 15.0
+
+_log = logging.getLogger(__name__)
+
+
+@asynccontextmanager
+async def ray_session() -> AsyncIterator[Path]:
+    """Ray is up, and this process is connected to it, until the block ends; yields a private folder (0700).
+
+    MissingError where Ray does not start.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="warpfleet-"))
+    environment = _environment(folder)
+    os.environ.update(environment)
+    import ray  # noqa: PLC0415 - Ray reads its environment when it is imported
+
+    keeper = await _start_keeper(folder)
+    try:
+        address = await _address(keeper, folder)
+        await asyncio.to_thread(
+            ray.init, address=address, namespace="warpfleet", log_to_driver=False, logging_level=logging.ERROR
+        )
+        yield folder
+    finally:
+        with contextlib.suppress(Exception):
+            ray.shutdown()
+        await _end_keeper(keeper)
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    token = folder / "token"
+    with os.fdopen(os.open(token, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(secrets.token_hex(32))
+    return {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(token),
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # every listener on loopback
+        "RAY_USAGE_STATS_ENABLED": "0",  # Ray would report over the internet otherwise
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "RAY_DEDUP_LOGS": "0",
+    }
+
+
+async def _start_keeper(folder: Path) -> asyncio.subprocess.Process:
+    log = folder / "keeper.log"
+    with log.open("wb") as errors:
+        return await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "warpfleet.cluster.keeper",
+            str(folder),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            start_new_session=True,  # Ctrl-C reaches only us: Ray is needed to end cleanly
+        )
+
+
+async def _address(keeper: asyncio.subprocess.Process, folder: Path) -> str:
+    assert keeper.stdout is not None
+    try:
+        async with asyncio.timeout(_START_S):
+            line = await keeper.stdout.readline()
+        return str(json.loads(line)["address"])
+    except (TimeoutError, ValueError):
+        tail = (folder / "keeper.log").read_text(errors="replace").strip().splitlines()[-1:]
+        raise MissingError(f"Ray did not start: {' '.join(tail) or 'no answer'}; run `warpfleet doctor`") from None
+
+
+async def _end_keeper(keeper: asyncio.subprocess.Process) -> None:
+    assert keeper.stdin is not None
+    keeper.stdin.close()
+    try:
+        async with asyncio.timeout(_END_S):
+            await keeper.wait()
+    except TimeoutError:
+        _log.warning("Ray's keeper did not end in time: killed")
+        keeper.kill()
+        await keeper.wait()

@@ -1,0 +1,206 @@
+"""Observations of every preset's NAT, and of halves of tests, to behaviours."""
+
+from dataclasses import replace
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from warpfleet.core.classify import Observations, classify, filtering_of, mapping_of, port_assignment_of
+from warpfleet.core.endpoint import Endpoint
+from warpfleet.core.nat import Filtering, Mapping, NatBehaviour, PortAssignment
+
+SERVER, OTHER_IP, OTHER = (
+    Endpoint("203.0.113.20", 3478),
+    Endpoint("203.0.113.21", 3478),
+    Endpoint("203.0.113.21", 3479),
+)
+OUTSIDE = "198.51.100.9"
+KEPT = tuple((port, port) for port in (40001, 51234, 33000, 60999, 45678, 39999))
+SEQUENCE = tuple((local, 20000 + index) for index, (local, _) in enumerate(KEPT))
+SCATTERED = tuple(zip((local for local, _ in KEPT), (31337, 2048, 61000, 17123, 44044, 9001), strict=True))
+
+
+def mapped(*ports: int, ip: str = OUTSIDE) -> tuple[tuple[Endpoint, Endpoint], ...]:
+    return tuple((to, Endpoint(ip, port)) for to, port in zip((SERVER, OTHER_IP, OTHER), ports, strict=False))
+
+
+def seen(
+    ports: tuple[tuple[int, int], ...],
+    external: tuple[int, ...],
+    both: bool | None,
+    port: bool | None,
+    ip: str = OUTSIDE,
+) -> Observations:
+    return Observations(
+        local_ips=frozenset({"192.168.1.2", "198.51.100.1"}),
+        mapped=mapped(*external, ip=ip),
+        ports=ports,
+        change_both=both,
+        change_port=port,
+        hairpin=False,
+    )
+
+
+SAME, DIFFERENT = (5000, 5000, 5000), (5000, 5001, 5002)
+PRESETS = {
+    "public": seen(KEPT, SAME, True, None, ip="198.51.100.1"),
+    "public_firewalled": seen(KEPT, SAME, False, False, ip="198.51.100.1"),
+    "full_cone": seen(KEPT, SAME, True, None),
+    "addr_restricted": seen(KEPT, SAME, False, True),
+    "port_restricted": seen(KEPT, SAME, False, False),
+    "eim_random_ports": seen(SCATTERED, SAME, False, False),
+    "symmetric_sequential": seen(SEQUENCE, DIFFERENT, False, False),
+    "symmetric_random": seen(SCATTERED, (5000, 61234, 17000), False, False),
+    "udp_blocked": Observations(tcp_mapped=Endpoint(OUTSIDE, 5000)),
+}
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_is_recognised(preset: str) -> None:
+    assert classify(PRESETS[preset]).alias == preset
+
+
+def test_the_whole_behaviour_of_a_sequential_nat() -> None:
+    assert classify(PRESETS["symmetric_sequential"]) == NatBehaviour(
+        mapping=Mapping.APDM,
+        filtering=Filtering.APDF,
+        port_assignment=PortAssignment.SEQUENTIAL,
+        port_delta=1,
+        translated=True,
+        udp=True,
+    )
+
+
+def test_nothing_seen_is_nothing_known() -> None:
+    assert classify(Observations()) == NatBehaviour()
+
+
+def test_silence_over_udp_alone_does_not_prove_that_udp_is_blocked() -> None:
+    assert classify(Observations(local_ips=frozenset({"10.0.0.1"}))).udp is None
+
+
+def test_a_host_without_udp_still_learns_whether_it_is_translated() -> None:
+    blocked = classify(Observations(local_ips=frozenset({"10.0.0.1"}), tcp_mapped=Endpoint(OUTSIDE, 1)))
+    assert (blocked.udp, blocked.translated) == (False, True)
+
+
+@pytest.mark.parametrize(
+    ("heard", "hairpin"),
+    [(True, True), (False, False), (None, None)],
+)
+def test_hairpinning_is_reported_for_endpoint_independent_mappings(heard: bool | None, hairpin: bool | None) -> None:
+    assert classify(replace(PRESETS["full_cone"], hairpin=heard)).hairpin is hairpin
+
+
+def test_hairpinning_that_fails_proves_nothing_where_mappings_depend_on_the_destination() -> None:
+    assert classify(replace(PRESETS["symmetric_random"], hairpin=False)).hairpin is None
+
+
+def test_hairpinning_is_no_question_without_translation() -> None:
+    assert classify(replace(PRESETS["public"], hairpin=True)).hairpin is None
+
+
+@pytest.mark.parametrize(
+    ("external", "mapping"),
+    [
+        ((5000,), Mapping.UNKNOWN),
+        ((5000, 5000), Mapping.EIM),
+        ((5000, 6000), Mapping.APDM),
+        ((5000, 5000, 5000), Mapping.EIM),
+        ((5000, 6000, 6000), Mapping.ADM),
+        ((5000, 6000, 7000), Mapping.APDM),
+        ((5000, 5000, 7000), Mapping.APDM),
+    ],
+)
+def test_mapping(external: tuple[int, ...], mapping: Mapping) -> None:
+    assert mapping_of(mapped(*external)) is mapping
+
+
+def test_one_port_at_different_external_addresses_is_no_endpoint_independent_mapping() -> None:
+    assert mapping_of([(SERVER, Endpoint("198.51.100.9", 5000)), (OTHER_IP, Endpoint("198.51.100.10", 5000))]) is (
+        Mapping.APDM
+    )
+
+
+@pytest.mark.parametrize("both", [True, False, None])
+@pytest.mark.parametrize("port", [True, False, None])
+def test_filtering(both: bool | None, port: bool | None) -> None:
+    expected = {
+        (False, True): Filtering.ADF,
+        (False, False): Filtering.APDF,
+    }
+    assert filtering_of(both, port) is (Filtering.EIF if both else expected.get((both, port), Filtering.UNKNOWN))
+
+
+def test_too_few_ports_show_no_pattern() -> None:
+    assert port_assignment_of(SEQUENCE[:3]) == (PortAssignment.UNKNOWN, None)
+
+
+def test_one_port_that_could_not_be_kept_leaves_a_nat_preserving() -> None:
+    assert port_assignment_of((*KEPT[:5], (KEPT[5][0], 1024))) == (PortAssignment.PRESERVING, None)
+
+
+steps = st.integers(1, 16) | st.integers(-16, -1) | st.sampled_from([256, -256])
+
+
+@given(delta=steps, start=st.integers(0, 65535))
+def test_a_sequence_is_found_from_any_start(delta: int, start: int) -> None:
+    ports = [(1, (start + index * delta) % 65536) for index in range(6)]
+    assert port_assignment_of(ports) == (PortAssignment.SEQUENTIAL, delta)
+
+
+@given(delta=st.integers(1, 8), others=st.lists(st.integers(0, 3), min_size=5, max_size=5))
+def test_a_sequence_is_found_among_the_mappings_of_others(delta: int, others: list[int]) -> None:
+    externals = [20000]
+    for taken in (*others[:4], 0):
+        externals.append(externals[-1] + delta * (1 + taken))
+    assert port_assignment_of([(1, port) for port in externals]) == (PortAssignment.SEQUENTIAL, delta)
+
+
+@given(delta=st.integers(1, 16), at=st.integers(1, 5))
+def test_a_sequence_is_found_across_the_allocators_end(delta: int, at: int) -> None:
+    ports = [40000 + index * delta if index < at else 1024 + (index - at) * delta for index in range(6)]
+    assert port_assignment_of([(1, port) for port in ports]) == (PortAssignment.SEQUENTIAL, delta)
+
+
+@given(at=st.integers(0, 4), delta=steps)
+def test_a_sequence_is_found_where_two_packets_overtook_each_other(at: int, delta: int) -> None:
+    ports = [30000 + index * delta for index in range(6)]
+    ports[at], ports[at + 1] = ports[at + 1], ports[at]
+    assert port_assignment_of([(1, port) for port in ports]) == (PortAssignment.SEQUENTIAL, delta)
+
+
+@given(st.integers(0, 1_000_000))
+def test_random_ports_are_no_sequence(seed: int) -> None:
+    ports = Random(seed).sample(range(1024, 65536), 6)
+    assert port_assignment_of([(1, port) for port in ports]) == (PortAssignment.RANDOM, None)
+
+
+endpoints = st.builds(Endpoint, st.sampled_from(["203.0.113.1", "203.0.113.2"]), st.integers(1, 3))
+flags = st.none() | st.booleans()
+
+
+@given(
+    st.builds(
+        Observations,
+        local_ips=st.frozensets(st.sampled_from(["203.0.113.1", "10.0.0.1"])),
+        mapped=st.lists(st.tuples(endpoints, endpoints), unique_by=lambda pair: pair[0]).map(tuple),
+        ports=st.lists(st.tuples(st.integers(1, 65535), st.integers(1, 65535)), max_size=6).map(tuple),
+        change_both=flags,
+        change_port=flags,
+        hairpin=flags,
+        tcp_mapped=st.none() | endpoints,
+    )
+)
+def test_whatever_was_seen_nothing_is_claimed_without_its_test(seen: Observations) -> None:
+    behaviour = classify(seen)
+    assert (behaviour.udp is True) == bool(seen.mapped)
+    assert behaviour.udp is not False or seen.tcp_mapped is not None
+    assert (behaviour.translated is None) == (seen.external_ip is None)
+    if not seen.mapped:
+        assert (behaviour.mapping, behaviour.filtering) == (Mapping.UNKNOWN, Filtering.UNKNOWN)
+    if seen.change_both is None:
+        assert behaviour.filtering is Filtering.UNKNOWN
+    assert (behaviour.port_delta is not None) == (behaviour.port_assignment is PortAssignment.SEQUENTIAL)

@@ -1,0 +1,163 @@
+"""The probe against the embedded server, with what NATs and networks do to packets put between them in process."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from warpfleet.core.endpoint import Endpoint, Interface
+from warpfleet.core.nat import Filtering, Mapping, PortAssignment
+from warpfleet.net import natprobe, stun
+from warpfleet.net.natprobe import NatReport, probe
+from warpfleet.net.network import KernelNetwork
+from warpfleet.net.sockets import UdpSocket
+from warpfleet.net.stunserver import StunServer
+from warpfleet.net.vantage import Vantage
+
+HOME = "127.0.0.5"
+Admits = Callable[[Endpoint, set[Endpoint]], bool]
+
+FILTERS: dict[Filtering, Admits] = {
+    Filtering.EIF: lambda source, sent: True,
+    Filtering.ADF: lambda source, sent: source.ip in {remote.ip for remote in sent},
+    Filtering.APDF: lambda source, sent: source in sent,
+}
+
+
+class FilteredSocket(UdpSocket):
+    """A UDP socket behind a firewall that admits by where the socket has sent to, and that may lose packets."""
+
+    admits: Admits
+    loses: Callable[[int], bool]
+
+    def restrict(self, admits: Admits, loses: Callable[[int], bool]) -> None:
+        self._sent_to: set[Endpoint] = set()
+        self._sends = 0
+        self.admits, self.loses = admits, loses
+
+    def send_to(self, data: bytes, remote: Endpoint) -> None:
+        self._sent_to.add(remote)
+        self._sends += 1
+        if not self.loses(self._sends):
+            super().send_to(data, remote)
+
+    async def receive(self) -> tuple[bytes, Endpoint]:
+        while True:
+            data, source = await super().receive()
+            if self.admits(source, self._sent_to):
+                return data, source
+
+
+class FilteredNetwork(KernelNetwork):
+    """The kernel's loopback, behind such a firewall."""
+
+    def __init__(self, admits: Admits, loses: Callable[[int], bool] = lambda _: False, *, owns: str = HOME) -> None:
+        super().__init__(Vantage(address=HOME))
+        self._admits, self._loses, self._owns = admits, loses, owns
+
+    def interfaces(self) -> Sequence[Interface]:
+        return [Interface("test", self._owns, 8)]
+
+    async def open_udp(self, af: int, port: int = 0) -> UdpSocket:
+        socket = FilteredSocket.from_socket((await super().open_udp(af, port)).detach())
+        socket.restrict(self._admits, self._loses)
+        return socket
+
+
+async def probed(network: KernelNetwork, servers: Sequence[Endpoint]) -> NatReport:
+    report = await probe(network, servers, af=4)
+    assert asyncio.all_tasks() - serving == {asyncio.current_task()}
+    return report
+
+
+serving: set["asyncio.Task[object]"] = set()
+
+
+@pytest.fixture(autouse=True)
+async def _servers(stun_server: StunServer) -> None:
+    serving.clear()
+    serving.update(asyncio.all_tasks() - {task for task in [asyncio.current_task()] if task})
+
+
+@pytest.mark.parametrize("filtering", FILTERS)
+async def test_filtering_is_told_apart(stun_server: StunServer, filtering: Filtering) -> None:
+    report = await probed(FilteredNetwork(FILTERS[filtering]), stun_server.endpoints)
+    assert report.behaviour.filtering is filtering
+    assert (report.behaviour.mapping, report.behaviour.translated, report.behaviour.udp) == (Mapping.EIM, False, True)
+    assert report.behaviour.port_assignment is PortAssignment.PRESERVING
+    assert report.external_ip == HOME
+
+
+@pytest.mark.parametrize("filtering", FILTERS)
+async def test_every_sockets_first_packets_may_be_lost(stun_server: StunServer, filtering: Filtering) -> None:
+    network = FilteredNetwork(FILTERS[filtering], loses=lambda send: send in (1, 3))
+    report = await probed(network, stun_server.endpoints)
+    assert report.behaviour.filtering is filtering
+    assert report.behaviour.mapping is Mapping.EIM
+
+
+async def test_one_server_of_the_list_shows_everything(stun_server: StunServer) -> None:
+    report = await probed(FilteredNetwork(FILTERS[Filtering.APDF]), stun_server.endpoints[:1])
+    assert (report.behaviour.mapping, report.behaviour.filtering) == (Mapping.EIM, Filtering.APDF)
+
+
+async def test_an_address_that_no_interface_has_is_a_translated_one(stun_server: StunServer) -> None:
+    report = await probed(FilteredNetwork(FILTERS[Filtering.EIF], owns="192.168.1.2"), stun_server.endpoints)
+    assert report.behaviour.translated is True
+    assert report.behaviour.hairpin is True  # loopback brings back what is sent to the mapped address
+
+
+async def test_a_server_without_another_address_leaves_filtering_unknown(stun_server: StunServer) -> None:
+    plain = [await StunServer.start([ip]) for ip in ("127.0.0.1", "127.0.0.2")]
+    serving.update(asyncio.all_tasks() - {task for task in [asyncio.current_task()] if task})
+    network = FilteredNetwork(FILTERS[Filtering.APDF], owns="192.168.1.2")
+    both = await probed(network, [server.endpoints[0] for server in plain])
+    assert (both.behaviour.mapping, both.behaviour.filtering) == (Mapping.EIM, Filtering.UNKNOWN)
+    one = await probed(network, [plain[0].endpoints[0]])
+    assert (one.behaviour.mapping, one.behaviour.filtering) == (Mapping.UNKNOWN, Filtering.UNKNOWN)
+    for server in plain:
+        await server.close()
+
+
+async def test_a_server_that_ignores_change_requests_proves_no_filtering(
+    stun_server: StunServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It claims another address, and answers from the one that was asked."""
+    monkeypatch.setattr(stun, "CHANGE_IP", 0)
+    monkeypatch.setattr(stun, "CHANGE_PORT", 0)
+    report = await probed(FilteredNetwork(FILTERS[Filtering.EIF]), stun_server.endpoints)
+    assert (report.behaviour.mapping, report.behaviour.filtering) == (Mapping.EIM, Filtering.UNKNOWN)
+
+
+async def test_blocked_udp_is_known_by_tcp(stun_server: StunServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(natprobe, "UDP_TIMEOUT_S", 0.4)
+    report = await probed(FilteredNetwork(lambda source, sent: False), stun_server.endpoints)
+    assert (report.behaviour.udp, report.external_ip, report.behaviour.mapping) == (False, HOME, Mapping.UNKNOWN)
+
+
+async def test_no_answer_at_all_proves_nothing(stun_server: StunServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(natprobe, "UDP_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(natprobe, "TCP_STAGGER_S", 0.0)
+    await stun_server.close()
+    report = await probe(FilteredNetwork(FILTERS[Filtering.EIF]), stun_server.endpoints, af=4)
+    assert (report.behaviour.udp, report.external_ip) == (None, None)
+
+
+async def test_a_deadline_keeps_what_was_seen(stun_server: StunServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(natprobe, "MIN_GRACE_S", 60)
+    network = FilteredNetwork(FILTERS[Filtering.APDF], owns="192.168.1.2")
+    report = await probe(network, stun_server.endpoints, af=4, timeout_s=0.5)
+    assert report.external_ip == HOME
+    assert report.behaviour.filtering is Filtering.UNKNOWN
+
+
+async def test_without_servers_nothing_is_known(stun_server: StunServer) -> None:
+    assert (await probed(FilteredNetwork(FILTERS[Filtering.EIF]), [])).behaviour.udp is None
+
+
+async def test_cancelling_a_probe_closes_its_sockets(stun_server: StunServer) -> None:
+    probing = asyncio.create_task(probed(FilteredNetwork(lambda source, sent: False), stun_server.endpoints))
+    await asyncio.wait({probing}, timeout=0.05)
+    probing.cancel()
+    await asyncio.gather(probing, return_exceptions=True)
+    assert asyncio.all_tasks() - serving == {asyncio.current_task()}
