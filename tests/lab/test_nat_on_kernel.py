@@ -66,12 +66,13 @@ def test_random_ports_have_no_step(bench: Any) -> None:
 
 
 def test_preserved_port_of_a_neighbour_is_never_shared(bench: Any) -> None:
-    servers = [bench.udp("core", ONE), bench.udp("core", TWO)]
+    one, two = bench.udp("core", ONE), bench.udp("core", TWO)
     first = bench.udp("plain_one")
     second = bench.udp("plain_two", port=first.getsockname()[1])
-    ports = [[bench.seen(host, server).port for server in servers] for host in (first, second)]
-    assert ports[0] == [first.getsockname()[1]] * 2
-    assert ports[1][0] == ports[1][1] != ports[0][0]
+    taken = bench.seen(first, one).port
+    towards_two, towards_one = bench.seen(second, two).port, bench.seen(second, one).port
+    assert taken == first.getsockname()[1]
+    assert towards_two == towards_one != taken
 
 
 def heard(host: socket.socket, last: bytes) -> set[bytes]:

@@ -1,5 +1,6 @@
 """The layout of a laboratory, and the rulesets of its routers, as text."""
 
+import itertools
 from ipaddress import ip_address, ip_network
 from typing import Any
 
@@ -52,7 +53,7 @@ def test_sequential_ports_are_ports_one_step_apart(nat: NatSpec, name: str) -> N
     sequential = nat.model_copy(update={"translated": True, "port_assignment": PortAssignment.SEQUENTIAL})
     listed = rules(sequential, name).partition("numgen inc mod ")[2].partition("{")[2].partition("}")[0]
     ports = [int(pair.partition(":")[2]) for pair in listed.split(",")]
-    assert {after - before for before, after in zip(ports, ports[1:], strict=False)} == {nat.port_delta}
+    assert {after - before for before, after in itertools.pairwise(ports)} == {nat.port_delta}
     assert min(ports) >= 1024
     assert max(ports) <= 65_535
 

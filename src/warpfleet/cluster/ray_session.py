@@ -13,6 +13,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import ray
+
+from warpfleet.cluster import TOKEN_PATH
 from warpfleet.core.errors import MissingError
 
 _START_S = 60.0  # two seconds on an idle machine; a loaded one may take ten times as long
@@ -28,10 +31,7 @@ async def ray_session() -> AsyncIterator[Path]:
     MissingError where Ray does not start.
     """
     folder = Path(tempfile.mkdtemp(prefix="warpfleet-"))
-    environment = _environment(folder)
-    os.environ.update(environment)
-    import ray  # noqa: PLC0415 - Ray reads its environment when it is imported
-
+    _make_token()
     keeper = await _start_keeper(folder)
     try:
         address = await _address(keeper, folder)
@@ -45,18 +45,13 @@ async def ray_session() -> AsyncIterator[Path]:
         await _end_keeper(keeper)
 
 
-def _environment(folder: Path) -> dict[str, str]:
-    token = folder / "token"
-    with os.fdopen(os.open(token, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(secrets.token_hex(32))
-    return {
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN_PATH": str(token),
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # every listener on loopback
-        "RAY_USAGE_STATS_ENABLED": "0",  # Ray would report over the internet otherwise
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-        "RAY_DEDUP_LOGS": "0",
-    }
+def _make_token() -> None:
+    """The user's token, in a file that only the user may read: the one that Ray would make has the usual umask."""
+    TOKEN_PATH.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with contextlib.suppress(FileExistsError):
+        descriptor = os.open(TOKEN_PATH, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(secrets.token_hex(32))
 
 
 async def _start_keeper(folder: Path) -> asyncio.subprocess.Process:

@@ -122,22 +122,23 @@ Nat = Annotated[NatSpec, BeforeValidator(_expand)]
 HostNat = Annotated[NatSpec | None, BeforeValidator(_expand)]
 
 
-class RouterSpec(_Spec):
-    """A router: one external address, one network behind it."""
-
+class _Place(_Spec):
     name: Name
+    behind: Name | None = None  # the next router towards the internet; none: the internet itself
+
+
+class RouterSpec(_Place):
+    """A router: one external address, one network behind it. `behind` another one, there is carrier-grade NAT."""
+
     nat: Nat
-    behind: Name | None = None  # the next router towards the internet (carrier-grade NAT); none: the internet itself
     delay_ms: DelayMs = 0.0  # one-way, of the line towards the internet
     ipv6: Ipv6 = Ipv6.NONE
 
 
-class HostSpec(_Spec):
+class HostSpec(_Place):
     """A host. With `nat` it stands behind a router of its own, with `behind` behind a named one, else it is public."""
 
-    name: Name
     nat: HostNat = None
-    behind: Name | None = None
     delay_ms: DelayMs = 0.0  # one-way, of its access line: its own router's line towards the internet where it has one
     ipv6: Ipv6 | None = None  # of its own router, or of a public host; behind a named router that router decides
     listen: tuple[Port, ...] | None = None  # TCP ports; none: 443 and any free one where public, else any free one
@@ -171,7 +172,7 @@ class Topology(_Spec):
         if not self.hosts:
             raise error_at(("hosts",), "the list is empty; add at least one host")
         taken = {CORE, WIRE}
-        for key, specs in (("routers", self.routers), ("hosts", self.hosts)):
+        for key, specs in self._places():
             for index, spec in enumerate(specs):
                 if spec.name in taken:
                     message = f"the name '{spec.name}' is taken; hosts and routers need different ones"
@@ -182,7 +183,7 @@ class Topology(_Spec):
     @model_validator(mode="after")
     def _places_exist(self) -> Self:
         routers = {router.name: router for router in self.routers}
-        for key, specs in (("routers", self.routers), ("hosts", self.hosts)):
+        for key, specs in self._places():
             for index, spec in enumerate(specs):
                 if spec.behind is not None and spec.behind not in routers:
                     raise error_at((key, index, "behind"), f"no router '{spec.behind}'; list it under 'routers'")
@@ -192,6 +193,9 @@ class Topology(_Spec):
             except ValueError as error:
                 raise error_at(("routers", index, "behind"), str(error)) from None
         return self
+
+    def _places(self) -> tuple[tuple[str, tuple[_Place, ...]], ...]:
+        return ("routers", self.routers), ("hosts", self.hosts)
 
     def all_routers(self) -> tuple[RouterSpec, ...]:
         """The named routers, and the one of each host that has its own (named after the host)."""

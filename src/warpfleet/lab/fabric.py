@@ -1,7 +1,7 @@
 """The fabric of a laboratory: its namespaces, the links between them, and the delay of its lines.
 
-Where the kernel has netem, a delayed line is one veth pair with netem at both ends. Where it has not, each end is a veth
-pair of its own whose other half stands in the `wire` namespace, and the wire process carries frames between the two.
+Where the kernel has netem, a delayed line is one veth pair with netem at both ends. Where it has not, each end is a
+veth pair of its own whose other half stands in the `wire` namespace, and the wire process carries frames between them.
 """
 
 import json

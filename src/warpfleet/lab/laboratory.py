@@ -15,7 +15,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from warpfleet.configs.topology import CORE, LabName, Topology
-from warpfleet.core.errors import InputError, MissingError
+from warpfleet.core.errors import InputError
 from warpfleet.lab import fabric, guard, netns, processes, rootless, servers
 from warpfleet.lab.plan import Plan, layout, namespace_name, namespace_prefix
 from warpfleet.lab.processes import Owned

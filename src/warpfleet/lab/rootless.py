@@ -145,6 +145,7 @@ def _start_holder(state: Path) -> Owned:
         [*command, sys.executable, "-m", "warpfleet.lab.rootless"],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,  # ours may be a pipe, whose reader would wait for the holder to end
         start_new_session=True,
     )
     assert started.stdout is not None

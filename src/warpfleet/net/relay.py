@@ -48,17 +48,13 @@ class _Client(turn.TurnClientMixin):
         self.lost: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
 
     async def allocate(self) -> Endpoint:
-        """Create the allocation, or raise what became of the transport meanwhile."""
-        allocating = asyncio.ensure_future(self.connect())
-        try:
-            ends: set[asyncio.Future[Any]] = {allocating, self.lost}
-            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-            if not allocating.done():
-                raise self.lost.result()
-            return Endpoint(*allocating.result())
-        finally:
-            allocating.cancel()
-            await asyncio.gather(allocating, return_exceptions=True)
+        """Create the allocation, or raise what became of the transport meanwhile. `_farewell` ends what goes on."""
+        self.allocating = asyncio.ensure_future(self.connect())
+        ends: set[asyncio.Future[Any]] = {self.allocating, self.lost}
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        if not self.allocating.done():
+            raise self.lost.result()
+        return Endpoint(*self.allocating.result())
 
     async def request(self, request: stun.Message) -> tuple[stun.Message, tuple[str, int]]:
         if request.message_method == stun.Method.ALLOCATE and self.family == 6:
@@ -97,6 +93,10 @@ class _UdpClient(_Client, turn.TurnClientUdpProtocol):
 
 class _TcpClient(_Client, turn.TurnClientTcpProtocol):
     pass
+
+
+class _PortInUse(RelayRefused):
+    """Our port still belongs to an allocation that was just deleted: another one will do (RFC 8656 section 7.4)."""
 
 
 class _Receiver(asyncio.DatagramProtocol):
@@ -252,6 +252,8 @@ class Relays:
         for remote in await self._vantage.resolve(server.host, server.port):
             try:
                 return await self._allocate(server, remote, af)
+            except _PortInUse:
+                return await self._allocate(server, remote, af)
             except (ConnectRefused, Unreachable) as error:
                 refusal = error
         raise refusal
@@ -264,7 +266,8 @@ class Relays:
         except BaseException as error:
             self._tasks.start(_farewell(client))
             if isinstance(error, stun.TransactionFailed):
-                raise RelayRefused(f"the TURN server {remote} refused: {error}") from error
+                kind = _PortInUse if "(437 " in str(error) else RelayRefused
+                raise kind(f"the TURN server {remote} refused: {error}") from error
             if isinstance(error, stun.TransactionTimeout):
                 raise TimeoutError(f"the TURN server {remote} did not answer") from error
             raise
@@ -315,14 +318,21 @@ async def _close(socket: RelaySocket) -> None:
 
 
 async def _farewell(client: _UdpClient | _TcpClient) -> None:
-    """Delete the allocation, in case there is one, and close the transport."""
-    if client.refresh_task is not None:
-        client.refresh_task.cancel()
+    """Delete the allocation, and close the transport.
+
+    A request that is under way is waited for: a server that gets the deletion first would allocate afterwards.
+    """
     try:
-        if client.integrity_key is not None and not client.transport.is_closing():
+        if client.integrity_key is not None and not client.lost.done():
             async with asyncio.timeout(FAREWELL_TIMEOUT_S):
-                await client.delete()
+                await asyncio.wait({client.allocating})
+                if client.relayed_address is not None:
+                    await client.delete()
     except TimeoutError:
         pass
     finally:
         client.transport.close()
+        leftovers = [task for task in (client.allocating, client.refresh_task) if task is not None]
+        for task in leftovers:
+            task.cancel()
+        await asyncio.gather(*leftovers, return_exceptions=True)
