@@ -51,8 +51,7 @@ def coturn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Coturn]:
     port = free_port()
     lines = [f"listening-ip={HOME}", f"relay-ip={HOME}", f"listening-port={port}", "lt-cred-mech", "realm=test"]
     lines += [f"user={user}:{PASSWORD}" for user in (USER, CLOSER, CANCELLER)]
-    lines += [f"user-quota={PLACES}", "relay-threads=1"]  # several lose count of a user's allocations
-    lines += ["allow-loopback-peers", "no-tls", "no-dtls", "no-cli", "fingerprint"]
+    lines += [f"user-quota={PLACES}", "allow-loopback-peers", "no-tls", "no-dtls", "no-cli", "fingerprint"]
     lines += [f"pidfile={folder / 'pid'}", f"userdb={folder / 'db'}", f"log-file={folder / 'log'}"]
     config = private_file(folder / "turnserver.conf", lines)
     process = subprocess.Popen(

@@ -64,3 +64,25 @@ async def test_the_error_that_says_most_is_raised() -> None:
 async def test_the_whole_race_has_a_deadline() -> None:
     with pytest.raises(TimeoutError):
         await race([lambda: after(60, "late")], stagger_s=0, timeout_s=0.01)
+
+
+async def test_a_cancellation_after_the_win_discards_the_winner_too() -> None:
+    """At whichever step of the loop it comes, what was reached is either returned or discarded."""
+    for steps in range(12):
+        reached: list[str] = []
+        discarded: list[str] = []
+
+        async def win(reached: list[str] = reached) -> str:
+            reached.append("socket")
+            return "socket"
+
+        async def discard(result: str, discarded: list[str] = discarded) -> None:
+            discarded.append(result)
+
+        racing = asyncio.create_task(race([win], stagger_s=0, timeout_s=5, discard=discard))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        racing.cancel()
+        result = (await asyncio.gather(racing, return_exceptions=True))[0]
+        kept = [] if isinstance(result, BaseException) else [result]
+        assert kept or not reached or discarded

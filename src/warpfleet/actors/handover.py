@@ -1,5 +1,6 @@
 """Passes connected TCP streams between the processes of one host, as file descriptors over Unix sockets."""
 
+import array
 import asyncio
 import contextlib
 import socket
@@ -37,7 +38,8 @@ class StreamHandover:
         assert isinstance(stream, TcpStream)
         with stream.detach() as descriptor, contextlib.suppress(OSError):
             message = inbound.first_frame + node.encode()
-            socket.send_fds(self._outbound, [message], [descriptor.fileno()], 0, str(self._directory / plugin))
+            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [descriptor.fileno()]))]
+            self._outbound.sendmsg([message], rights, 0, str(self._directory / plugin))
 
     def close(self) -> None:
         """Stop receiving."""

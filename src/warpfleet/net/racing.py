@@ -21,22 +21,28 @@ async def race(
     """The result of the first way to succeed.
 
     Each starts `stagger_s` after the one before it, or as soon as one has failed. The others are cancelled and awaited;
-    what one of them had reached all the same goes to `discard`. Where all fail, the last error that is more than a
-    timeout is raised, or else the last timeout; TimeoutError where `timeout_s` passes.
+    what one of them had reached all the same goes to `discard`, perhaps twice. Where all fail, the last error that is
+    more than a timeout is raised, or else the last timeout; TimeoutError where `timeout_s` passes.
     """
     tasks: list[asyncio.Task[T]] = []
-    winner: asyncio.Task[T] | None = None
     try:
         async with asyncio.timeout(timeout_s):
             winner = await _first(ways, tasks, stagger_s)
-            return winner.result()
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        for task in tasks:
-            if task is not winner and not task.cancelled() and task.exception() is None:
-                await discard(task.result())
+        await _end([task for task in tasks if task is not winner], discard)
+    except BaseException:  # a cancellation, too, finds what was reached until now
+        await _end(tasks, discard)
+        raise
+    return winner.result()
+
+
+async def _end(tasks: Sequence[asyncio.Task[T]], discard: Callable[[T], Awaitable[None]]) -> None:
+    """Cancel and await the tasks; what they had reached is discarded."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    for task in tasks:
+        if not task.cancelled() and task.exception() is None:
+            await discard(task.result())
 
 
 async def _first(
