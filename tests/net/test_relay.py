@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from typing import Any
 
 import pytest
-from conftest import CANCELLER, CLOSER, HOME, PLACES, Coturn
+from coturn_server import CANCELLER, CLOSER, HOME, PLACES, Coturn
 
 from warpfleet.configs.fleet import TurnServer
 from warpfleet.core.endpoint import Endpoint

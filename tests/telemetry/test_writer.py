@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from warpfleet.core.combo import AttemptOutcome, ConnectionOutcome, Reason
 from warpfleet.core.errors import InputError
 from warpfleet.telemetry import store
+from warpfleet.telemetry.columns import STARTED_SCHEMA, to_batch
 from warpfleet.telemetry.log import Log, RecordKind, read_log
-from warpfleet.telemetry.records import STARTED_SCHEMA, NatObservationRow, to_batch
+from warpfleet.telemetry.records import NatObservationRow
 from warpfleet.telemetry.sweep import Sweep
 from warpfleet.telemetry.writer import MIN_SEGMENT_AGE_S, TelemetryWriter, recover
 

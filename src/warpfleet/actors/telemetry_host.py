@@ -7,13 +7,15 @@ from datetime import UTC, datetime
 from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from warpfleet.telemetry.records import AttemptRow, ConnectionRow, NatObservationRow, StartedRow
 from warpfleet.telemetry.sweep import Sweep
-from warpfleet.telemetry.writer import TelemetryWriter
 
-_FLUSH_S = 2.0  # how long a reader waits at most for rows of a quiet sweep
+if TYPE_CHECKING:
+    from warpfleet.telemetry.writer import TelemetryWriter
+
+_TICK_S = 2.0  # how long a reader waits at most for rows of a quiet sweep
 
 R = TypeVar("R", StartedRow, ConnectionRow, AttemptRow, NatObservationRow)
 
@@ -25,15 +27,18 @@ class TelemetryHost:
     def __init__(self) -> None:
         self._writers: dict[str, TelemetryWriter] = {}
         self._sweep_of: dict[str, str] = {}
-        self._flusher: asyncio.Task[None] | None = None
+        self._ticker: asyncio.Task[None] | None = None
         self._closed = asyncio.Event()
 
     async def open_sweep(self, directory: Path, sweep: Sweep, *, resume: bool) -> Sweep:
         """Open a directory; the sweep as it is recorded there. InputError, MissingError."""
+        # Arrow takes 40 MB, which the processes of the other roles, that import this file too, need not have.
+        from warpfleet.telemetry.writer import TelemetryWriter  # noqa: PLC0415
+
         writer = TelemetryWriter(directory, sweep, resume=resume)
         self._writers[writer.sweep.sweep_id] = writer
-        if self._flusher is None:
-            self._flusher = asyncio.create_task(self._flush())
+        if self._ticker is None:
+            self._ticker = asyncio.create_task(self._tick())
         return writer.sweep
 
     async def close_sweep(self, sweep_id: str) -> None:
@@ -75,17 +80,17 @@ class TelemetryHost:
         """Close every sweep."""
         for sweep_id in list(self._writers):
             await self.close_sweep(sweep_id)
-        if self._flusher:
-            self._flusher.cancel()
+        if self._ticker:
+            self._ticker.cancel()
         self._closed.set()
 
-    def _by_sweep(self, rows: Iterable[R]) -> list[tuple[TelemetryWriter, list[R]]]:
+    def _by_sweep(self, rows: Iterable[R]) -> "list[tuple[TelemetryWriter, list[R]]]":
         by_sweep = attrgetter("sweep_id")
         groups = groupby(sorted(rows, key=by_sweep), key=by_sweep)
         return [(self._writers[sweep], list(group)) for sweep, group in groups if sweep in self._writers]
 
-    async def _flush(self) -> None:
+    async def _tick(self) -> None:
         while True:
-            await asyncio.sleep(_FLUSH_S)
+            await asyncio.sleep(_TICK_S)
             for writer in self._writers.values():
-                writer.flush()
+                writer.tick()

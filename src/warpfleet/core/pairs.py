@@ -1,10 +1,13 @@
 """Which ordered pairs a sweep tries, and in which order."""
 
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from warpfleet.core.errors import InputError
+
+if TYPE_CHECKING:
+    from random import Random
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -16,7 +19,7 @@ class Trial:
     repeat: int
 
 
-def choose_pairs(names: Sequence[str], text: str, rng: random.Random) -> list[tuple[str, str]]:
+def choose_pairs(names: Sequence[str], text: str, rng: "Random") -> list[tuple[str, str]]:
     """The ordered pairs that `all`, `A:B,C:D` or `random:N` means for these nodes. InputError for anything else."""
     if text == "all":
         return [(a, b) for a in names for b in names if a != b]
@@ -35,14 +38,14 @@ def choose_pairs(names: Sequence[str], text: str, rng: random.Random) -> list[tu
     return list(dict.fromkeys(pairs))
 
 
-def order_trials(pairs: Sequence[tuple[str, str]], repeats: int, rng: random.Random) -> list[Trial]:
+def order_trials(pairs: Sequence[tuple[str, str]], repeats: int, rng: "Random") -> list[Trial]:
     """Every trial, shuffled, so that no node is asked for many connections at once."""
     trials = [Trial(a, b, repeat) for repeat in range(repeats) for a, b in pairs]
     rng.shuffle(trials)
     return trials
 
 
-def _random_pairs(names: Sequence[str], count: str, rng: random.Random) -> list[tuple[str, str]]:
+def _random_pairs(names: Sequence[str], count: str, rng: "Random") -> list[tuple[str, str]]:
     possible = len(names) * (len(names) - 1)
     if not count.isdecimal() or not 0 < int(count) <= possible:
         raise InputError(f"--pairs: random:N needs N between 1 and {possible}, the number of ordered pairs")

@@ -93,7 +93,7 @@ class Network(Protocol):
         """Connect. ConnectRefused, Unreachable, or TimeoutError."""
 
     async def listen_tcp(self, endpoint: Endpoint) -> Listener:
-        """Listen at a local transport address; the unspecified address and port 0 mean any. OSError where it is taken."""
+        """Listen at a local transport address; the unspecified address and port 0 mean any. OSError if taken."""
 
     async def external_endpoint(self, socket: DatagramSocket, *, timeout_s: float) -> Endpoint:
         """The server-reflexive address of a UDP socket (RFC 8489). TimeoutError where no STUN server answers."""
@@ -116,7 +116,7 @@ class Pipe(Protocol):
 
     @property
     def transport(self) -> Transport:
-        """What carries the bytes. A TCP pipe is a byte stream; a UDP pipe keeps message boundaries and may lose some."""
+        """What carries the bytes: TCP a stream of bytes, UDP messages of which some may be lost."""
 
     @property
     def relayed(self) -> bool:

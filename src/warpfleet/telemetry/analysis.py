@@ -9,7 +9,7 @@ import duckdb
 
 from warpfleet.core.combo import ConnectionOutcome, Phase, Reason, Transport
 from warpfleet.core.errors import InputError
-from warpfleet.telemetry.records import TableName
+from warpfleet.telemetry.columns import TableName
 from warpfleet.telemetry.sweep import Sweep
 
 

@@ -10,7 +10,7 @@ from struct import Struct
 import pyarrow as pa
 
 from warpfleet.core.errors import MissingError
-from warpfleet.telemetry.records import SCHEMAS, STARTED_SCHEMA, TableName
+from warpfleet.telemetry.columns import SCHEMAS, STARTED_SCHEMA, TableName
 
 _HEADER = Struct("<BII")  # kind, payload bytes, CRC-32 of kind and payload
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from warpfleet.core.errors import MissingError
-from warpfleet.telemetry.records import SCHEMAS, TableName
+from warpfleet.telemetry.columns import SCHEMAS, TableName
 
 _SUFFIX = ".parquet"
 _PATTERN = "[0-9]" * 8 + _SUFFIX

@@ -7,8 +7,9 @@ from pathlib import Path
 import pyarrow as pa
 
 from warpfleet.core.combo import ConnectionOutcome, Policy, Reason
+from warpfleet.telemetry.columns import TableName, to_batch
 from warpfleet.telemetry.log import Log, RecordKind, read_log
-from warpfleet.telemetry.records import ConnectionRow, Row, StartedRow, TableName, to_batch
+from warpfleet.telemetry.records import ConnectionRow, Row, StartedRow
 from warpfleet.telemetry.segments import create_tables, ended_ids, last_generation, write_segment
 
 LOG_FOLDER = "log"

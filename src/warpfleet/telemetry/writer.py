@@ -55,17 +55,17 @@ class TelemetryWriter:
     def connections(self, rows: Iterable[ConnectionRow]) -> None:
         """Connections have ended. The first row of a connection counts, later ones are dropped."""
         self._store.ended(rows)
-        self._rotate_if_due()
+        self.tick()
 
     def attempts(self, rows: Iterable[AttemptRow]) -> None:
         """Attempts have ended, maybe after their connection did."""
         self._store.append(RecordKind.ATTEMPTS, rows)
-        self._rotate_if_due()
+        self.tick()
 
     def observations(self, rows: Iterable[NatObservationRow]) -> None:
         """Something was learnt of a NAT."""
         self._store.append(RecordKind.NAT_OBSERVATIONS, rows)
-        self._rotate_if_due()
+        self.tick()
 
     def flush(self) -> None:
         """Make everything written so far visible to readers."""
@@ -92,7 +92,8 @@ class TelemetryWriter:
         resumed.write(self._directory)
         return resumed
 
-    def _rotate_if_due(self) -> None:
+    def tick(self) -> None:
+        """Make what was written visible to readers if it is time; to be called now and then."""
         now_s = self._clock()
         if now_s - self._rotated_s >= max(MIN_SEGMENT_AGE_S, (now_s - self._opened_s) * SEGMENT_AGE_SHARE):
             self.flush()
