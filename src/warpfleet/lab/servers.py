@@ -13,7 +13,7 @@ from warpfleet.core.errors import MissingError
 from warpfleet.lab import processes
 from warpfleet.lab.processes import Owned
 
-BROKER, TURN_ONE, TURN_TWO, TIME = "203.0.113.10", "203.0.113.20", "203.0.113.21", "203.0.113.30"
+SERVERS_V4 = BROKER, TURN_ONE, TURN_TWO, TIME = "203.0.113.10", "203.0.113.20", "203.0.113.21", "203.0.113.30"
 V6 = {
     BROKER: "2001:db8:ffff::10",
     TURN_ONE: "2001:db8:ffff::20",

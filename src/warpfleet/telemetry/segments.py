@@ -1,6 +1,5 @@
 """Parquet segments: immutable files, one a table and a generation, that appear whole or not at all."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import pyarrow.parquet as pq
 
 from warpfleet.core.errors import MissingError
 from warpfleet.telemetry.columns import SCHEMAS, TableName
+from warpfleet.telemetry.durability import sync
 
 _SUFFIX = ".parquet"
 _PATTERN = "[0-9]" * 8 + _SUFFIX
@@ -50,12 +50,3 @@ def create_tables(directory: Path) -> None:
         (directory / table).mkdir(exist_ok=True)
         if not (directory / table / f"{0:08}{_SUFFIX}").exists():
             write_segment(directory, table, 0, [])
-
-
-def sync(path: Path) -> None:
-    """Bring a file's content, or a folder's entries, to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from warpfleet.core.combo import Policy
 from warpfleet.core.errors import InputError
 from warpfleet.telemetry.records import SCHEMA_VERSION
-from warpfleet.telemetry.segments import sync
+from warpfleet.telemetry.durability import sync
 
 FILE_NAME = "sweep.json"
 
