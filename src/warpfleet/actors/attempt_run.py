@@ -21,6 +21,7 @@ from warpfleet.plugins.contract import (
     AttemptFailed,
     AttemptMessage,
     AttemptSpec,
+    Strategy,
 )
 from warpfleet.plugins.guard import GuardedNetwork
 
@@ -28,8 +29,11 @@ from warpfleet.plugins.guard import GuardedNetwork
 _AGREE_S = 3.0
 # For the word that an attempt is given up, where its own time is over.
 _LAST_WORD_S = 2.0
-# Ends that the peer learns of by itself.
-_PEER_NEED_NOT_KNOW = {Reason.OTHER_PIPE_WON, Reason.PEER_CLOSED, Reason.PEER_UNAVAILABLE, Reason.REFRESHED}
+# Ends that the peer need not be told of. Which pipe won the initiator says, and the responder takes its word.
+_PEER_NEED_NOT_KNOW = {
+    Side.INITIATOR: {Reason.PEER_CLOSED, Reason.PEER_UNAVAILABLE, Reason.REFRESHED},
+    Side.RESPONDER: {Reason.PEER_CLOSED, Reason.PEER_UNAVAILABLE, Reason.REFRESHED, Reason.OTHER_PIPE_WON},
+}
 
 _REASONS: tuple[tuple[type[Exception], Reason], ...] = (
     (ConnectRefused, Reason.REFUSED),
@@ -69,6 +73,7 @@ class AttemptRun:
             nonce=secrets.token_bytes(NONCE_BYTES),
             claim=self._claim,
             post=self._post,
+            release=self._network.release,
         )
         self._report = report
         self._post_signal = post
@@ -81,6 +86,7 @@ class AttemptRun:
         self._peer_knows = spec.opening is not None
         self._timeout: asyncio.Timeout | None = None
         self._task: asyncio.Task[None] | None = None
+        self._running = False
 
     def start(self, factory: AttemptFactory) -> asyncio.Task[None]:
         """Begin; the task ends when the attempt and the use of its pipe have."""
@@ -92,15 +98,20 @@ class AttemptRun:
     def name_winner(self) -> None:
         """The coordinator lets the proved pipe be taken."""
         self._named.set()
-        if self._timeout:
+        if self._timeout and not self._timeout.expired():
             latest = self._loop.time() + _AGREE_S
             self._timeout.reschedule(min(latest, self._timeout.when() or latest))
 
     def cancel(self, reason: Reason) -> None:
         """End it now; a pipe that it has won is closed."""
         self._cancel_reason = self._cancel_reason or reason
-        if self._task:
+        if self._task and self._running:  # a task that is cancelled before its first step would end without a word
             self._task.cancel()
+
+    async def ended(self) -> None:
+        """Return once the attempt and the use of its pipe have ended."""
+        if self._task:
+            await asyncio.wait([self._task])
 
     def tell(self, stage: Stage, **facts: object) -> None:
         """Report a stage."""
@@ -109,6 +120,7 @@ class AttemptRun:
             Report(
                 stage=stage,
                 node=self.node.name,
+                peer=self.context.peer.name,
                 attempt_id=context.attempt_id,
                 connection_id=context.connection_id,
                 side=context.side,
@@ -123,11 +135,15 @@ class AttemptRun:
         )
 
     async def _run(self, factory: AttemptFactory) -> None:
-        strategy = factory(self.context)
+        strategy: Strategy | None = None
         pipe: Pipe | None = None
+        self._running = True
         try:
+            if self._cancel_reason:
+                raise asyncio.CancelledError
             async with asyncio.timeout(self.context.timeout_s) as self._timeout:
-                pipe = await strategy.run()
+                strategy = factory(self.context)
+                pipe = await self._named_pipe(await strategy.run())
         except TimeoutError:
             self._end(AttemptOutcome.TIMEOUT, Reason.NO_ANSWER)
         except asyncio.CancelledError:
@@ -139,11 +155,19 @@ class AttemptRun:
             if pipe is None:
                 self._end(AttemptOutcome.LOST, Reason.REFRESHED)
         finally:
-            strategy.result.set_result(pipe)
+            if strategy and not strategy.result.done():
+                strategy.result.set_result(pipe)
             self._timeout = None
             self.context.inbox.close()
         if pipe is not None:
             await self._use(pipe)
+
+    async def _named_pipe(self, pipe: Pipe | None) -> Pipe | None:
+        """The pipe, unless the plugin took it without leave: then nobody has proved anything on it."""
+        if pipe is None or self.context.side is Side.RESPONDER or self._named.is_set():
+            return pipe
+        await pipe.close()
+        raise RuntimeError("it took a pipe that was not named the winner")
 
     async def _use(self, pipe: Pipe) -> None:
         facts = PipeFacts(pipe.transport, pipe.relayed, pipe.local, pipe.remote)
@@ -168,7 +192,7 @@ class AttemptRun:
         self._post_signal(OutgoingSignal(*head, message, deadline_s))
 
     def _end(self, outcome: AttemptOutcome, reason: Reason, detail: str = "") -> None:
-        if self._peer_knows and reason not in _PEER_NEED_NOT_KNOW:
+        if self._peer_knows and reason not in _PEER_NEED_NOT_KNOW[self.context.side]:
             self.context.send(Abandon, plugin=self.context.combo.plugin)
         self.tell(Stage.ENDED, outcome=outcome, reason=reason, detail=detail)
 
@@ -178,7 +202,5 @@ class AttemptRun:
         for kind, reason in _REASONS:
             if isinstance(error, kind):
                 return reason
-        if isinstance(error, TimeoutError):
-            return Reason.NO_ANSWER
         _log.error("plugin %s raised in attempt %s", self.context.combo.plugin, self.context.attempt_id, exc_info=error)
         return Reason.INTERNAL

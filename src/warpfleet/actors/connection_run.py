@@ -62,6 +62,7 @@ class ConnectionRun:
         self._measured: Report | None = None
         self._began_s = self._loop.time()
         self.started_at = datetime.now(UTC)
+        self.stopped: Reason | None = None
 
     def prepare(self) -> StartedRow:
         """What is recorded before the connection begins."""
@@ -92,6 +93,7 @@ class ConnectionRun:
 
     def stop(self, reason: Reason) -> None:
         """End the connection soon."""
+        self.stopped = self.stopped or reason
         self._events.put_nowait(reason)
 
     def plugin_died(self, plugin: str) -> None:
@@ -111,6 +113,8 @@ class ConnectionRun:
         for skipped in plan.skipped:
             self._skip(skipped)
         walk = Walk(plan)
+        if self.stopped:
+            walk.stop(self.stopped)
         finish: Finish | None = None
         while finish is None:
             for action in walk.advance(self._elapsed_s()):
@@ -122,12 +126,15 @@ class ConnectionRun:
                 await self._next_event(walk, walk.next_wakeup_s() - self._elapsed_s())
         for skipped in finish.untried:
             self._skip(skipped)
-        await self._settle(walk)
-        return self.row(mine, theirs, finish.reason)
+        await self._settle(walk, self.stopped or Reason.NOT_NEEDED)
+        reason = finish.reason
+        if reason is Reason.NOTHING_TO_TRY and any(skipped.reason is Reason.ACTOR_DIED for skipped in plan.skipped):
+            reason = Reason.ACTOR_DIED
+        return self.row(mine, theirs, None if self._won else reason)
 
     async def fail(self, mine: PeerView | None, theirs: PeerView | None, reason: Reason, error: str) -> ConnectionRow:
         """End without a walk; the connection's row."""
-        await self._settle(Walk(Plan((), (), 0)))
+        await self._settle(Walk(Plan((), (), 0)), reason)
         return self.row(mine, theirs, reason, error)
 
     def row(
@@ -195,16 +202,14 @@ class ConnectionRun:
             walk.ready(running.combo)
         elif event.stage is Stage.WON and running.row is None:
             self._on_won(walk, running, event)
-        elif event.stage is Stage.MEASURED:
+        elif event.stage is Stage.MEASURED and self._won and event.attempt_id == self._won.attempt_id:
             self._measured = event
         elif event.stage is Stage.ENDED and running.row is None:
             walk.ended(running.combo)
             self._write(running, event)
 
     def _on_won(self, walk: Walk, running: _Running, event: Report) -> None:
-        if walk.finished:
-            self._cancel(event.attempt_id, Reason.OTHER_PIPE_WON)
-            return
+        """Both ends have agreed: a cancellation that is under way by now, as at the deadline, comes too late."""
         walk.agreed(running.combo)
         self._won = event
         self._write(running, event)
@@ -239,8 +244,12 @@ class ConnectionRun:
         plugin = self._attempts[attempt_id].combo.plugin
         self._command(plugin, CancelAttempt(self.request.initiator, attempt_id, reason))
 
-    async def _settle(self, walk: Walk) -> None:
-        """Wait for the measurement, and for the attempts that were cancelled, each for a while."""
+    async def _settle(self, walk: Walk, reason: Reason) -> None:
+        """Wait for the measurement, and for the attempts that were cancelled, each for a while. For this reason an
+        auxiliary attempt is cancelled, too, if it still runs."""
+        for attempt_id, running in self._attempts.items():
+            if running.phase is None and running.row is None:
+                self._cancel(attempt_id, reason)
         measuring = self._won is not None and self.request.use is Use.MEASURE
         if measuring:
             await self._digest_until(walk, lambda: self._measured is not None, _MEASURE_S)
@@ -258,6 +267,7 @@ class ConnectionRun:
         return Report(
             stage=Stage.ENDED,
             node=self.request.initiator,
+            peer=self.request.responder,
             attempt_id=attempt_id,
             connection_id=self.request.connection_id,
             side=Side.INITIATOR,

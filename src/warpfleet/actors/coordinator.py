@@ -3,9 +3,10 @@
 import asyncio
 import logging
 import time
-from collections import OrderedDict, defaultdict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Protocol
 from uuid import uuid4
 
@@ -13,7 +14,7 @@ from warpfleet.actors.connection_run import ConnectionRun
 from warpfleet.actors.outbox import Outbox
 from warpfleet.actors.values import CancelAttempt, Command, ConnectionRequest, Report, Stage, StartAttempt, Use
 from warpfleet.configs.policy import walk_numbers
-from warpfleet.core.combo import Combo, Policy, Reason, RouteType, Side
+from warpfleet.core.combo import AttemptOutcome, Combo, Policy, Reason, RouteType, Side
 from warpfleet.core.peer import PeerView
 from warpfleet.core.walk import Plan, WalkNumbers, make_plan
 from warpfleet.plugins.loader import registrations
@@ -21,7 +22,7 @@ from warpfleet.telemetry.records import AttemptRow, ConnectionRow, StartedRow
 
 _RECORD_S = 5.0  # for asking a peer for its record, where the broker has none
 _REFRESHER = "get_addr"
-_SETTLED_MAX = 10_000  # connections whose stragglers are still recognised: minutes of a fast sweep
+_REPLACED_S = 5.0  # a plugin host that died is replaced within a second or two
 
 _log = logging.getLogger(__name__)
 
@@ -59,9 +60,10 @@ class Coordinator:
         self._record_changed = asyncio.Event()
         self._opted_out: set[tuple[str, str]] = set()
         self._runs: dict[str, ConnectionRun] = {}
-        # Connections that peers opened with nodes of this host: the plugin of each attempt, by (node, attempt id).
-        self._responding: defaultdict[str, dict[tuple[str, str], str]] = defaultdict(dict)
-        self._settled: OrderedDict[str, None] = OrderedDict()  # those of them that have a winner
+        # Connections that peers opened with nodes of this host, by (connection id, node, peer): a peer that learnt the id
+        # of another's connection meets only its own. How each attempt began, by (node, attempt id).
+        self._responding: defaultdict[tuple[str, str, str], dict[tuple[str, str], Report]] = defaultdict(dict)
+        self._hosts_changed = asyncio.Event()
         self._finished: defaultdict[str, asyncio.Queue[ConnectionRow]] = defaultdict(asyncio.Queue)
         self._tasks: set[asyncio.Task[None]] = set()
         self._numbers: dict[Policy, WalkNumbers] = {}
@@ -72,15 +74,18 @@ class Coordinator:
         """Learn where plugins run; a host that is named again replaces the one before."""
         for plugin, port in hosts.items():
             self._hosts[plugin] = Outbox(port)
+        self._hosts_changed.set()
 
     async def plugin_died(self, plugin: str) -> None:
         """Fail what ran in this plugin's host, on either side; it takes no more attempts until it is bound again."""
         self._hosts.pop(plugin, None)
         for run in self._runs.values():
             run.plugin_died(plugin)
-        for attempts in self._responding.values():
-            for key in [key for key, owner in attempts.items() if owner == plugin]:
-                del attempts[key]
+        now_s = asyncio.get_running_loop().time()
+        for opened in [report for attempts in self._responding.values() for report in attempts.values()]:
+            if opened.combo.plugin == plugin:
+                died = replace(opened, stage=Stage.ENDED, outcome=AttemptOutcome.FAILED, reason=Reason.ACTOR_DIED)
+                self._responder_report(replace(died, at_s=now_s))
 
     async def opted_out(self, pairs: Sequence[tuple[str, str]]) -> None:
         """Learn which plugins do not serve which nodes, as (plugin, node)."""
@@ -89,13 +94,15 @@ class Coordinator:
     async def learn(self, records: Mapping[str, RecordView]) -> None:
         """Take the newest address records."""
         self._records.update(records)
-        self._record_changed.set()
-        self._record_changed = asyncio.Event()
+        self._wake_record_waiters()
 
     async def connect(self, requests: Sequence[ConnectionRequest]) -> None:
         """Begin these connections; `finished` has their rows."""
         for request in requests:
-            task = asyncio.create_task(self._connect(request))
+            command, on_attempt = self._send_command, self._attempt_rows.put
+            run = ConnectionRun(request, self._techniques, command=command, on_attempt=on_attempt)
+            self._runs[request.connection_id] = run
+            task = asyncio.create_task(self._connect(run))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
@@ -114,9 +121,12 @@ class Coordinator:
 
     async def stop(self, sweep_id: str) -> None:
         """Cancel a sweep's connections; each still gets its row."""
-        for run in self._runs.values():
-            if run.request.sweep_id == sweep_id:
-                run.stop(Reason.STOPPED)
+        self._stop([run for run in self._runs.values() if run.request.sweep_id == sweep_id], Reason.STOPPED)
+
+    async def cancel(self, connection_id: str, reason: Reason) -> None:
+        """Cancel one connection; it still gets its row."""
+        if connection_id in self._runs:
+            self._stop([self._runs[connection_id]], reason)
 
     async def report(self, reports: Sequence[Report]) -> None:
         """Hear from the plugin hosts."""
@@ -134,17 +144,25 @@ class Coordinator:
 
     async def close(self) -> None:
         """Cancel everything; each connection still gets its row."""
-        for run in self._runs.values():
-            run.stop(Reason.STOPPED)
+        self._stop(self._runs.values(), Reason.STOPPED)
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._attempt_rows.drain()
         self._ended.set()
 
-    async def _connect(self, request: ConnectionRequest) -> None:
-        run = ConnectionRun(request, self._techniques, command=self._send_command, on_attempt=self._attempt_rows.put)
-        self._runs[request.connection_id] = run
+    def _stop(self, runs: Iterable[ConnectionRun], reason: Reason) -> None:
+        for run in runs:
+            run.stop(reason)
+        self._wake_record_waiters()
+
+    def _wake_record_waiters(self) -> None:
+        self._record_changed.set()
+        self._record_changed = asyncio.Event()
+
+    async def _connect(self, run: ConnectionRun) -> None:
+        request = run.request
         try:
             await self._telemetry.started([run.prepare()])
+            await self._every_host()
             row = await self._walk(run)
         except Exception as error:  # noqa: BLE001 - whatever it is, a connection that was started gets its row
             _log.exception("connection %s failed inside", request.connection_id)
@@ -152,8 +170,19 @@ class Coordinator:
         finally:
             del self._runs[request.connection_id]
         await self._attempt_rows.drain()
-        await self._telemetry.connections([row])
+        try:
+            await self._telemetry.connections([row])
+        except Exception:  # noqa: BLE001 - the sweep is told all the same: it must not wait for a row without a place
+            _log.exception("the row of connection %s was not written", request.connection_id)
         self._finished[request.sweep_id].put_nowait(row)
+
+    async def _every_host(self) -> None:
+        """Wait a while for the hosts that are being replaced: a technique less would change what is measured."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_REPLACED_S):
+                while any(name not in self._hosts for name in self._techniques):
+                    self._hosts_changed.clear()
+                    await self._hosts_changed.wait()
 
     async def _walk(self, run: ConnectionRun) -> ConnectionRow:
         run.begin()
@@ -162,7 +191,8 @@ class Coordinator:
         theirs = self._view(request.responder) or await self._refreshed(run)
         if mine is None or theirs is None:
             missing = request.initiator if mine is None else request.responder
-            return await run.fail(mine, theirs, Reason.NO_RECORD, f"{missing} has published no valid address record")
+            error = "" if run.stopped else f"{missing} has published no valid address record"
+            return await run.fail(mine, theirs, run.stopped or Reason.NO_RECORD, error)
         plan = self._plan(request, mine, theirs)
         return await run.walk(plan, mine, theirs)
 
@@ -194,7 +224,7 @@ class Coordinator:
         )
         run.refresh(order)
         end_s = asyncio.get_running_loop().time() + _RECORD_S
-        while (left_s := end_s - asyncio.get_running_loop().time()) > 0:
+        while not run.stopped and (left_s := end_s - asyncio.get_running_loop().time()) > 0:
             changed = self._record_changed
             if view := self._view(request.responder):
                 return view
@@ -208,32 +238,26 @@ class Coordinator:
     def _send_command(self, plugin: str, command: Command) -> None:
         if plugin in self._hosts:
             self._hosts[plugin].put(command)
+        elif isinstance(command, StartAttempt):
+            self._runs[command.connection_id].plugin_died(plugin)
 
     def _responder_report(self, report: Report) -> None:
-        attempts = self._responding[report.connection_id]
+        connection = report.connection_id, report.node, report.peer
+        attempts = self._responding[connection]
         key = report.node, report.attempt_id
         if report.stage is Stage.OPENED:
-            attempts[key] = report.combo.plugin
-            if report.connection_id in self._settled:
-                self._cancel_responder(key, report.combo.plugin)
+            attempts[key] = report
+            return
+        if report.outcome is None:
             return
         if report.stage is Stage.WON:
-            self._settle(report.connection_id)
-            for other, plugin in attempts.items():
+            for other, opened in attempts.items():
                 if other != key:
-                    self._cancel_responder(other, plugin)
+                    self._send_command(opened.combo.plugin, CancelAttempt(*other, Reason.OTHER_PIPE_WON))
         attempts.pop(key, None)
         if not attempts:
-            del self._responding[report.connection_id]
+            del self._responding[connection]
         self._attempt_rows.put(self._responder_row(report))
-
-    def _settle(self, connection_id: str) -> None:
-        self._settled[connection_id] = None
-        if len(self._settled) > _SETTLED_MAX:
-            self._settled.popitem(last=False)
-
-    def _cancel_responder(self, key: tuple[str, str], plugin: str) -> None:
-        self._send_command(plugin, CancelAttempt(*key, Reason.OTHER_PIPE_WON))
 
     def _responder_row(self, report: Report) -> AttemptRow:
         began_us = report.started_at_us

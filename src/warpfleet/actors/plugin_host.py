@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from warpfleet.actors.attempt_run import AttemptRun
@@ -21,7 +21,7 @@ from warpfleet.actors.values import (
     StartAttempt,
     Use,
 )
-from warpfleet.core.combo import Combo, Reason, Side
+from warpfleet.core.combo import AttemptOutcome, Combo, Reason, Side
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.core.identity import PublicIdentity
 from warpfleet.core.peer import AddressFamily, PeerView
@@ -52,7 +52,7 @@ class HostPorts:
 
 
 HeldPipe = Callable[[str, str, Side, Pipe], None]
-"""Takes a pipe that is not measured: node, attempt id, side, pipe."""
+"""Takes a pipe that is not measured: node, connection id, side, pipe."""
 
 
 class PluginHost:
@@ -65,7 +65,7 @@ class PluginHost:
         self._on_held_pipe = on_pipe
         self._nodes: dict[str, OpenNode] = {}
         self._runs: dict[tuple[str, str], AttemptRun] = {}  # by node and attempt id: both sides may be served here
-        self._uses: dict[str, Use] = {}
+        self._uses: dict[tuple[str, str], Use] = {}
         self._roster: dict[bytes, PublicIdentity] = {}
         self._peers: dict[str, PublicIdentity] = {}
         self._ports: HostPorts | None = None
@@ -86,8 +86,7 @@ class PluginHost:
         MissingError where a node cannot be set up.
         """
         assert self._ports is not None
-        self._roster.update({identity.key: identity for identity in roster})
-        self._peers.update({identity.name: identity for identity in roster})
+        self.trust(roster)
         opened: dict[str, list[Endpoint] | None] = {}
         for spec in specs:
             node = OpenNode(spec, self._roster, self._on_stream, self._ports.own_record, self._ports.learn_record)
@@ -96,12 +95,21 @@ class PluginHost:
             opened[spec.name] = list(node.listeners) if node.factory else None
         return opened
 
+    def trust(self, identities: Iterable[PublicIdentity]) -> None:
+        """Let these peers open attempts; a name that comes with another key has that key from now on."""
+        for identity in identities:
+            former = self._peers.get(identity.name)
+            if former:
+                self._roster.pop(former.key, None)
+            self._peers[identity.name] = self._roster[identity.key] = identity
+
     async def close_nodes(self, names: Sequence[str]) -> None:
-        """Cancel what runs for these nodes and close their listeners."""
-        for run in list(self._runs.values()):
-            if run.node.name in names:
-                run.cancel(Reason.STOPPED)
+        """End what runs for these nodes, then close their listeners and relays."""
         closing = [self._nodes.pop(name) for name in names if name in self._nodes]
+        ending = [run for run in self._runs.values() if run.node in closing]
+        for run in ending:
+            run.cancel(Reason.STOPPED)
+        await asyncio.gather(*(run.ended() for run in ending))
         await asyncio.gather(*(node.close() for node in closing))
 
     async def take_views(self, views: Mapping[str, PeerView]) -> None:
@@ -153,6 +161,8 @@ class PluginHost:
         """Close every node; what runs is cancelled."""
         await self.close_nodes(list(self._nodes))
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._ports:
+            await asyncio.gather(self._reports.drain(), self._signals.drain())
         self._closed.set()
 
     def _start(self, order: StartAttempt) -> None:
@@ -160,6 +170,7 @@ class PluginHost:
         peer = self._peers.get(order.peer)
         if node is None or node.factory is None or peer is None:
             _log.error("no node %s here, or no peer %s: attempt not started", order.node, order.peer)
+            self._reports.put(_not_started(order, Reason.UNTRUSTED if peer is None else Reason.OPTED_OUT))
             return
         spec = AttemptSpec(
             attempt_id=order.attempt_id,
@@ -170,13 +181,14 @@ class PluginHost:
             timeout_s=order.timeout_s,
             theirs=order.theirs,
         )
-        self._uses[order.attempt_id] = order.use
+        self._uses[order.node, order.attempt_id] = order.use
         self._run(node, peer, spec)
 
     def _open_by_message(self, signal: IncomingSignal) -> None:
         node = self._nodes.get(signal.node)
+        peer = self._peers.get(signal.sender)
         message = signal.message
-        if node is None or message is None or not message.opens:
+        if node is None or peer is None or message is None or not message.opens:
             return
         spec = AttemptSpec(
             attempt_id=signal.attempt_id,
@@ -187,7 +199,7 @@ class PluginHost:
             timeout_s=_RESPONDER_TIMEOUT_S,
             opening=message,
         )
-        self._respond(node, self._peers[signal.sender], spec)
+        self._respond(node, peer, spec)
 
     def _open_by_frame(self, node_name: str, frame: Frame, af: AddressFamily) -> AttemptRun | None:
         node = self._nodes.get(node_name)
@@ -228,16 +240,17 @@ class PluginHost:
         def forget(_: asyncio.Task[None]) -> None:
             self._tasks.discard(task)
             self._runs.pop(key, None)
+            self._uses.pop(key, None)
 
         task.add_done_callback(forget)
         return run
 
     async def _use_pipe(self, run: AttemptRun, pipe: Pipe) -> None:
-        hold = self._uses.pop(run.context.attempt_id, None) is Use.HOLD
+        hold = self._uses.get((run.node.name, run.context.attempt_id)) is Use.HOLD
         if run.context.side is Side.RESPONDER:
             hold = self._on_held_pipe is not None
         if hold and self._on_held_pipe:
-            self._on_held_pipe(run.node.name, run.context.attempt_id, run.context.side, pipe)
+            self._on_held_pipe(run.node.name, run.context.connection_id, run.context.side, pipe)
         elif run.context.side is Side.RESPONDER:
             await echo(pipe)
         else:
@@ -254,3 +267,20 @@ class PluginHost:
             self.adopt(node.name, inbound)
         else:
             self._ports.hand_over(plugin, node.name, inbound)
+
+
+def _not_started(order: StartAttempt, reason: Reason) -> Report:
+    now_s = asyncio.get_running_loop().time()
+    return Report(
+        stage=Stage.ENDED,
+        node=order.node,
+        attempt_id=order.attempt_id,
+        connection_id=order.connection_id,
+        side=Side.INITIATOR,
+        combo=order.combo,
+        begun_s=now_s,
+        at_s=now_s,
+        started_at_us=order.started_at_us,
+        outcome=AttemptOutcome.FAILED,
+        reason=reason,
+    )

@@ -1,5 +1,6 @@
 """Turns the roles into Ray actors. The only file outside the cluster that knows Ray."""
 
+import os
 from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,10 @@ def remote(handle: Handle, method: str) -> Callable[..., Coroutine[Any, Any, Any
 
 class _PluginActor(PluginHost):
     """A plugin host in a process of its own: streams for other plugins leave as file descriptors."""
+
+    async def pid(self) -> int:
+        """The process that this actor is."""
+        return os.getpid()
 
     async def connect(self, directory: str, coordinator: Handle, signal: Handle) -> None:
         """Learn whom to talk to; `directory` is where the host's plugin actors hand streams over."""

@@ -33,6 +33,7 @@ _CONNECT_S = 15.0  # for the first connection to a broker, failover to the last 
 _PROBE_S = 5.0
 _NTP_S = 2.0
 _RECORDS_S = 15.0  # until every peer's record has come from the brokers
+_FAREWELL_S = 0.5  # for what is being said when we close, such as that attempts are given up: an answer or two
 _RECORD_LIFETIME_S = 3600.0  # a node that vanished is not dialled an hour later
 _PROBES_AT_ONCE = 32  # a probe opens some ten sockets and sends some fifty packets in its first round trip
 
@@ -76,7 +77,9 @@ class _Work:
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
 
-    async def cancel(self) -> None:
+    async def cancel(self, after_s: float = 0) -> None:
+        if after_s and self.tasks:
+            await asyncio.wait(self.tasks, timeout=after_s)
         for task in self.tasks:
             task.cancel()
         await asyncio.gather(*self.tasks, return_exceptions=True)
@@ -92,6 +95,7 @@ class SignalHost:
         self._outboxes: dict[str, Outbox[IncomingSignal]] = {}
         self._ports: SignalPorts | None = None
         self._work = _Work()
+        self._sending = _Work()
         self._watched: set[str] = set()
         self._probing = asyncio.Semaphore(_PROBES_AT_ONCE)
         self._closed = asyncio.Event()
@@ -118,8 +122,13 @@ class SignalHost:
             self._hub.open_node(spec.identity, urls, spec.vantage.connect_blocking)
         reports = await asyncio.gather(*(self._open(self._nodes[spec.name]) for spec in specs))
         if specs:
-            await self._watch(specs[0].name, [identity.name for identity in roster])
+            await self._watch(specs[0].name, [identity.name for identity in roster], wait=True)
         return reports
+
+    async def trust(self, node: str, identities: Sequence[PublicIdentity]) -> None:
+        """Exchange signals with these peers, too, and hear their records by this node's connection, as they come."""
+        self._hub.trust(identities)
+        await self._watch(node, [identity.name for identity in identities], wait=False)
 
     async def relisten(self, listeners: Mapping[str, Sequence[Endpoint]]) -> None:
         """Publish new listeners of nodes, since the process that had the old ones is gone."""
@@ -138,7 +147,7 @@ class SignalHost:
     async def post(self, signals: Sequence[OutgoingSignal]) -> None:
         """Send messages to peers; one that is not acknowledged in time comes back as a failure of its attempt."""
         for signal in signals:
-            self._work.start(self._send(signal))
+            self._sending.start(self._send(signal))
 
     async def own_record(self, node: str) -> bytes:
         """A node's current record, signed and encoded."""
@@ -160,8 +169,10 @@ class SignalHost:
 
     async def close(self) -> None:
         """Close every node."""
+        await self._sending.cancel(after_s=_FAREWELL_S)
         await self._work.cancel()
         await self._hub.close()
+        await asyncio.gather(*(outbox.drain() for outbox in self._outboxes.values()))
         self._closed.set()
 
     async def _open(self, node: _Node) -> NodeReport:
@@ -240,32 +251,35 @@ class SignalHost:
             await asyncio.sleep(_RECORD_LIFETIME_S / 2)
             self._publish(node)
 
-    async def _watch(self, node: str, peers: Sequence[str]) -> None:
+    async def _watch(self, node: str, peers: Sequence[str], *, wait: bool) -> None:
+        self._hub.watch(node, peers)
         new = [peer for peer in peers if peer not in self._watched]
         self._watched.update(new)
-        self._hub.watch(node, new)
+        first: list[AddressRecord | None] = [None] * len(new)
+        if wait:
+            first = list(await asyncio.gather(*(self._first(node, peer) for peer in new)))
+            await self._learn(*(record for record in first if record))
+        for peer, known in zip(new, first, strict=True):
+            self._work.start(self._follow(peer, known))
 
-        async def first(peer: str) -> AddressRecord:
-            try:
-                return await self._hub.record_of(node, peer, _RECORDS_S)
-            except PeerUnavailable:
-                raise MissingError(f"no address record of {peer} came from the broker; is its node running?") from None
+    async def _first(self, node: str, peer: str) -> AddressRecord:
+        try:
+            return await self._hub.record_of(node, peer, _RECORDS_S)
+        except PeerUnavailable:
+            raise MissingError(f"no address record of {peer} came from the broker; is its node running?") from None
 
-        for record in await asyncio.gather(*(first(peer) for peer in new)):
-            await self._learn(record)
-        for peer in new:
-            self._work.start(self._follow(peer))
-
-    async def _follow(self, peer: str) -> None:
+    async def _follow(self, peer: str, known: AddressRecord | None) -> None:
         while True:
-            await self._hub.book.changed(peer)
             record = self._hub.book.get(peer, time.time())
-            if record:
+            if record and record != known:
                 await self._learn(record)
+                known = record
+            else:
+                await self._hub.book.changed(peer)
 
-    async def _learn(self, record: AddressRecord) -> None:
+    async def _learn(self, *records: AddressRecord) -> None:
         assert self._ports is not None
-        await self._ports.learn({record.name: RecordView(view_of(record), record.expires_at)})
+        await self._ports.learn({r.name: RecordView(view_of(r), r.expires_at) for r in records})
 
     async def _send(self, signal: OutgoingSignal) -> None:
         try:

@@ -82,6 +82,7 @@ class TelemetryHost:
             await self.close_sweep(sweep_id)
         if self._ticker:
             self._ticker.cancel()
+            await asyncio.gather(self._ticker, return_exceptions=True)
         self._closed.set()
 
     def _by_sweep(self, rows: Iterable[R]) -> "list[tuple[TelemetryWriter, list[R]]]":

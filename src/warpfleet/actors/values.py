@@ -99,6 +99,7 @@ class Report:
 
     stage: Stage
     node: str
+    peer: str
     attempt_id: str
     connection_id: str
     side: Side

@@ -55,8 +55,7 @@ async def _probe_all(fleet: Fleet) -> list[_Found]:
     at_once = asyncio.Semaphore(_AT_ONCE)
 
     async def probe_one(node: FleetNode) -> list[_Found]:
-        given = node.vantage
-        vantage = Vantage(given.netns, given.interface, given.address) if given else Vantage()
+        vantage = Vantage.of(node.vantage)
         vantage.check()
         network = KernelNetwork(vantage, stun_servers=fleet.services.stun)
         found = []

@@ -24,7 +24,7 @@ from warpfleet.lab import rootless
 from warpfleet.lab.laboratory import laboratory
 from warpfleet.telemetry import analysis
 from warpfleet.telemetry.report import report
-from warpfleet.telemetry.sweep import Sweep
+from warpfleet.telemetry.sweep import Sweep, check_directory
 
 _EXIT_FAILED = 1
 _EXIT_INTERRUPTED = 130
@@ -51,6 +51,7 @@ def sweep(
     Exit status 1 where a connection that should have worked did not.
     """
     check_plugin(only)
+    check_directory(out, resume=resume)
     if resume and seed is None and (out / "sweep.json").exists():
         seed = Sweep.read(out).seed
     plan = {
@@ -93,9 +94,9 @@ async def _sweep(fleet: Fleet, plan: dict[str, Any], out: Path, *, resume: bool,
     stopping = asyncio.Event()
     for signal_number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(signal_number, stopping.set)
-    if not fleet.services.turn:
-        print("warpfleet: the fleet names no TURN server: pairs without a direct path will fail", file=sys.stderr)
     async with fleet_session(fleet) as runtime:
+        if not fleet.services.turn:
+            print("warpfleet: no TURN server in the fleet file: pairs without a direct path will fail", file=sys.stderr)
         with show_progress() as on_progress:
             rows = await recorded_sweep(
                 runtime,

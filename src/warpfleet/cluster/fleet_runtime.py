@@ -117,8 +117,6 @@ class FleetRuntime:
 @asynccontextmanager
 async def fleet_runtime(fleet: Fleet, folder: Path) -> AsyncIterator[FleetRuntime]:
     """The fleet's nodes are open until the block ends. Ray must be up (`ray_session`). MissingError."""
-    for node in fleet.nodes:
-        vantage_of(node).check()
     async with AsyncExitStack() as stack:
         fleet = await stack.enter_async_context(with_embedded_services(fleet))
         runtime = FleetRuntime(folder, [_spec(node, fleet) for node in fleet.nodes])
@@ -127,17 +125,11 @@ async def fleet_runtime(fleet: Fleet, folder: Path) -> AsyncIterator[FleetRuntim
         yield runtime
 
 
-def vantage_of(node: FleetNode) -> Vantage:
-    """The vantage that a node of the fleet file names."""
-    given = node.vantage
-    return Vantage(netns=given.netns, interface=given.interface, address=given.address) if given else Vantage()
-
-
 def _spec(node: FleetNode, fleet: Fleet) -> NodeSpec:
     services = fleet.services
     return NodeSpec(
         identity=Identity.generate(node.name, secrets.token_bytes(32)),
-        vantage=vantage_of(node),
+        vantage=Vantage.of(node.vantage),
         listen=node.listen,
         brokers=services.mqtt,
         stun=services.stun,

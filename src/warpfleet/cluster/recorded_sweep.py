@@ -9,6 +9,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import ray
+from ray.exceptions import RayError
 
 from warpfleet.actors.ray_actors import remote
 from warpfleet.actors.signal_host import NodeReport
@@ -23,6 +24,7 @@ from warpfleet.core.walk import Pin
 from warpfleet.telemetry.analysis import completed_pairs
 from warpfleet.telemetry.records import ConnectionRow, NatObservationRow
 from warpfleet.telemetry.sweep import Sweep, versions
+from warpfleet.telemetry.writer import recover
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,8 +85,10 @@ async def recorded_sweep(
             on_progress=on_progress,
         )
     finally:
-        if not runtime.lost.done():
+        try:
             await remote(runtime.telemetry, "close_sweep")(sweep.sweep_id)
+        except RayError:
+            recover(directory)
 
 
 def _observations(sweep_id: str, reports: Sequence[NodeReport]) -> list[NatObservationRow]:

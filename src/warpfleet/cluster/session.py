@@ -3,8 +3,8 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from warpfleet.cluster.fleet_runtime import FleetRuntime, fleet_runtime, vantage_of
-from warpfleet.cluster.preflight import check_relays, check_stun
+from warpfleet.cluster.fleet_runtime import FleetRuntime, fleet_runtime
+from warpfleet.cluster.preflight import check_services, check_stun
 from warpfleet.cluster.ray_session import ray_session
 from warpfleet.configs.fleet import Fleet
 
@@ -12,9 +12,7 @@ from warpfleet.configs.fleet import Fleet
 @asynccontextmanager
 async def fleet_session(fleet: Fleet) -> AsyncIterator[FleetRuntime]:
     """Ray and the fleet's nodes are up until the block ends. MissingError names what is not there."""
-    for node in fleet.nodes:
-        vantage_of(node).check()
+    await check_services(fleet)
     async with ray_session() as folder, fleet_runtime(fleet, folder) as runtime:
         check_stun(fleet, runtime.reports)
-        await check_relays(fleet)
         yield runtime

@@ -84,7 +84,9 @@ async def _finished(runtime: FleetRuntime, sweep_id: str, stopping: asyncio.Even
         rows: list[ConnectionRow] = await asking
         return rows
     finally:
+        asking.cancel()
         stop.cancel()
+        await asyncio.gather(asking, stop, return_exceptions=True)
 
 
 def _request(sweep_id: str, trial: Trial, policy: Policy, pin: Pin) -> ConnectionRequest:

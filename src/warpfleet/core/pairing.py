@@ -55,12 +55,12 @@ def impossible(requirement: Requirement, combo: Combo, mine: PeerView, theirs: P
     """Why a combo cannot even be formed: an address, a listener or a relay is missing. None where it can."""
     if requirement is Requirement.SIGNAL:
         return None
-    if requirement is Requirement.RELAY and not mine.relay:
-        return Reason.NO_RELAY
+    if requirement is Requirement.RELAY:
+        return _missing_family(combo, mine, theirs) if mine.relay else Reason.NO_RELAY
     target = mine if requirement is Requirement.SELF_REACHABLE else theirs
     source = theirs if target is mine else mine
     missing = _missing_route(combo, source, target)
-    if missing or requirement in (Requirement.PUNCHABLE, Requirement.RELAY):
+    if missing or requirement is Requirement.PUNCHABLE:
         return missing
     if combo.route is not RouteType.LOOPBACK and not target.ports(combo.af):
         return Reason.NOT_LISTENING
@@ -85,11 +85,14 @@ def ruled_out(requirement: Requirement, combo: Combo, mine: PeerView, theirs: Pe
 def _missing_route(combo: Combo, source: PeerView, target: PeerView) -> Reason | None:
     if combo.route is RouteType.LOOPBACK:
         return None if source.machine == target.machine else Reason.NOT_SAME_MACHINE
+    missing = _missing_family(combo, source, target)
     if combo.route is RouteType.NIC:
-        if not source.addresses(combo.af) or not target.addresses(combo.af):
-            return Reason.NO_COMMON_FAMILY
-        return None if same_network(source, target, combo.af) else Reason.NOT_SAME_NETWORK
-    if combo.af not in source.external or combo.af not in target.external:
-        both_have_family = source.addresses(combo.af) and target.addresses(combo.af)
-        return Reason.NO_ADDRESS if both_have_family else Reason.NO_COMMON_FAMILY
-    return None
+        return missing or (None if same_network(source, target, combo.af) else Reason.NOT_SAME_NETWORK)
+    if combo.af in source.external and combo.af in target.external:
+        return None
+    return missing or Reason.NO_ADDRESS
+
+
+def _missing_family(combo: Combo, source: PeerView, target: PeerView) -> Reason | None:
+    both_have_it = source.addresses(combo.af) and target.addresses(combo.af)
+    return None if both_have_it else Reason.NO_COMMON_FAMILY

@@ -1,9 +1,11 @@
 """Drives the handshake over streams and datagrams until both ends agree on the pipe."""
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 
 from warpfleet.core.endpoint import Endpoint
+from warpfleet.core.errors import WarpfleetError
 from warpfleet.net.handshake import FRAME_BYTES, Event, Handshake, ProofFailed
 from warpfleet.net.interfaces import ByteStream, ConnectionLost, DatagramSocket
 
@@ -27,6 +29,7 @@ async def prove_stream(stream: ByteStream, handshake: Handshake, claim: Claim, *
     ProofFailed, PeerClosed, ConnectionLost, or what `claim` raises. The caller bounds the time.
     """
     frame = first
+    claimed = False
     if frame is None:
         await stream.write(handshake.opener())
         frame = await stream.read_exactly(FRAME_BYTES)
@@ -34,7 +37,8 @@ async def prove_stream(stream: ByteStream, handshake: Handshake, claim: Claim, *
         received = handshake.receive(frame)
         if received.reply:
             await stream.write(received.reply)
-        if received.event is Event.PROVED:
+        if received.event is Event.PROVED and not claimed:  # openers that crossed are answered by two proofs
+            claimed = True
             await claim()
             await stream.write(handshake.take())
         elif received.event is Event.CLOSED:
@@ -57,8 +61,9 @@ async def prove_datagram(
     try:
         return await proof.run()
     except BaseException:
-        for target in proof.seen:
-            socket.send_to(handshake.close(), target)
+        with contextlib.suppress(WarpfleetError):  # the budget may be spent: what ended the attempt says more
+            for target in proof.seen:
+                socket.send_to(handshake.close(), target)
         raise
     finally:
         await proof.stop()

@@ -14,10 +14,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Self, TypeVar
 
 import ifaddr
 
+from warpfleet.configs import fleet as configs
 from warpfleet.core.endpoint import Endpoint, Interface
 from warpfleet.core.errors import InputError, MissingError
 from warpfleet.net.interfaces import Unreachable
@@ -58,6 +59,11 @@ class Vantage:
                 object.__setattr__(self, "address", str(ipaddress.ip_address(self.address)))
             except ValueError:
                 raise InputError(f"vantage.address: {self.address!r} is not an IP address") from None
+
+    @classmethod
+    def of(cls, given: configs.Vantage | None) -> Self:
+        """The vantage that a node of the fleet file names; without one, the default route."""
+        return cls(netns=given.netns, interface=given.interface, address=given.address) if given else cls()
 
     def __str__(self) -> str:
         given = ((key, getattr(self, key)) for key in ("netns", "interface", "address"))

@@ -6,7 +6,9 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol, TypeVar
+from typing import Annotated, ClassVar, Protocol, TypeVar
+
+from pydantic import AfterValidator
 
 from warpfleet.core.combo import Combo, Reason, RouteType, Side, Transport
 from warpfleet.core.endpoint import Endpoint
@@ -53,6 +55,15 @@ class Abandon(AttemptMessage):
     plugin: str
 
 
+def _checked_endpoint(text: str) -> str:
+    if not 0 < Endpoint.parse(text).port < 65536:
+        raise ValueError("the port must be 1 to 65535")
+    return text
+
+
+EndpointText = Annotated[str, AfterValidator(_checked_endpoint)]
+"""A peer's `ip:port`, checked when its message is read."""
+
 M = TypeVar("M", bound=AttemptMessage)
 
 
@@ -70,6 +81,7 @@ class Inbox:
     def __init__(self) -> None:
         self._messages: asyncio.Queue[AttemptMessage | AttemptFailed] = asyncio.Queue(_INBOX_MAX_ITEMS)
         self._streams: asyncio.Queue[InboundStream] = asyncio.Queue(_INBOX_MAX_ITEMS)
+        self._closed = False
 
     def put_message(self, message: AttemptMessage) -> None:
         """Queue a message; one too many is dropped."""
@@ -82,8 +94,8 @@ class Inbox:
             self._messages.put_nowait(AttemptFailed(reason))
 
     def put_stream(self, inbound: InboundStream) -> None:
-        """Queue an inbound stream; one too many is closed."""
-        if self._streams.full():
+        """Queue an inbound stream; one too many, or too late, is closed."""
+        if self._closed or self._streams.full():
             inbound.stream.close()
         else:
             self._streams.put_nowait(inbound)
@@ -102,7 +114,8 @@ class Inbox:
         return await self._streams.get()
 
     def close(self) -> None:
-        """Close the streams that nobody took."""
+        """Close the streams that nobody took, and those that are still to come."""
+        self._closed = True
         while not self._streams.empty():
             self._streams.get_nowait().stream.close()
 
@@ -176,7 +189,7 @@ class AttemptContext(AttemptSpec):
     """Everything that one attempt may use. `network` keeps it within its targets and its budget.
 
     `nonce` is 16 bytes for the proof of identity; `claim` asks for leave to take a proved pipe (see `net.proving`);
-    `post` sends a message to the peer's side.
+    `post` sends a message to the peer's side; `release` lifts the budget from the socket of a pipe that has won.
     """
 
     node: NodePorts
@@ -186,6 +199,7 @@ class AttemptContext(AttemptSpec):
     nonce: bytes
     claim: Claim
     post: Callable[[AttemptMessage], None]
+    release: Callable[[DatagramSocket], DatagramSocket]
     inbox: Inbox = field(default_factory=Inbox)
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -228,9 +242,10 @@ class AttemptContext(AttemptSpec):
     ) -> Pipe:
         """Turn a UDP socket into a pipe to whichever candidate proves itself; the socket is closed where that fails."""
         handshake = self.handshake()
+        of_family = [candidate for candidate in candidates if candidate.af == self.combo.af]
         async with self._one_claim_at_a_time(socket) as claim:
-            remote = await prove_datagram(socket, handshake, claim, candidates)
-        return DatagramPipe(socket, remote, handshake, relayed=relayed)
+            remote = await prove_datagram(socket, handshake, claim, of_family)
+        return DatagramPipe(self.release(socket), remote, handshake, relayed=relayed)
 
     @asynccontextmanager
     async def _one_claim_at_a_time(self, socket: ByteStream | DatagramSocket) -> AsyncIterator[Claim]:

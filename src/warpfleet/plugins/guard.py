@@ -51,19 +51,25 @@ class GuardedNetwork:
         return await self._network.listen_tcp(endpoint)
 
     async def external_endpoint(self, socket: DatagramSocket, *, timeout_s: float) -> Endpoint:
-        inner = socket.inner if isinstance(socket, GuardedSocket) else socket
-        return await self._network.external_endpoint(inner, timeout_s=timeout_s)
+        return await self._network.external_endpoint(self.release(socket), timeout_s=timeout_s)
 
     async def allocate_relay(self, af: int, *, timeout_s: float) -> DatagramSocket:
         return self._guard(await self._network.allocate_relay(af, timeout_s=timeout_s))
 
+    def release(self, socket: DatagramSocket) -> DatagramSocket:
+        """The bare socket: the peer that proved itself on it wants what comes."""
+        return socket.inner if isinstance(socket, GuardedSocket) else socket
+
     def _guard(self, socket: DatagramSocket) -> "GuardedSocket":
-        guarded = GuardedSocket(socket, self._check)
+        guarded = GuardedSocket(socket, self._check, self._permits)
         self._datagram_sockets.append(guarded)
         return guarded
 
+    def _permits(self, remote: Endpoint) -> bool:
+        return any(permitted(remote.ip, route) for route in self._routes)
+
     def _check(self, remote: Endpoint) -> None:
-        if not any(permitted(remote.ip, route) for route in self._routes):
+        if not self._permits(remote):
             raise AttemptFailed(Reason.TARGET_FORBIDDEN, f"{remote.ip} is no target for {', '.join(self._routes)}")
         if remote.ip not in self._budgets:
             if len(self._budgets) >= _TARGETS_MAX:
@@ -74,11 +80,14 @@ class GuardedNetwork:
 
 
 class GuardedSocket:
-    """A datagram socket that asks before it sends."""
+    """A datagram socket that asks before it sends, and hears nothing from where it may not send to."""
 
-    def __init__(self, inner: DatagramSocket, check: Callable[[Endpoint], None]) -> None:
+    def __init__(
+        self, inner: DatagramSocket, check: Callable[[Endpoint], None], permits: Callable[[Endpoint], bool]
+    ) -> None:
         self.inner = inner
         self._check = check
+        self._permits = permits
 
     @property
     def local(self) -> Endpoint:
@@ -93,7 +102,10 @@ class GuardedSocket:
         self.inner.send_to(data, remote)
 
     async def receive(self) -> tuple[bytes, Endpoint]:
-        return await self.inner.receive()
+        while True:
+            data, source = await self.inner.receive()
+            if self._permits(source):
+                return data, source
 
     def close(self) -> None:
         self.inner.close()

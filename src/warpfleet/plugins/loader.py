@@ -8,7 +8,6 @@ from importlib import import_module
 from importlib.metadata import entry_points
 
 import warpfleet.plugins
-from warpfleet.core.errors import WarpfleetError
 from warpfleet.plugins.contract import Abandon
 from warpfleet.plugins.registry import REGISTRY, Registration
 from warpfleet.signal.messages import MessageTypes
@@ -33,7 +32,7 @@ def load_plugins() -> tuple[Found, ...]:
     found = [_load(f"{warpfleet.plugins.__name__}.{name}", "built in", name) for name in _built_in_names()]
     for entry_point in sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda point: point.name):
         distribution = entry_point.dist.name if entry_point.dist else "unknown distribution"
-        found.append(_load(entry_point.module, distribution, entry_point.name))
+        found.append(_load(entry_point.value.partition(":")[0], distribution, entry_point.name))
     for item in found:
         if item.problem:
             _log.warning("plugin from %s left out: %s", item.source, item.problem)
@@ -68,7 +67,7 @@ def _load(module: str, source: str, name: str) -> Found:
     before = set(REGISTRY)
     try:
         import_module(module)
-    except (ImportError, WarpfleetError, AttributeError, TypeError, SyntaxError) as error:
+    except Exception as error:  # noqa: BLE001 - an outside module may raise anything while it is imported
         return Found(f"{source} ({name})", None, f"{type(error).__name__}: {error}")
     added = [registration for registration in REGISTRY if registration not in before]
     if not added:

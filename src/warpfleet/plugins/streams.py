@@ -7,8 +7,8 @@ from typing import Any
 from warpfleet.core.combo import Reason, RouteType
 from warpfleet.core.endpoint import Endpoint, Scope, scope_of
 from warpfleet.core.peer import AddressFamily, PeerView, shared_subnet
-from warpfleet.net.interfaces import Pipe
-from warpfleet.plugins.contract import AttemptContext, AttemptFailed
+from warpfleet.net.interfaces import ByteStream, Pipe
+from warpfleet.plugins.contract import AttemptContext, AttemptFailed, InboundStream
 
 TARGETS_MAX = 8  # a peer has a few addresses and ports; more would make us a port scanner
 
@@ -39,14 +39,21 @@ async def dial(context: AttemptContext, endpoints: Sequence[Endpoint]) -> Pipe:
 
     racers = [asyncio.create_task(dial_one(endpoint)) for endpoint in endpoints[:TARGETS_MAX]]
     try:
-        for racer in asyncio.as_completed(racers):
-            try:
-                return await racer
-            except Exception as error:  # noqa: BLE001 - kept, and raised when nobody wins
-                last = error
-        raise last
-    finally:
-        await _cancel(racers)
+        pipe = await _first(racers)
+        await _end(racers, keep=pipe)
+    except BaseException:
+        await _end(racers)
+        raise
+    return pipe
+
+
+async def _first(racers: Sequence[asyncio.Task[Pipe]]) -> Pipe:
+    for racer in asyncio.as_completed(racers):
+        try:
+            return await racer
+        except Exception as error:  # noqa: BLE001 - kept, and raised when nobody wins
+            last = error
+    raise last
 
 
 async def accept(context: AttemptContext) -> Pipe:
@@ -54,24 +61,53 @@ async def accept(context: AttemptContext) -> Pipe:
 
     Fails as soon as a stream came and none is left, as the last one did.
     """
-    arrival = asyncio.create_task(context.inbox.stream())
-    racers: set[asyncio.Task[Pipe]] = set()
+    racers: dict[asyncio.Task[Pipe], ByteStream] = {}
+    try:
+        winner = await _first_accepted(context, racers)
+        await _end([racer for racer in racers if racer is not winner])
+    except BaseException:
+        _close(racers.values())
+        await _end(list(racers))
+        raise
+    _close(stream for racer, stream in racers.items() if racer is not winner)
+    return winner.result()
+
+
+async def _first_accepted(context: AttemptContext, racers: dict[asyncio.Task[Pipe], ByteStream]) -> asyncio.Task[Pipe]:
+    """Prove each stream that arrives, in a task that is added to `racers`; the first task to succeed."""
+    arrival: asyncio.Task[InboundStream] | None = None
+    proving: set[asyncio.Task[Pipe]] = set()
     try:
         while True:
-            done, _ = await asyncio.wait({arrival, *racers}, return_when=asyncio.FIRST_COMPLETED)
+            arrival = arrival or asyncio.create_task(context.inbox.stream())
+            done, _ = await asyncio.wait({arrival, *proving}, return_when=asyncio.FIRST_COMPLETED)
             if arrival in done:
-                inbound = arrival.result()
-                racers.add(asyncio.create_task(context.prove_stream(inbound.stream, inbound.first_frame)))
-                arrival = asyncio.create_task(context.inbox.stream())
-            for racer in racers & done:
-                racers.discard(racer)
-                if racer.exception() is None or not racers:
-                    return racer.result()
+                inbound, arrival = arrival.result(), None
+                racer = asyncio.create_task(context.prove_stream(inbound.stream, inbound.first_frame))
+                racers[racer] = inbound.stream
+                proving.add(racer)
+            for racer in proving & done:
+                proving.discard(racer)
+                if racer.exception() is None or not proving:
+                    racer.result()
+                    return racer
     finally:
-        await _cancel([arrival, *racers])
+        if arrival:
+            await _end([arrival])
 
 
-async def _cancel(tasks: Iterable[asyncio.Task[Any]]) -> None:
+def _close(streams: Iterable[ByteStream]) -> None:
+    """Close the streams, also of tasks that were cancelled before their first step."""
+    for stream in streams:
+        stream.close()
+
+
+async def _end(tasks: Sequence[asyncio.Task[Any]], *, keep: Pipe | None = None) -> None:
+    """Cancel and await the tasks; what they had reached all the same is closed."""
     for task in tasks:
         task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    for reached in await asyncio.gather(*tasks, return_exceptions=True):
+        if isinstance(reached, InboundStream):
+            reached.stream.close()
+        elif not isinstance(reached, BaseException) and reached is not keep:
+            await reached.close()

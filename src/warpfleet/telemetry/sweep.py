@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from warpfleet.core.combo import Policy
 from warpfleet.core.errors import InputError
-from warpfleet.telemetry.records import SCHEMA_VERSION
 from warpfleet.telemetry.durability import sync
+from warpfleet.telemetry.records import SCHEMA_VERSION
 
 FILE_NAME = "sweep.json"
 
@@ -94,3 +94,14 @@ def _short(value: object) -> str:
     if isinstance(value, list):
         return f"a list of {len(value)}"
     return "not there" if value is None else str(value)[:60]
+
+
+def check_directory(directory: Path, *, resume: bool) -> None:
+    """InputError where a sweep could not be written to a directory. Changes nothing."""
+    if (directory / FILE_NAME).exists() and not resume:
+        raise InputError(f"{directory}: holds a sweep already; give --resume to go on, or another --out")
+    parent = next(folder for folder in (directory, *directory.absolute().parents) if folder.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise InputError(
+            f"{directory}: cannot be written: {parent} is no folder that you may write; give another --out"
+        )

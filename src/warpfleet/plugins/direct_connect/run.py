@@ -75,7 +75,7 @@ class _Door:
     def __init__(self, node: NodePorts, listener: Listener) -> None:
         self._node = node
         self._listener = listener
-        self._unproved: set[asyncio.Task[None]] = set()
+        self._unproved: dict[asyncio.Task[None], ByteStream] = {}
 
     async def serve(self) -> None:
         try:
@@ -85,13 +85,16 @@ class _Door:
                     stream.close()
                     continue
                 task = asyncio.create_task(self._admit(stream))
-                self._unproved.add(task)
-                task.add_done_callback(self._unproved.discard)
+                self._unproved[task] = stream
+                task.add_done_callback(self._unproved.pop)
+                del stream  # whoever gets it owns it alone: while the next is awaited, it must be free to go
         except ConnectionLost:
             return
         finally:
-            for task in self._unproved:
+            for task, stream in self._unproved.items():
                 task.cancel()
+                stream.close()
+            await asyncio.gather(*self._unproved, return_exceptions=True)
 
     async def _admit(self, stream: ByteStream) -> None:
         try:
@@ -103,8 +106,5 @@ class _Door:
                 raise ProofFailed("a stranger")
         except (TimeoutError, ConnectionLost, ProofFailed):
             stream.close()
-        except asyncio.CancelledError:
-            stream.close()
-            raise
         else:
             self._node.inbound(InboundStream(stream, data))

@@ -4,7 +4,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from warpfleet.plugins.contract import AttemptMessage
+from warpfleet.plugins.contract import AttemptMessage, EndpointText
 from warpfleet.plugins.streams import TARGETS_MAX
 
 
@@ -14,4 +14,4 @@ class DialMe(AttemptMessage):
     kind: ClassVar[str] = "reverse_connect.dial_me"
     opens: ClassVar[bool] = True
 
-    endpoints: tuple[str, ...] = Field(min_length=1, max_length=TARGETS_MAX)
+    endpoints: tuple[EndpointText, ...] = Field(min_length=1, max_length=TARGETS_MAX)

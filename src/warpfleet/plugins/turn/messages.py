@@ -2,7 +2,7 @@
 
 from typing import ClassVar
 
-from warpfleet.plugins.contract import AttemptMessage
+from warpfleet.plugins.contract import AttemptMessage, EndpointText
 
 
 class RelayOffer(AttemptMessage):
@@ -11,7 +11,7 @@ class RelayOffer(AttemptMessage):
     kind: ClassVar[str] = "turn.offer"
     opens: ClassVar[bool] = True
 
-    relayed: str
+    relayed: EndpointText
 
 
 class RelayAnswer(AttemptMessage):
@@ -19,4 +19,4 @@ class RelayAnswer(AttemptMessage):
 
     kind: ClassVar[str] = "turn.answer"
 
-    endpoint: str
+    endpoint: EndpointText

@@ -4,7 +4,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from warpfleet.plugins.contract import AttemptMessage
+from warpfleet.plugins.contract import AttemptMessage, EndpointText
 
 CANDIDATES_MAX = 8  # a socket has a few addresses; more would make the peer a port scanner
 
@@ -15,7 +15,7 @@ class Offer(AttemptMessage):
     kind: ClassVar[str] = "udp_punch.offer"
     opens: ClassVar[bool] = True
 
-    candidates: tuple[str, ...] = Field(max_length=CANDIDATES_MAX)
+    candidates: tuple[EndpointText, ...] = Field(max_length=CANDIDATES_MAX)
 
 
 class Answer(AttemptMessage):
@@ -23,4 +23,4 @@ class Answer(AttemptMessage):
 
     kind: ClassVar[str] = "udp_punch.answer"
 
-    candidates: tuple[str, ...] = Field(max_length=CANDIDATES_MAX)
+    candidates: tuple[EndpointText, ...] = Field(max_length=CANDIDATES_MAX)

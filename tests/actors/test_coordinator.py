@@ -1,0 +1,454 @@
+"""One row for each connection, whatever happens: plugins that win, fail, fall silent and die, on exact times."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+from fake_node import view
+from virtual_time import now_s, virtual_time
+
+from warpfleet.actors.coordinator import Coordinator, RecordView
+from warpfleet.actors.values import (
+    CancelAttempt,
+    Command,
+    ConnectionRequest,
+    NameWinner,
+    PipeFacts,
+    Report,
+    Stage,
+    StartAttempt,
+)
+from warpfleet.core.combo import AttemptOutcome, Combo, ConnectionOutcome, Policy, Reason, RouteType, Side, Transport
+from warpfleet.core.endpoint import Endpoint
+from warpfleet.core.nat import Filtering, Mapping, NatBehaviour
+from warpfleet.core.peer import PeerView
+from warpfleet.core.walk import Pin
+from warpfleet.plugins.loader import registrations
+from warpfleet.telemetry.records import AttemptRow, ConnectionRow, StartedRow
+
+O = AttemptOutcome  # noqa: E741
+CONE = NatBehaviour(translated=True, mapping=Mapping.EIM, filtering=Filtering.APDF, udp=True)
+# Behind such NATs a punch and a relay are tried: the one at once, the other after 2.5 s or when the punch has failed.
+PUNCH, RELAY = "udp_punch", "turn"
+SWEEP, CONNECTION = "sweep", "c1" * 16
+
+
+class Telemetry:
+    """Keeps the rows; raises where it is told to."""
+
+    def __init__(self) -> None:
+        self.rows: list[ConnectionRow] = []
+        self.attempt_rows: list[AttemptRow] = []
+        self.begun: list[StartedRow] = []
+        self.broken: set[str] = set()
+
+    async def started(self, rows: Sequence[StartedRow]) -> None:
+        self._check("started")
+        self.begun += rows
+
+    async def connections(self, rows: Sequence[ConnectionRow]) -> None:
+        self._check("connections")
+        self.rows += rows
+
+    async def attempts(self, rows: Sequence[AttemptRow]) -> None:
+        self._check("attempts")
+        self.attempt_rows += rows
+
+    def _check(self, method: str) -> None:
+        if method in self.broken:
+            raise OSError("disk full")
+
+    def ends(self) -> dict[str, tuple[AttemptOutcome, Reason | None]]:
+        """How the attempts ended that were started."""
+        return {r.plugin: (r.outcome, r.reason) for r in self.attempt_rows if r.outcome is not O.SKIPPED}
+
+
+class Host:
+    """A plugin's host: does with each attempt what its `script` says."""
+
+    def __init__(self, coordinator: Coordinator, plugin: str, script: str) -> None:
+        self.coordinator, self.plugin, self.script = coordinator, plugin, script
+        self.commands: list[Command] = []
+        self.orders: dict[str, StartAttempt] = {}
+        self.begun_s: dict[str, float] = {}
+        self.work: set[asyncio.Task[None]] = set()
+
+    async def take(self, commands: list[Command]) -> None:
+        self.commands += commands
+        for command in commands:
+            if isinstance(command, StartAttempt):
+                self.orders[command.attempt_id] = command
+                self.begun_s[command.attempt_id] = asyncio.get_running_loop().time()
+            if self.script != "silent":
+                task = asyncio.create_task(self._act(command))
+                self.work.add(task)
+                task.add_done_callback(self.work.discard)
+
+    async def _act(self, command: Command) -> None:
+        attempt = command.attempt_id
+        if isinstance(command, StartAttempt) and self.script == "fails":
+            await asyncio.sleep(1)
+            await self.say(attempt, Stage.ENDED, outcome=O.FAILED, reason=Reason.NO_ANSWER)
+        elif isinstance(command, StartAttempt) and self.script.startswith("wins"):
+            await asyncio.sleep(1)
+            await self.say(attempt, Stage.READY)
+        elif isinstance(command, NameWinner) and self.script != "wins never":
+            await asyncio.sleep(0.5)
+            await self.won(attempt)
+        elif isinstance(command, CancelAttempt):
+            await self.say(attempt, Stage.ENDED, outcome=O.CANCELLED, reason=command.reason)
+
+    async def won(self, attempt: str) -> None:
+        local, remote = Endpoint("192.168.1.2", 4000), Endpoint("198.51.100.2", 5000)
+        facts = PipeFacts(Transport.UDP, self.plugin == RELAY, local, remote)
+        await self.say(attempt, Stage.WON, outcome=O.WON, pipe=facts)
+        if self.script != "wins unmeasured":
+            await asyncio.sleep(0.25)
+            at_s = asyncio.get_running_loop().time()
+            await self.say(attempt, Stage.MEASURED, first_byte_at_s=at_s, rtt_ms=80.0)
+
+    async def say(self, attempt: str, stage: Stage, **facts: object) -> None:
+        order = self.orders[attempt]
+        report = Report(
+            stage=stage,
+            node=order.node,
+            attempt_id=attempt,
+            connection_id=order.connection_id,
+            side=Side.INITIATOR,
+            combo=order.combo,
+            begun_s=self.begun_s[attempt],
+            at_s=asyncio.get_running_loop().time(),
+            started_at_us=order.started_at_us,
+            **facts,  # type: ignore[arg-type]
+        )
+        await self.coordinator.report([report])
+
+    def told(self, kind: type[Command]) -> list[Command]:
+        return [command for command in self.commands if isinstance(command, kind)]
+
+
+def home(name: str, ip: str) -> PeerView:
+    return replace(view(name, "192.168.1.2", nat={4: CONE}, relay=True), external={4: ip})
+
+
+ALICE, BOB = home("alice", "198.51.100.1"), home("bob", "198.51.100.2")
+REQUEST = ConnectionRequest(
+    sweep_id=SWEEP,
+    connection_id=CONNECTION,
+    initiator="alice",
+    responder="bob",
+    repeat=0,
+    policy=Policy.STAGGERED,
+)
+
+
+class World:
+    """A coordinator, its telemetry, and a host for each plugin; those without a script do not serve Alice."""
+
+    def __init__(self, *, missing: str = "", **scripts: str) -> None:
+        self.telemetry = Telemetry()
+        self.coordinator = Coordinator(self.telemetry)
+        self.idle = [r.name for r in registrations() if r.name not in (*scripts, missing)]
+        scripts |= dict.fromkeys(self.idle, "silent")
+        self.hosts = {plugin: Host(self.coordinator, plugin, script) for plugin, script in scripts.items()}
+
+    async def begin(self, request: ConnectionRequest = REQUEST, *, known: Sequence[PeerView] = (ALICE, BOB)) -> None:
+        await self.coordinator.bind({plugin: host.take for plugin, host in self.hosts.items()})
+        await self.coordinator.opted_out([(plugin, "alice") for plugin in self.idle])
+        await self.know(*known)
+        await self.coordinator.connect([request])
+
+    async def know(self, *views: PeerView) -> None:
+        await self.coordinator.learn({v.name: RecordView(v, time.time() + 3600) for v in views})
+
+    async def row(self) -> ConnectionRow:
+        """The one row of the one connection."""
+        (row,) = await self.coordinator.finished(SWEEP, 120)
+        assert await self.coordinator.finished(SWEEP, 60) == []
+        if not self.telemetry.broken:
+            assert self.telemetry.rows == [row]
+            assert len(self.telemetry.begun) == 1
+        await self.coordinator.close()
+        return row
+
+
+@virtual_time
+async def test_a_direct_win() -> None:
+    world = World(udp_punch="wins", turn="silent")
+    await world.begin()
+    row = await world.row()
+    assert (row.outcome, row.plugin, row.phase, row.reason) == (ConnectionOutcome.DIRECT, PUNCH, "spray", None)
+    assert (row.connect_ms, row.first_byte_ms, row.rtt_ms) == pytest.approx((1500, 1750, 80))
+    assert (row.initiator_nat, row.responder_nat) == ("port_restricted", "port_restricted")
+    assert world.telemetry.ends() == {PUNCH: (O.WON, None)}
+    assert world.hosts[RELAY].commands == [], "the relay's time never came"
+    skipped = {(r.plugin, r.reason) for r in world.telemetry.attempt_rows if r.outcome is O.SKIPPED}
+    assert (RELAY, Reason.NOT_NEEDED) in skipped
+    assert ("direct_connect", Reason.OPTED_OUT) in skipped
+
+
+@virtual_time
+async def test_the_relay_wins_where_the_punch_has_failed() -> None:
+    world = World(udp_punch="fails", turn="wins")
+    await world.begin()
+    row = await world.row()
+    assert (row.outcome, row.plugin, row.connect_ms) == (ConnectionOutcome.RELAYED, RELAY, pytest.approx(2500))
+    assert world.telemetry.ends() == {PUNCH: (O.FAILED, Reason.NO_ANSWER), RELAY: (O.WON, None)}
+
+
+@virtual_time
+async def test_the_loser_is_cancelled() -> None:
+    world = World(udp_punch="slow", turn="wins")
+    await world.begin()
+    row = await world.row()
+    assert (row.plugin, row.connect_ms) == (RELAY, pytest.approx(4000))
+    assert world.telemetry.ends()[PUNCH] == (O.CANCELLED, Reason.OTHER_PIPE_WON)
+
+
+@virtual_time
+async def test_everything_failed() -> None:
+    world = World(udp_punch="fails", turn="fails")
+    await world.begin()
+    row = await world.row()
+    assert (row.outcome, row.reason, row.plugin) == (ConnectionOutcome.FAILED, Reason.ALL_FAILED, None)
+    assert "udp_punch/IPv4/ext: no_answer" in (row.error or "")
+    assert (row.connect_ms, row.first_byte_ms) == (None, None)
+
+
+@virtual_time
+async def test_hosts_that_never_say_a_word_cost_the_deadline_and_not_much_more() -> None:
+    world = World(udp_punch="silent", turn="silent")
+    await world.begin()
+    (row,) = await world.coordinator.finished(SWEEP, 120)
+    assert now_s() == pytest.approx(32)
+    assert (row.outcome, row.reason) == (ConnectionOutcome.FAILED, Reason.DEADLINE)
+    assert world.telemetry.rows == [row]
+    assert set(world.telemetry.ends().values()) == {(O.FAILED, Reason.ACTOR_DIED)}
+    assert all(world.hosts[plugin].told(CancelAttempt) for plugin in (PUNCH, RELAY))
+
+
+@virtual_time
+async def test_a_pipe_that_is_never_measured_still_counts() -> None:
+    world = World(udp_punch="wins unmeasured")
+    await world.begin()
+    row = await world.row()
+    assert (row.outcome, row.first_byte_ms, row.rtt_ms) == (ConnectionOutcome.DIRECT, None, None)
+
+
+@virtual_time
+@pytest.mark.parametrize(
+    ("at_s", "outcome", "end"),
+    [
+        (0.5, ConnectionOutcome.FAILED, (O.FAILED, Reason.ACTOR_DIED)),  # running
+        (1.2, ConnectionOutcome.FAILED, (O.FAILED, Reason.ACTOR_DIED)),  # named
+        (1.6, ConnectionOutcome.DIRECT, (O.WON, None)),  # being measured
+    ],
+)
+async def test_a_plugin_that_dies_takes_what_ran_in_it(
+    at_s: float, outcome: ConnectionOutcome, end: tuple[AttemptOutcome, Reason | None]
+) -> None:
+    world = World(udp_punch="wins")
+    await world.begin()
+    await asyncio.sleep(at_s)
+    for work in world.hosts[PUNCH].work:
+        work.cancel()
+    await world.coordinator.plugin_died(PUNCH)
+    (row,) = await world.coordinator.finished(SWEEP, 5)
+    assert now_s() < at_s + 0.1, "its death is noticed at once"
+    assert row.outcome is outcome
+    assert world.telemetry.ends() == {PUNCH: end}
+
+
+@virtual_time
+async def test_a_plugin_that_dies_before_its_phase_fails_as_soon_as_that_starts() -> None:
+    world = World(udp_punch="fails", turn="wins")
+    await world.begin()
+    await asyncio.sleep(0.5)
+    await world.coordinator.plugin_died(RELAY)
+    (row,) = await world.coordinator.finished(SWEEP, 120)
+    assert now_s() == pytest.approx(1, abs=0.1)
+    assert (row.outcome, row.reason) == (ConnectionOutcome.FAILED, Reason.ALL_FAILED)
+    assert world.telemetry.ends()[RELAY] == (O.FAILED, Reason.ACTOR_DIED)
+
+
+@virtual_time
+@pytest.mark.parametrize(
+    ("at_s", "outcome"),
+    [
+        (0, ConnectionOutcome.CANCELLED),
+        (0.5, ConnectionOutcome.CANCELLED),
+        (1.2, ConnectionOutcome.CANCELLED),
+        (1.6, ConnectionOutcome.DIRECT),
+    ],
+)
+@pytest.mark.parametrize("how", ["stop", "close"])
+async def test_stopped_at_any_stage_there_is_one_row(at_s: float, outcome: ConnectionOutcome, how: str) -> None:
+    world = World(udp_punch="wins")
+    await world.begin()
+    await asyncio.sleep(at_s)
+    await (world.coordinator.stop(SWEEP) if how == "stop" else world.coordinator.close())
+    row = await world.row()
+    assert row.outcome is outcome
+    assert row.reason is (Reason.STOPPED if outcome is ConnectionOutcome.CANCELLED else None)
+
+
+@virtual_time
+async def test_an_undecided_agreement_at_the_stop_leaves_no_second_row() -> None:
+    world = World(udp_punch="wins never")
+    await world.begin()
+    await asyncio.sleep(1.2)
+    await world.coordinator.stop(SWEEP)
+    await asyncio.sleep(0)
+    row = await world.row()
+    assert row.outcome is ConnectionOutcome.CANCELLED
+    assert len([r for r in world.telemetry.attempt_rows if r.plugin == PUNCH and r.outcome is not O.SKIPPED]) == 1
+
+
+@virtual_time
+@pytest.mark.parametrize("broken", ["started", "attempts", "connections"])
+async def test_telemetry_that_raises_leaves_the_sweep_its_row(broken: str) -> None:
+    world = World(udp_punch="wins")
+    world.telemetry.broken = {broken}
+    await world.begin()
+    row = await world.row()
+    assert len(world.telemetry.rows) == (0 if broken == "connections" else 1)
+    if broken == "started":
+        assert (row.outcome, row.reason) == (ConnectionOutcome.ERROR, Reason.INTERNAL)
+        assert row.error == "OSError: disk full"
+    else:
+        assert row.outcome is ConnectionOutcome.DIRECT
+
+
+@virtual_time
+async def test_a_peer_without_a_record_is_asked_for_it() -> None:
+    world = World(udp_punch="wins", get_addr="refreshes")
+    await world.begin(known=(ALICE,))
+    await asyncio.sleep(1)
+    (asked,) = world.hosts["get_addr"].orders.values()
+    assert asked.combo == Combo("get_addr", 4, RouteType.EXT)
+    await world.hosts["get_addr"].say(asked.attempt_id, Stage.ENDED, outcome=O.LOST, reason=Reason.REFRESHED)
+    await world.know(BOB)
+    row = await world.row()
+    assert (row.outcome, row.connect_ms) == (ConnectionOutcome.DIRECT, pytest.approx(2500))
+    assert world.telemetry.ends()["get_addr"] == (O.LOST, Reason.REFRESHED)
+
+
+@virtual_time
+@pytest.mark.parametrize(("known", "missing"), [((ALICE,), "bob"), ((BOB,), "alice")])
+async def test_without_a_record_there_is_a_row_that_says_so(known: tuple[PeerView, ...], missing: str) -> None:
+    world = World(udp_punch="wins", get_addr="cancellable")
+    await world.begin(known=known)
+    (row,) = await world.coordinator.finished(SWEEP, 60)
+    assert (row.outcome, row.reason) == (ConnectionOutcome.FAILED, Reason.NO_RECORD)
+    assert row.error == f"{missing} has published no valid address record"
+    assert now_s() == pytest.approx(5 if missing == "bob" else 0, abs=0.1)
+
+
+@virtual_time
+async def test_stopped_while_the_peer_is_asked_it_does_not_wait() -> None:
+    world = World(get_addr="cancellable")
+    await world.begin(known=(ALICE,))
+    await asyncio.sleep(1)
+    await world.coordinator.stop(SWEEP)
+    (row,) = await world.coordinator.finished(SWEEP, 60)
+    assert now_s() == pytest.approx(1, abs=0.1)
+    assert (row.outcome, row.reason) == (ConnectionOutcome.CANCELLED, Reason.STOPPED)
+
+
+@virtual_time
+async def test_an_expired_record_is_none() -> None:
+    world = World(get_addr="cancellable")
+    await world.begin(known=(ALICE,))
+    await world.coordinator.learn({"bob": RecordView(BOB, time.time() - 1)})
+    assert (await world.row()).reason is Reason.NO_RECORD
+
+
+@virtual_time
+async def test_what_opted_out_of_the_initiator_is_not_tried() -> None:
+    world = World(udp_punch="wins", turn="wins")
+    await world.coordinator.opted_out([(PUNCH, "alice"), (RELAY, "bob")])
+    await world.begin()
+    assert (await world.row()).plugin == RELAY
+    assert world.hosts[PUNCH].commands == []
+
+
+@virtual_time
+async def test_a_plugin_without_a_host_is_waited_for_and_then_missing() -> None:
+    world = World(udp_punch="wins", missing=RELAY)
+    await world.begin(replace(REQUEST, pin=Pin(plugin=RELAY)))
+    (row,) = await world.coordinator.finished(SWEEP, 60)
+    assert (row.outcome, row.reason) == (ConnectionOutcome.ERROR, Reason.ACTOR_DIED)
+    assert now_s() == pytest.approx(5)
+
+
+@virtual_time
+async def test_a_host_that_is_replaced_in_time_is_used() -> None:
+    world = World(turn="wins", missing=PUNCH)
+    await world.begin()
+    await asyncio.sleep(2)
+    late = Host(world.coordinator, PUNCH, "wins")
+    await world.coordinator.bind({PUNCH: late.take})
+    row = await world.row()
+    assert (row.plugin, row.connect_ms) == (PUNCH, pytest.approx(1500)), "its durations count from the real start"
+
+
+# The responder's side
+
+
+def responder_report(attempt: str, stage: Stage, plugin: str = PUNCH, **facts: object) -> Report:
+    at_s = asyncio.get_running_loop().time()
+    return Report(
+        stage=stage,
+        node="bob",
+        attempt_id=attempt,
+        connection_id=CONNECTION,
+        side=Side.RESPONDER,
+        combo=Combo(plugin, 4, RouteType.EXT),
+        begun_s=at_s,
+        at_s=at_s,
+        started_at_us=int(time.time() * 1_000_000),
+        **facts,  # type: ignore[arg-type]
+    )
+
+
+async def responding() -> World:
+    world = World(udp_punch="silent", turn="silent")
+    await world.coordinator.bind({plugin: host.take for plugin, host in world.hosts.items()})
+    return world
+
+
+@virtual_time
+async def test_the_responders_losers_are_cancelled_when_a_pipe_is_taken() -> None:
+    world = await responding()
+    await world.coordinator.report([responder_report("a1", Stage.OPENED), responder_report("a2", Stage.OPENED, RELAY)])
+    await world.coordinator.report([responder_report("a1", Stage.WON, outcome=O.WON)])
+    await asyncio.sleep(1)
+    assert world.hosts[RELAY].commands == [CancelAttempt("bob", "a2", Reason.OTHER_PIPE_WON)]
+    assert world.hosts[PUNCH].commands == []
+    await world.coordinator.close()
+    assert [(r.attempt_id, r.side, r.outcome) for r in world.telemetry.attempt_rows] == [("a1", Side.RESPONDER, O.WON)]
+
+
+@virtual_time
+async def test_an_attempt_that_failed_does_not_cancel_the_others() -> None:
+    world = await responding()
+    await world.coordinator.report(
+        [
+            responder_report("a1", Stage.OPENED),
+            responder_report("a2", Stage.OPENED, RELAY),
+            responder_report("a1", Stage.ENDED, outcome=O.TIMEOUT, reason=Reason.NO_ANSWER),
+        ]
+    )
+    await asyncio.sleep(1)
+    assert world.hosts[RELAY].commands == []
+
+
+@virtual_time
+async def test_reports_of_unknown_connections_change_nothing() -> None:
+    world = World(udp_punch="wins")
+    await world.begin()
+    stray = replace(responder_report("ff" * 16, Stage.READY), side=Side.INITIATOR)
+    await world.coordinator.report([stray, replace(stray, connection_id="none")])
+    assert (await world.row()).outcome is ConnectionOutcome.DIRECT

@@ -1,0 +1,46 @@
+"""Batches in order, one at a time, whatever the receiver does."""
+
+import asyncio
+
+import pytest
+from virtual_time import now_s, virtual_time
+
+from warpfleet.actors.outbox import Outbox
+
+
+@virtual_time
+async def test_what_is_put_in_one_turn_arrives_as_one_batch() -> None:
+    batches: list[list[int]] = []
+
+    async def deliver(batch: list[int]) -> None:
+        batches.append(batch)
+        await asyncio.sleep(1)
+
+    outbox = Outbox(deliver)
+    for item in (1, 2, 3):
+        outbox.put(item)
+    await asyncio.sleep(0.5)
+    outbox.put(4)
+    outbox.put(5)
+    await outbox.drain()
+    assert batches == [[1, 2, 3], [4, 5]]
+    assert now_s() == 2
+    await outbox.drain()
+
+
+@virtual_time
+async def test_a_failed_batch_is_logged_and_the_next_one_goes_out(caplog: pytest.LogCaptureFixture) -> None:
+    arrived: list[int] = []
+
+    async def deliver(batch: list[int]) -> None:
+        if 1 in batch:
+            raise OSError("gone")
+        arrived.extend(batch)
+
+    outbox = Outbox(deliver)
+    outbox.put(1)
+    await outbox.drain()
+    outbox.put(2)
+    await outbox.drain()
+    assert arrived == [2]
+    assert "a batch of 1 was not delivered: OSError" in caplog.text

@@ -1,0 +1,350 @@
+"""A plugin host with a plugin of the test's own: both sides of attempts, who may open them, and how they end."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
+from typing import ClassVar
+
+import pytest
+from fake_network import FakeStream, Internet
+from fake_node import ALICE, ATTEMPT_ID, BOB, CONNECTION_ID, MALLORY, STARTED_AT_US
+from virtual_time import now_s, virtual_time
+
+from warpfleet.actors.plugin_host import HostPorts, PluginHost
+from warpfleet.actors.values import (
+    CancelAttempt,
+    IncomingSignal,
+    NameWinner,
+    NodeSpec,
+    OutgoingSignal,
+    Report,
+    Stage,
+    StartAttempt,
+    Use,
+)
+from warpfleet.core.combo import AttemptOutcome, Combo, Reason, RouteType, Side, Transport
+from warpfleet.core.endpoint import Endpoint
+from warpfleet.core.identity import Identity
+from warpfleet.core.pairing import Requirement
+from warpfleet.core.peer import PeerView
+from warpfleet.net.handshake import Frame, FrameType
+from warpfleet.net.interfaces import Pipe
+from warpfleet.net.pipe import StreamPipe
+from warpfleet.net.vantage import Vantage
+from warpfleet.plugins.contract import Abandon, AttemptContext, AttemptMessage, InboundStream, Strategy
+from warpfleet.plugins.loader import registrations
+from warpfleet.plugins.registry import REGISTRY, Registration
+
+NAME = "fake_plugin"
+
+
+class Ask(AttemptMessage):
+    kind: ClassVar[str] = "fake_plugin.ask"
+    opens: ClassVar[bool] = True
+
+
+class Tell(AttemptMessage):
+    kind: ClassVar[str] = "fake_plugin.tell"
+
+
+class Fake(Strategy):
+    """Does what `body` says."""
+
+    name = NAME
+    transport = Transport.TCP
+    requirement = Requirement.SIGNAL
+    routes = (RouteType.EXT,)
+    accepts_streams = True
+    body: ClassVar[Callable[[AttemptContext], Awaitable[Pipe | None]]]
+
+    async def run(self) -> Pipe | None:
+        return await type(self).body(self.context)
+
+
+async def forever(_context: AttemptContext) -> None:
+    await asyncio.Event().wait()
+
+
+@pytest.fixture(autouse=True)
+def _registered() -> Iterator[None]:
+    registrations()
+    REGISTRY.add(Registration(Fake, None))
+    Fake.body = forever  # type: ignore[assignment]
+    yield
+    del REGISTRY._entries[NAME]
+
+
+def spec(identity: Identity) -> NodeSpec:
+    vantage = Vantage(address="127.0.0.1")
+    return NodeSpec(identity=identity, vantage=vantage, listen=(0,), brokers=(), stun=(), turn=(), ntp=())
+
+
+ORDER = StartAttempt(
+    node="alice",
+    attempt_id=ATTEMPT_ID,
+    connection_id=CONNECTION_ID,
+    started_at_us=STARTED_AT_US,
+    combo=Combo(NAME, 4, RouteType.EXT),
+    timeout_s=10,
+    peer="bob",
+    theirs=PeerView(name="bob", machine=""),
+    use=Use.HOLD,
+)
+HEAD = {"attempt_id": ATTEMPT_ID, "af": 4, "route": RouteType.EXT, "started_at_us": STARTED_AT_US}
+
+
+class Bench:
+    """A host that serves Alice and Bob."""
+
+    def __init__(self) -> None:
+        self.internet = Internet()
+        self.reports: list[Report] = []
+        self.posted: list[OutgoingSignal] = []
+        self.handed: list[tuple[str, str]] = []
+        self.held: list[tuple[str, Side, Pipe]] = []
+        self.host = PluginHost(NAME, on_pipe=lambda node, _id, side, pipe: self.held.append((node, side, pipe)))
+
+    async def open(self) -> PluginHost:
+        async def report(batch: list[Report]) -> None:
+            self.reports += batch
+
+        async def post(batch: list[OutgoingSignal]) -> None:
+            self.posted += batch
+
+        async def own_record(_node: str) -> bytes:
+            return b""
+
+        async def learn_record(_peer: str, _signed: bytes) -> bool:
+            return True
+
+        def hand_over(plugin: str, node: str, _inbound: InboundStream) -> None:
+            self.handed.append((plugin, node))
+
+        self.host.bind(HostPorts(report, post, hand_over, own_record, learn_record))
+        opened = await self.host.open_nodes([spec(ALICE), spec(BOB)], [ALICE.public, BOB.public])
+        assert opened == {"alice": [], "bob": []}
+        return self.host
+
+    def ends(self) -> list[tuple[str, AttemptOutcome | None, Reason | None]]:
+        return [(r.node, r.outcome, r.reason) for r in self.reports if r.outcome]
+
+    def stream(self, frame: Frame) -> tuple[FakeStream, InboundStream]:
+        near, _ = self.internet.stream_pair(Endpoint("203.0.113.2", 443), Endpoint("203.0.113.1", 5))
+        return near, InboundStream(near, frame.sign(ALICE, BOB.public))
+
+
+def signal(message: AttemptMessage | None, *, sender: str = "alice", node: str = "bob") -> IncomingSignal:
+    return IncomingSignal(node, sender, CONNECTION_ID, NAME, ATTEMPT_ID, message)
+
+
+def hello(**changes: object) -> Frame:
+    frame = Frame(FrameType.HELLO, NAME, RouteType.EXT, CONNECTION_ID, ATTEMPT_ID, STARTED_AT_US, ALICE.public.key)
+    return replace(frame, **changes)  # type: ignore[arg-type]
+
+
+@virtual_time
+async def test_a_node_that_the_plugin_opts_out_of_is_not_served() -> None:
+    class Picky(Fake):
+        @classmethod
+        async def setup(cls, _node: object) -> None:
+            return None
+
+    bench = Bench()
+    bench.host.registration = Registration(Picky, None)
+    bench.host.bind(HostPorts(*[lambda *_: asyncio.sleep(0)] * 5))  # type: ignore[list-item]
+    assert await bench.host.open_nodes([spec(ALICE)], []) == {"alice": None}
+    await bench.host.close()
+
+
+@virtual_time
+@pytest.mark.parametrize(
+    ("order", "reason"),
+    [(replace(ORDER, node="carol"), Reason.OPTED_OUT), (replace(ORDER, peer="mallory"), Reason.UNTRUSTED)],
+)
+async def test_what_cannot_be_started_is_reported_at_once(order: StartAttempt, reason: Reason) -> None:
+    bench = Bench()
+    host = await bench.open()
+    await host.command([order])
+    await asyncio.sleep(0.1)
+    assert [(r.outcome, r.reason) for r in bench.reports] == [(AttemptOutcome.FAILED, reason)]
+    await host.close()
+
+
+@virtual_time
+async def test_started_and_cancelled_in_one_batch_it_still_says_how_it_ended() -> None:
+    bench = Bench()
+    host = await bench.open()
+    await host.command([ORDER, CancelAttempt("alice", ATTEMPT_ID, Reason.OTHER_PIPE_WON)])
+    await asyncio.sleep(0.1)
+    assert bench.ends() == [("alice", AttemptOutcome.CANCELLED, Reason.OTHER_PIPE_WON)]
+    await host.close()
+
+
+@virtual_time
+async def test_both_sides_of_one_attempt_may_live_here_and_both_pipes_are_held() -> None:
+    async def body(context: AttemptContext) -> Pipe:
+        if context.side is Side.INITIATOR:
+            await context.claim()
+        near, _ = bench.internet.stream_pair(Endpoint("203.0.113.1", 1), Endpoint("203.0.113.2", 2))
+        return StreamPipe(near, peer=context.peer.name)
+
+    Fake.body = body  # type: ignore[assignment]
+    bench = Bench()
+    host = await bench.open()
+    await host.command([ORDER])
+    await host.deliver([signal(Ask(**HEAD))])
+    await asyncio.sleep(1)
+    await host.command([NameWinner("alice", ATTEMPT_ID)])
+    await asyncio.sleep(1)
+    assert [(node, side) for node, side, _ in bench.held] == [("bob", Side.RESPONDER), ("alice", Side.INITIATOR)]
+    await host.close()
+
+
+@virtual_time
+@pytest.mark.parametrize(
+    "incoming",
+    [
+        signal(Tell(**HEAD)),
+        signal(Abandon(**HEAD, plugin=NAME)),
+        signal(None),
+        signal(Ask(**HEAD), node="carol"),
+        signal(Ask(**HEAD), sender="mallory"),
+    ],
+    ids=["no opening message", "abandon", "undelivered", "another host's node", "a stranger"],
+)
+async def test_only_an_opening_message_of_a_trusted_peer_opens_an_attempt(incoming: IncomingSignal) -> None:
+    bench = Bench()
+    host = await bench.open()
+    await host.deliver([incoming])
+    await asyncio.sleep(0.1)
+    assert bench.reports == []
+    await host.close()
+
+
+@virtual_time
+async def test_messages_reach_the_attempt_of_their_sender_only() -> None:
+    heard: list[str] = []
+
+    async def body(context: AttemptContext) -> None:
+        await context.inbox.message(Tell)
+        heard.append(context.peer.name)
+
+    Fake.body = body  # type: ignore[assignment]
+    bench = Bench()
+    host = await bench.open()
+    await host.command([ORDER])
+    await host.deliver([signal(Tell(**HEAD), node="alice", sender="mallory")])
+    await asyncio.sleep(1)
+    assert heard == []
+    await host.deliver([signal(Tell(**HEAD), node="alice", sender="bob")])
+    await asyncio.sleep(1)
+    assert heard == ["bob"]
+    await host.close()
+
+
+@virtual_time
+@pytest.mark.parametrize(
+    ("incoming", "end"),
+    [
+        (
+            signal(Abandon(**HEAD, plugin=NAME), node="alice", sender="bob"),
+            (AttemptOutcome.CANCELLED, Reason.PEER_CLOSED),
+        ),
+        (signal(None, node="alice", sender="bob"), (AttemptOutcome.FAILED, Reason.PEER_UNAVAILABLE)),
+    ],
+)
+async def test_what_the_peer_cannot_or_will_not_do_ends_the_attempt(
+    incoming: IncomingSignal, end: tuple[AttemptOutcome, Reason]
+) -> None:
+    async def body(context: AttemptContext) -> None:
+        await context.inbox.message(Tell)
+
+    Fake.body = body  # type: ignore[assignment]
+    bench = Bench()
+    host = await bench.open()
+    await host.command([ORDER])
+    await host.deliver([incoming])
+    await asyncio.sleep(0.1)
+    assert bench.ends() == [("alice", *end)]
+    await host.close()
+
+
+@virtual_time
+async def test_a_responder_ends_after_fifteen_seconds_at_the_latest() -> None:
+    bench = Bench()
+    host = await bench.open()
+    await host.deliver([signal(Ask(**HEAD))])
+    await asyncio.sleep(14.9)
+    assert bench.ends() == []
+    await asyncio.sleep(0.2)
+    assert bench.ends() == [("bob", AttemptOutcome.TIMEOUT, Reason.NO_ANSWER)]
+    assert isinstance(bench.posted[0].message, Abandon)
+    await host.close()
+
+
+@virtual_time
+async def test_peers_cannot_open_attempts_without_bound() -> None:
+    bench = Bench()
+    host = await bench.open()
+    for number in range(200):
+        one = replace(signal(Ask(**HEAD | {"attempt_id": f"{number:032x}"})), attempt_id=f"{number:032x}")
+        await host.deliver([one])
+    await asyncio.sleep(0.1)
+    assert len([r for r in bench.reports if r.stage is Stage.OPENED]) == 128
+    await host.close()
+
+
+@virtual_time
+async def test_an_inbound_stream_opens_an_attempt_and_is_handed_to_it() -> None:
+    got: list[InboundStream] = []
+
+    async def body(context: AttemptContext) -> None:
+        got.append(await context.inbox.stream())
+        await asyncio.Event().wait()
+
+    Fake.body = body  # type: ignore[assignment]
+    bench = Bench()
+    host = await bench.open()
+    stream, inbound = bench.stream(hello())
+    host.adopt("bob", inbound)
+    await asyncio.sleep(0.1)
+    assert got == [inbound]
+    assert not stream.closed
+    await host.close()
+
+
+@virtual_time
+@pytest.mark.parametrize("frame", [hello(type=FrameType.KNOCK), hello(type=FrameType.CLOSE)])
+async def test_a_stream_that_opens_nothing_is_closed(frame: Frame) -> None:
+    bench = Bench()
+    host = await bench.open()
+    stream, inbound = bench.stream(frame)
+    host.adopt("bob", inbound)
+    assert stream.closed
+    await host.close()
+
+
+@virtual_time
+async def test_a_stream_for_the_attempt_of_another_peer_is_closed() -> None:
+    bench = Bench()
+    host = await bench.open()
+    host.trust([MALLORY.public])
+    await host.deliver([signal(Ask(**HEAD), sender="mallory")])
+    stream, inbound = bench.stream(hello())
+    host.adopt("bob", inbound)
+    assert stream.closed
+    await host.close()
+
+
+@virtual_time
+async def test_closing_ends_what_runs_and_says_so() -> None:
+    bench = Bench()
+    host = await bench.open()
+    await host.command([ORDER])
+    await host.deliver([signal(Ask(**HEAD))])
+    await asyncio.sleep(1)
+    await host.close()
+    stopped = AttemptOutcome.CANCELLED, Reason.STOPPED
+    assert sorted(bench.ends()) == [("alice", *stopped), ("bob", *stopped)]
+    assert now_s() == pytest.approx(1)
+    assert len(asyncio.all_tasks()) == 1

@@ -1,0 +1,181 @@
+"""Sweeps over real NATs on real Ray: what connects and how, and what survives when processes are killed."""
+
+import asyncio
+import os
+import signal
+import subprocess
+from collections import Counter
+from pathlib import Path
+
+import duckdb
+import psutil
+import pytest
+
+from warpfleet.actors.ray_actors import remote
+from warpfleet.cluster.fleet_runtime import FleetRuntime
+from warpfleet.cluster.progress import Progress
+from warpfleet.cluster.recorded_sweep import SweepPlan, recorded_sweep
+from warpfleet.configs.fleet import Fleet
+from warpfleet.configs.topology import PRESETS
+from warpfleet.core.combo import ConnectionOutcome, Policy, Reason
+from warpfleet.core.nat import Filtering, Mapping, NatBehaviour
+from warpfleet.core.walk import Pin
+from warpfleet.lab import netns
+from warpfleet.lab.laboratory import Lab
+from warpfleet.telemetry.records import ConnectionRow
+
+pytestmark = [pytest.mark.lab, pytest.mark.ray, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(240)]
+
+OPEN = NatBehaviour(mapping=Mapping.EIM, filtering=Filtering.EIF, translated=False, udp=True)
+EVERY_PAIR_S = 15.0  # no pair may take longer, whatever the machine does besides
+
+
+async def _sweep(
+    runtime: FleetRuntime, fleet: Fleet, out: Path, *, pairs: str = "all", only: str | None = None, repeat: int = 1
+) -> list[ConnectionRow]:
+    plan = SweepPlan(pairs=pairs, repeat=repeat, policy=Policy.STAGGERED, pin=Pin(only), seed=1)
+    return await recorded_sweep(
+        runtime, fleet, plan, out, resume=False, concurrency=6, stopping=asyncio.Event(), on_progress=_ignore
+    )
+
+
+async def _begun(sweeping: "asyncio.Task[list[ConnectionRow]]", out: Path) -> None:
+    """Return once the first rows of a sweep are there."""
+    while not sweeping.done():
+        if list((out / "connections").glob("*.parquet")) and _count(out):
+            return
+        await asyncio.wait({sweeping}, timeout=0.05)
+    raise AssertionError("the sweep ended before it was looked at")
+
+
+def _count(out: Path) -> int:
+    return int(duckdb.sql(f"select count(*) from '{out}/connections/*.parquet'").fetchall()[0][0])
+
+
+def _restart_broker(lab: Lab) -> None:
+    """kill -9 the laboratory's mosquitto, and start it again in its namespace with its own configuration."""
+    broker = next(p for p in lab.processes if psutil.Process(p.pid).name() == "mosquitto")
+    command = psutil.Process(broker.pid).cmdline()
+    os.kill(broker.pid, signal.SIGKILL)
+    psutil.Process(broker.pid).wait(10) if psutil.pid_exists(broker.pid) else None
+    with netns.inside(lab.netns("core")):
+        subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def _ignore(_: Progress) -> None:
+    pass
+
+
+def _expected_direct(initiator: str, responder: str) -> bool:
+    """What theory allows without port prediction (RFC 4787 behaviours of the presets)."""
+    nats = {name: preset.behaviour if preset else OPEN for name, preset in PRESETS.items()}
+    mine, theirs = nats[initiator], nats[responder]
+    if mine.open or theirs.open:
+        return True
+    if mine.udp is False or theirs.udp is False:
+        return False
+    eim = [nat.mapping is Mapping.EIM for nat in (mine, theirs)]
+    easy = [nat.mapping is Mapping.EIM and nat.filtering is not Filtering.APDF for nat in (mine, theirs)]
+    return all(eim) or any(easy)
+
+
+async def test_every_pair_connects_as_theory_allows(runtime: FleetRuntime, fleet: Fleet, tmp_path: Path) -> None:
+    rows = await _sweep(runtime, fleet, tmp_path)
+    names = [node.name for node in fleet.nodes]
+    assert Counter((r.initiator, r.responder) for r in rows) == Counter((a, b) for a in names for b in names if a != b)
+    unlike = {
+        (r.initiator, r.responder): r.outcome
+        for r in rows
+        if r.outcome
+        is not (ConnectionOutcome.DIRECT if _expected_direct(r.initiator, r.responder) else ConnectionOutcome.RELAYED)
+    }
+    assert not unlike
+    assert all(r.connect_ms and r.connect_ms < EVERY_PAIR_S * 1000 for r in rows)
+    assert all(r.first_byte_ms and r.rtt_ms and r.first_byte_ms > r.connect_ms for r in rows)
+    blocked_to_public = next(r for r in rows if (r.initiator, r.responder) == ("udp_blocked", "public"))
+    assert (blocked_to_public.transport, str(blocked_to_public.remote_endpoint).split(":")[-1]) == ("tcp", "443")
+
+    assert _count(tmp_path) == len(rows)
+    won = duckdb.sql(
+        f"select side, count(distinct connection_id), count(*) from '{tmp_path}/attempts/*.parquet' "
+        "where outcome = 'won' group by side order by side"
+    ).fetchall()
+    assert won == [("initiator", len(rows), len(rows)), ("responder", len(rows), len(rows))]
+
+
+async def test_the_tables_can_be_read_while_the_sweep_writes(
+    runtime: FleetRuntime, fleet: Fleet, tmp_path: Path
+) -> None:
+    sweeping = asyncio.create_task(_sweep(runtime, fleet, tmp_path, pairs="random:40"))
+    seen: set[int] = set()
+    while not sweeping.done():
+        await asyncio.wait({sweeping}, timeout=0.3)
+        if list((tmp_path / "connections").glob("*.parquet")):
+            seen.add(_count(tmp_path))
+    assert len(await sweeping) == 40
+    assert _count(tmp_path) == 40
+    assert len(seen) > 1, "no row was visible before the end"
+
+
+async def test_a_killed_plugin_actor_is_replaced_and_costs_no_row(
+    runtime: FleetRuntime, fleet: Fleet, tmp_path: Path
+) -> None:
+    before = runtime.plugins["udp_punch"]
+    sweeping = asyncio.create_task(_sweep(runtime, fleet, tmp_path / "a", pairs="random:40"))
+    await _begun(sweeping, tmp_path / "a")
+    os.kill(await remote(before, "pid")(), signal.SIGKILL)
+    rows = await sweeping
+    assert len(rows) == 40
+    assert {r.outcome for r in rows} <= {ConnectionOutcome.DIRECT, ConnectionOutcome.RELAYED}
+    async with asyncio.timeout(30):
+        while runtime.plugins["udp_punch"] is before:
+            await remote(runtime.coordinator, "finished")("nobody's", 0.05)
+    rows = await _sweep(runtime, fleet, tmp_path / "b", pairs="full_cone:port_restricted", only="udp_punch")
+    assert [r.outcome for r in rows] == [ConnectionOutcome.DIRECT]
+
+
+async def test_a_restarted_broker_costs_time_not_the_sweep(
+    runtime: FleetRuntime, fleet: Fleet, nine_nats: Lab, tmp_path: Path
+) -> None:
+    sweeping = asyncio.create_task(_sweep(runtime, fleet, tmp_path, pairs="random:40"))
+    await _begun(sweeping, tmp_path)
+    await asyncio.to_thread(_restart_broker, nine_nats)
+    rows = await sweeping
+    assert Counter(r.outcome in (ConnectionOutcome.DIRECT, ConnectionOutcome.RELAYED) for r in rows) == {True: 40}
+
+
+async def test_a_pinned_plugin_that_the_nats_rule_out_has_nothing_to_try(
+    runtime: FleetRuntime, fleet: Fleet, tmp_path: Path
+) -> None:
+    rows = await _sweep(runtime, fleet, tmp_path, pairs="udp_blocked:full_cone", only="udp_punch")
+    assert [(r.outcome, r.reason) for r in rows] == [(ConnectionOutcome.FAILED, Reason.NOTHING_TO_TRY)]
+
+
+async def test_fan_out_and_a_relay_can_be_pinned(runtime: FleetRuntime, fleet: Fleet, tmp_path: Path) -> None:
+    fanned = await _sweep(runtime, fleet, tmp_path / "a", pairs="full_cone:public", only="fan_out")
+    relayed = await _sweep(runtime, fleet, tmp_path / "b", pairs="public:full_cone", only="turn")
+    assert [(r.plugin, r.outcome) for r in fanned + relayed] == [
+        ("fan_out", ConnectionOutcome.DIRECT),
+        ("turn", ConnectionOutcome.RELAYED),
+    ]
+
+
+async def test_two_sweeps_at_once_keep_their_rows_apart(runtime: FleetRuntime, fleet: Fleet, tmp_path: Path) -> None:
+    one, two = await asyncio.gather(
+        _sweep(runtime, fleet, tmp_path / "one", pairs="public:full_cone,full_cone:public", repeat=3),
+        _sweep(runtime, fleet, tmp_path / "two", pairs="udp_blocked:public", repeat=4),
+    )
+    assert (len(one), len(two)) == (6, 4)
+    assert (_count(tmp_path / "one"), _count(tmp_path / "two")) == (6, 4)
+
+
+async def test_every_listener_of_ray_is_on_loopback(runtime: FleetRuntime) -> None:
+    ours = psutil.Process().children(recursive=True)
+    listening = {
+        connection.laddr.ip
+        for process in ours
+        for connection in process.net_connections("tcp")
+        if connection.status == psutil.CONN_LISTEN
+    }
+    assert listening
+    assert listening <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}

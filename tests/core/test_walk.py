@@ -1,0 +1,439 @@
+"""The plan, which reads like a specification, and the walk over it, on exact times."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from warpfleet.core.combo import Combo, Phase, Reason, RouteType, Transport
+from warpfleet.core.endpoint import Endpoint, Interface
+from warpfleet.core.nat import Filtering, Mapping, NatBehaviour, PortAssignment
+from warpfleet.core.pairing import Requirement
+from warpfleet.core.peer import PeerView
+from warpfleet.core.walk import (
+    Action,
+    Cancel,
+    Finish,
+    Name,
+    PhasePlan,
+    PhaseTiming,
+    Pin,
+    Plan,
+    Skipped,
+    Start,
+    Technique,
+    Walk,
+    WalkNumbers,
+    make_plan,
+)
+
+NIC, EXT, LOOPBACK = RouteType.NIC, RouteType.EXT, RouteType.LOOPBACK
+DIRECT, PUNCH, SPRAY, RELAY = Phase.DIRECT, Phase.PUNCH, Phase.SPRAY, Phase.RELAY
+STRICT_TIMINGS = {phase: PhaseTiming(None, 5.0) for phase in Phase}
+STAGGERED_TIMINGS = {
+    DIRECT: PhaseTiming(0, 5),
+    PUNCH: PhaseTiming(0.3, 10),
+    SPRAY: PhaseTiming(0.3, 15),
+    RELAY: PhaseTiming(2.5, 10),
+}
+STRICT = WalkNumbers(STRICT_TIMINGS, skip_ruled_out=False, deadline_s=45)
+STAGGERED = WalkNumbers(STAGGERED_TIMINGS, skip_ruled_out=True, deadline_s=30)
+
+
+def technique(
+    plugin: str, phase: Phase | None, requirement: Requirement, *routes: RouteType, families: tuple[int, ...] = (4,)
+) -> Technique:
+    transport = Transport.TCP if phase is DIRECT else Transport.UDP
+    return Technique(
+        plugin=plugin, phase=phase, transport=transport, requirement=requirement, routes=routes, families=families
+    )
+
+
+DIAL = technique("dial", DIRECT, Requirement.PEER_REACHABLE, NIC, EXT, LOOPBACK)
+REVERSE = technique("reverse", DIRECT, Requirement.SELF_REACHABLE, NIC, EXT)
+PUNCHER = technique("punch", SPRAY, Requirement.PUNCHABLE, NIC, EXT)
+RELAYER = technique("relay", RELAY, Requirement.RELAY, EXT)
+ASK = technique("ask", None, Requirement.SIGNAL, EXT)
+TECHNIQUES = (DIAL, REVERSE, PUNCHER, RELAYER, ASK)
+
+OPEN = NatBehaviour(translated=False, filtering=Filtering.EIF, mapping=Mapping.EIM, udp=True)
+CONE = NatBehaviour(translated=True, filtering=Filtering.APDF, mapping=Mapping.EIM, udp=True)
+RANDOM_NAT = NatBehaviour(
+    translated=True, filtering=Filtering.APDF, mapping=Mapping.APDM, port_assignment=PortAssignment.RANDOM, udp=True
+)
+
+
+def peer(
+    name: str,
+    ip: str,
+    external: str | None,
+    nat: NatBehaviour = NatBehaviour(),
+    *,
+    machine: str = "",
+    relay: bool = True,
+    listens: bool = True,
+) -> PeerView:
+    return PeerView(
+        name=name,
+        machine=machine or name,
+        interfaces=(Interface("eth0", ip, 24),),
+        listeners=(Endpoint("0.0.0.0", 443),) if listens else (),
+        external={4: external} if external else {},
+        nat={4: nat},
+        relay=relay,
+    )
+
+
+HOME = peer("home", "192.168.1.2", "198.51.100.1", CONE)
+FLATMATE = peer("flatmate", "192.168.1.3", "198.51.100.1", CONE)
+FAR_HOME = peer("far_home", "192.168.1.2", "198.51.100.2", CONE)
+SERVER = peer("server", "203.0.113.5", "203.0.113.5", OPEN)
+OFFICE = peer("office", "10.0.0.2", "198.51.100.3", RANDOM_NAT)
+SAME_BOX = peer("same_box", "192.168.1.2", "198.51.100.1", CONE, machine="home")
+
+
+def read(plan: Plan) -> tuple[dict[str, list[str]], dict[str, str]]:
+    """The plan as a specification: what is tried in each phase, and what is skipped, why."""
+    tried = {p.phase.value: [f"{c.plugin}/{c.route}" for c in p.combos] for p in plan.phases if p.combos}
+    return tried, {f"{s.combo.plugin}/{s.combo.route}": s.reason.value for s in plan.skipped}
+
+
+NO_LAN = {"dial/nic": "not_same_network", "reverse/nic": "not_same_network", "punch/nic": "not_same_network"}
+NOT_HERE = {"dial/loopback": "not_same_machine"}
+
+
+@pytest.mark.parametrize(
+    ("mine", "theirs", "tried", "skipped"),
+    [
+        pytest.param(
+            HOME,
+            SERVER,
+            {"direct": ["dial/ext"], "spray": ["punch/ext"], "relay": ["relay/ext"]},
+            {**NO_LAN, **NOT_HERE, "reverse/ext": "nat_rules_out"},
+            id="home-server",
+        ),
+        pytest.param(
+            SERVER,
+            HOME,
+            {"direct": ["reverse/ext"], "spray": ["punch/ext"], "relay": ["relay/ext"]},
+            {**NO_LAN, **NOT_HERE, "dial/ext": "nat_rules_out"},
+            id="server-home",
+        ),
+        pytest.param(
+            HOME,
+            FAR_HOME,
+            {"spray": ["punch/ext"], "relay": ["relay/ext"]},
+            {**NO_LAN, **NOT_HERE, "dial/ext": "nat_rules_out", "reverse/ext": "nat_rules_out"},
+            id="two homes with one private subnet are not one network",
+        ),
+        pytest.param(
+            HOME,
+            FLATMATE,
+            {
+                "direct": ["dial/nic", "reverse/nic"],
+                "spray": ["punch/nic", "punch/ext"],
+                "relay": ["relay/ext"],
+            },
+            {**NOT_HERE, "dial/ext": "nat_rules_out", "reverse/ext": "nat_rules_out"},
+            id="one network",
+        ),
+        pytest.param(
+            HOME,
+            OFFICE,
+            {"relay": ["relay/ext"]},
+            {
+                **NO_LAN,
+                **NOT_HERE,
+                "dial/ext": "nat_rules_out",
+                "reverse/ext": "nat_rules_out",
+                "punch/ext": "nat_rules_out",
+            },
+            id="port-restricted and random ports leave the relay",
+        ),
+    ],
+)
+def test_the_staggered_plan_leaves_out_what_the_nats_rule_out(
+    mine: PeerView, theirs: PeerView, tried: dict[str, list[str]], skipped: dict[str, str]
+) -> None:
+    assert read(make_plan(TECHNIQUES, STAGGERED, mine, theirs)) == (tried, skipped)
+
+
+def test_the_strict_plan_tries_what_the_nats_rule_out() -> None:
+    tried = {"direct": ["dial/ext", "reverse/ext"], "spray": ["punch/ext"], "relay": ["relay/ext"]}
+    assert read(make_plan(TECHNIQUES, STRICT, HOME, OFFICE)) == (tried, NO_LAN | NOT_HERE)
+
+
+def test_two_nodes_of_one_machine_may_use_its_loopback_interface() -> None:
+    tried, _ = read(make_plan(TECHNIQUES, STAGGERED, HOME, SAME_BOX))
+    assert "dial/loopback" in tried["direct"]
+
+
+@pytest.mark.parametrize(
+    ("mine", "theirs", "combo", "reason"),
+    [
+        (HOME, peer("b", "203.0.113.9", "203.0.113.9", OPEN, listens=False), "dial/ext", Reason.NOT_LISTENING),
+        (HOME, peer("b", "203.0.113.9", None, OPEN), "dial/ext", Reason.NO_ADDRESS),
+        (HOME, PeerView(name="b", machine="b"), "dial/ext", Reason.NO_COMMON_FAMILY),
+        (HOME, PeerView(name="b", machine="b"), "punch/nic", Reason.NO_COMMON_FAMILY),
+        (peer("a", "10.0.0.1", "198.51.100.7", CONE, relay=False), SERVER, "relay/ext", Reason.NO_RELAY),
+    ],
+)
+def test_what_cannot_be_formed_is_skipped_under_every_policy(
+    mine: PeerView, theirs: PeerView, combo: str, reason: Reason
+) -> None:
+    for numbers in (STRICT, STAGGERED):
+        _, skipped = read(make_plan(TECHNIQUES, numbers, mine, theirs))
+        assert skipped[combo] == reason
+
+
+def test_a_plugin_that_cannot_serve_the_initiator_is_skipped_with_the_reason() -> None:
+    unavailable = {"dial": Reason.OPTED_OUT, "relay": Reason.ACTOR_DIED}
+    tried, skipped = read(make_plan(TECHNIQUES, STAGGERED, HOME, SERVER, unavailable=unavailable))
+    assert tried == {"spray": ["punch/ext"]}
+    assert {skipped[c] for c in ("dial/nic", "dial/ext", "dial/loopback")} == {"opted_out"}
+    assert skipped["relay/ext"] == "actor_died"
+
+
+@pytest.mark.parametrize(
+    ("pin", "tried"),
+    [
+        (Pin(), {"direct": ["dial/ext"], "spray": ["punch/ext"], "relay": ["relay/ext"]}),
+        (Pin(plugin="punch"), {"spray": ["punch/ext"]}),
+        (Pin(plugin="ask"), {"direct": ["ask/ext"]}),
+        (Pin(plugin="nobody"), {}),
+        (Pin(af=6), {}),
+        (Pin(af=4, plugin="relay"), {"relay": ["relay/ext"]}),
+        (Pin(route=NIC), {}),
+        (Pin(route=EXT), {"direct": ["dial/ext"], "spray": ["punch/ext"], "relay": ["relay/ext"]}),
+    ],
+)
+def test_a_pin_leaves_only_what_the_caller_wants(pin: Pin, tried: dict[str, list[str]]) -> None:
+    plan = make_plan(TECHNIQUES, STAGGERED, HOME, SERVER, pin)
+    assert read(plan)[0] == tried
+    assert all(pin.plugin in (None, s.combo.plugin) and pin.route in (None, s.combo.route) for s in plan.skipped)
+
+
+def test_what_nobody_pinned_is_not_even_recorded_as_skipped() -> None:
+    assert not [s for s in make_plan(TECHNIQUES, STAGGERED, HOME, SERVER).skipped if s.combo.plugin == "ask"]
+
+
+# The walk
+
+A, B, C, D = (Combo(name, 4, EXT) for name in "abcd")
+COMBOS = (A, B, C, D)
+
+
+def plan(numbers: WalkNumbers, **phases: tuple[Combo, ...]) -> Plan:
+    """`plan(STRICT, direct=(A,), relay=(B,))`."""
+    return Plan(
+        tuple(PhasePlan(phase, numbers.timings[phase], phases.get(phase.value, ())) for phase in Phase),
+        (),
+        numbers.deadline_s,
+    )
+
+
+def test_strict_starts_a_phase_only_when_all_of_the_earlier_one_has_ended() -> None:
+    walk = Walk(plan(STRICT, direct=(A, B), relay=(C,)))
+    assert walk.advance(0) == [Start(A, DIRECT, 5), Start(B, DIRECT, 5)]
+    walk.ended(A)
+    assert walk.advance(40) == []
+    walk.ended(B)
+    assert walk.advance(40.5) == [Start(C, RELAY, 5)]
+    assert walk.next_wakeup_s() == 45
+    walk.ended(C)
+    assert walk.advance(41) == [Finish(None, Reason.ALL_FAILED, ())]
+
+
+def test_staggered_starts_each_phase_at_its_time() -> None:
+    walk = Walk(plan(STAGGERED, direct=(A,), spray=(B,), relay=(C,)))
+    assert walk.advance(0) == [Start(A, DIRECT, 5)]
+    assert (walk.next_wakeup_s(), walk.advance(0.299)) == (0.3, [])
+    assert walk.advance(0.3) == [Start(B, SPRAY, 15)]
+    assert (walk.next_wakeup_s(), walk.advance(2.4)) == (2.5, [])
+    assert walk.advance(2.5) == [Start(C, RELAY, 10)]
+    assert walk.next_wakeup_s() == 30
+
+
+def test_staggered_starts_the_next_phase_sooner_where_nothing_is_left() -> None:
+    walk = Walk(plan(STAGGERED, direct=(A,), spray=(B,), relay=(C,)))
+    walk.advance(0)
+    walk.ended(A)
+    assert walk.advance(0.1) == [Start(B, SPRAY, 15)]
+    walk.ended(B)
+    assert walk.advance(0.2) == [Start(C, RELAY, 10)]
+
+
+def test_empty_phases_cost_no_time() -> None:
+    assert Walk(plan(STRICT, relay=(C,))).advance(0) == [Start(C, RELAY, 5)]
+    assert Walk(plan(STAGGERED, relay=(C,))).advance(0) == [Start(C, RELAY, 10)]
+
+
+def test_nothing_to_try_ends_at_once() -> None:
+    assert Walk(plan(STRICT)).advance(0) == [Finish(None, Reason.NOTHING_TO_TRY, ())]
+
+
+def test_the_first_ready_pipe_is_named_and_wins() -> None:
+    walk = Walk(plan(STAGGERED, direct=(A, B), relay=(C,)))
+    walk.advance(0)
+    walk.ready(B)
+    assert walk.advance(0.1) == [Name(B)]
+    walk.ready(A)
+    assert walk.advance(0.11) == []
+    walk.agreed(B)
+    assert walk.advance(0.2) == [
+        Cancel(A, Reason.OTHER_PIPE_WON),
+        Finish(B, None, (Skipped(C, RELAY, Reason.NOT_NEEDED),)),
+    ]
+    assert walk.advance(0.3) == []
+
+
+def test_a_named_pipe_that_dies_makes_room_for_the_next() -> None:
+    walk = Walk(plan(STAGGERED, direct=(A, B)))
+    walk.advance(0)
+    walk.ready(A)
+    walk.ready(B)
+    assert walk.advance(0.1) == [Name(A)]
+    walk.ended(A)
+    assert walk.advance(0.2) == [Name(B)]
+
+
+def test_the_deadline_cancels_what_runs() -> None:
+    walk = Walk(plan(STRICT, direct=(A,), relay=(B,)))
+    walk.advance(0)
+    assert walk.advance(44.999) == []
+    assert walk.advance(45) == [
+        Cancel(A, Reason.DEADLINE),
+        Finish(None, Reason.DEADLINE, (Skipped(B, RELAY, Reason.DEADLINE),)),
+    ]
+
+
+def test_a_pipe_that_both_ends_agree_on_wins_even_at_the_deadline() -> None:
+    walk = Walk(plan(STRICT, direct=(A,)))
+    walk.advance(0)
+    walk.ready(A)
+    walk.advance(1)
+    walk.agreed(A)
+    walk.stop(Reason.STOPPED)
+    assert walk.advance(45) == [Finish(A, None, ())]
+
+
+def test_stopped_before_it_began_it_starts_nothing() -> None:
+    walk = Walk(plan(STRICT, direct=(A,)))
+    walk.stop(Reason.STOPPED)
+    walk.stop(Reason.DEADLINE)
+    assert walk.advance(0) == [Finish(None, Reason.STOPPED, (Skipped(A, DIRECT, Reason.STOPPED),))]
+
+
+# A state is how a walk over (A, B) came there; each input leads to what `advance` says next.
+_STATES = {
+    "running": (),
+    "ready": ("ready",),
+    "named": ("ready", "advance"),
+    "agreed": ("ready", "advance", "agreed"),
+    "ended": ("ended",),
+    "over": ("ready", "advance", "agreed", "advance"),
+}
+_STAYS: list[Action] = []
+_NAMES: list[Action] = [Name(A)]
+_WINS: list[Action] = [Cancel(B, Reason.OTHER_PIPE_WON), Finish(A, None, ())]
+_STOPS: list[Action] = [Cancel(A, Reason.STOPPED), Cancel(B, Reason.STOPPED), Finish(None, Reason.STOPPED, ())]
+_STOPS_B: list[Action] = [Cancel(B, Reason.STOPPED), Finish(None, Reason.STOPPED, ())]
+
+
+@pytest.mark.parametrize(
+    ("state", "on_ready", "on_agreed", "on_ended", "on_stop"),
+    [
+        ("running", _NAMES, _STAYS, _STAYS, _STOPS),
+        ("ready", _NAMES, _NAMES, _STAYS, _STOPS),
+        ("named", _STAYS, _WINS, _STAYS, _STOPS),
+        ("agreed", _WINS, _WINS, _WINS, _WINS),
+        ("ended", _STAYS, _STAYS, _STAYS, _STOPS_B),
+        ("over", _STAYS, _STAYS, _STAYS, _STAYS),
+    ],
+)
+def test_every_state_takes_every_input(
+    state: str, on_ready: list[Action], on_agreed: list[Action], on_ended: list[Action], on_stop: list[Action]
+) -> None:
+    for what, expected in (("ready", on_ready), ("agreed", on_agreed), ("ended", on_ended), ("stop", on_stop)):
+        walk = Walk(plan(STRICT, direct=(A, B)))
+        walk.advance(0)
+        for step in (*_STATES[state], what):
+            if step == "advance":
+                walk.advance(0)
+            elif step == "stop":
+                walk.stop(Reason.STOPPED)
+            else:
+                getattr(walk, step)(A)
+        assert walk.advance(0) == expected, f"{what} in {state}"
+
+
+@pytest.mark.parametrize("what", ["ready", "agreed", "ended"])
+def test_what_was_never_started_changes_nothing(what: str) -> None:
+    walk = Walk(plan(STRICT, direct=(A,), relay=(B,)))
+    walk.advance(0)
+    getattr(walk, what)(B)
+    assert walk.advance(0) == []
+
+
+_INPUTS = st.one_of(
+    st.tuples(st.sampled_from(["ready", "agreed", "ended"]), st.sampled_from(COMBOS)),
+    st.tuples(st.just("time"), st.floats(0, 10)),
+    st.just(("stop", None)),
+)
+_PLACES = st.tuples(*(st.sampled_from(list(Phase)) for _ in COMBOS))
+
+
+@given(st.sampled_from([STRICT, STAGGERED]), _PLACES, st.lists(_INPUTS, max_size=40))
+def test_whatever_happens_the_walk_keeps_its_promises(
+    numbers: WalkNumbers, places: tuple[Phase, ...], inputs: list[tuple[str, Combo | float | None]]
+) -> None:
+    phase_of = dict(zip(COMBOS, places, strict=True))
+    walk = Walk(plan(numbers, **{p.value: tuple(c for c in COMBOS if phase_of[c] is p) for p in Phase}))
+    elapsed_s, live, named, started = 0.0, set(), set(), set()
+    finish: Finish | None = None
+    agreed: set[Combo] = set()
+    for what, value in [("time", 0.0), *inputs, ("time", numbers.deadline_s)]:
+        if what == "time":
+            elapsed_s += value  # type: ignore[operator]
+        elif what == "stop":
+            walk.stop(Reason.STOPPED)
+        else:
+            getattr(walk, what)(value)
+            if what == "ended":
+                live.discard(value)
+                named.discard(value)
+            if what == "agreed" and finish is None:
+                agreed |= {value} & named  # type: ignore[arg-type]
+        actions = walk.advance(elapsed_s)
+        assert finish is None or actions == []
+        for action in actions:
+            if isinstance(action, Start):
+                assert action.combo not in started
+                if numbers is STRICT:
+                    assert {phase_of[c] for c in live} <= {action.phase}
+                live.add(action.combo)
+                started.add(action.combo)
+            elif isinstance(action, Name):
+                assert not named, "one at a time"
+                assert action.combo in live
+                named.add(action.combo)
+            elif isinstance(action, Cancel):
+                assert action.combo in live
+                live.discard(action.combo)
+            else:
+                assert action is actions[-1]
+                finish = action
+    assert finish is not None, "over by the deadline"
+    assert live <= {finish.winner}, "what did not win is cancelled"
+    assert (finish.winner is None) == (finish.reason is not None)
+    assert agreed == ({finish.winner} if finish.winner else set())
+    assert {s.combo for s in finish.untried} == set(COMBOS) - started
+
+
+def test_the_wakeups_alone_carry_a_walk_to_its_deadline() -> None:
+    walk = Walk(plan(STAGGERED, direct=(A,), punch=(B,), spray=(C,), relay=(D,)))
+    times = []
+    now_s = 0.0
+    while not walk.finished:
+        times.append((now_s, [a.combo for a in walk.advance(now_s) if isinstance(a, Start)]))
+        now_s = walk.next_wakeup_s()
+    assert times == [(0, [A]), (0.3, [B, C]), (2.5, [D]), (30, [])]

@@ -1,0 +1,316 @@
+"""Both ends prove themselves over datagrams and streams: who wins, what is told to whom, and that nothing hangs."""
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from fake_network import DELAY_S, FakeStream, FakeUdp, Internet
+from fake_node import MALLORY, handshakes, leave_at_once
+from virtual_time import now_s, virtual_time
+from warpfleet.core.endpoint import Endpoint
+from warpfleet.core.errors import WarpfleetError
+from warpfleet.net.handshake import FRAME_BYTES, Frame, FrameType, ProofFailed
+from warpfleet.net.interfaces import ConnectionLost
+from warpfleet.net.pipe import DatagramPipe
+from warpfleet.net.proving import PeerClosed, prove_datagram, prove_stream
+
+A, B, B2 = Endpoint("203.0.113.1", 1000), Endpoint("203.0.113.2", 2000), Endpoint("203.0.113.3", 3000)
+NOWHERE = Endpoint("203.0.113.99", 9)
+FROM_ALICE, FROM_BOB = Endpoint("203.0.113.1", 5), Endpoint("203.0.113.2", 6)
+
+
+def kinds(socket: FakeUdp, to: Endpoint | None = None) -> list[FrameType]:
+    return [Frame.parse(data).type for data, target in socket.sent if to in (None, target)]
+
+
+async def both(
+    alice: FakeUdp, bob: FakeUdp, to_bob: Sequence[Endpoint], to_alice: Sequence[Endpoint]
+) -> tuple[Endpoint, Endpoint]:
+    a, b = handshakes()
+    async with asyncio.timeout(20):
+        initiator = asyncio.create_task(prove_datagram(alice, a, leave_at_once, to_bob))
+        responder = asyncio.create_task(prove_datagram(bob, b, leave_at_once, to_alice))
+        return await initiator, await responder
+
+
+@virtual_time
+async def test_two_open_ends_agree_in_two_round_trips() -> None:
+    internet = Internet()
+    assert await both(FakeUdp(internet, A), FakeUdp(internet, B), [B], [A]) == (B, A)
+    assert now_s() == pytest.approx(4 * DELAY_S)
+
+
+@virtual_time
+async def test_an_endpoint_that_nobody_predicted_is_as_good_as_any() -> None:
+    internet = Internet()
+    alice, bob = FakeUdp(internet, A), FakeUdp(internet, B)
+    bob.seen_as = Endpoint(B.ip, 61234)  # his NAT gave the flow to Alice another port
+    assert await both(alice, bob, [B], [A]) == (bob.seen_as, A)
+
+
+@virtual_time
+async def test_a_responder_without_candidates_answers_the_initiators_source() -> None:
+    internet = Internet()
+    alice, bob = FakeUdp(internet, A), FakeUdp(internet, B)
+    alice.seen_as = Endpoint(A.ip, 61234)
+    assert await both(alice, bob, [B], []) == (B, alice.seen_as)
+
+
+@virtual_time
+async def test_of_two_candidates_the_first_to_prove_itself_is_taken() -> None:
+    internet = Internet()
+    alice, bob = FakeUdp(internet, A), FakeUdp(internet, B)
+    assert await both(alice, bob, [NOWHERE, B, B], [A]) == (B, A)
+    assert FrameType.TAKE not in kinds(alice, NOWHERE)
+    assert kinds(alice, B).count(FrameType.TAKE) == 1
+
+
+@virtual_time
+async def test_a_closed_filter_opens_with_the_resends() -> None:
+    internet = Internet()
+    sent_to: set[tuple[Endpoint, Endpoint]] = set()
+
+    def filtered(_data: bytes, source: Endpoint, target: Endpoint) -> bool:
+        sent_to.add((source, target))
+        return (target, source) not in sent_to  # address- and port-dependent, on both sides
+
+    internet.loses = filtered
+    assert await both(FakeUdp(internet, A), FakeUdp(internet, B), [B], [A]) == (B, A)
+    assert now_s() < 0.3
+
+
+@virtual_time
+async def test_each_resend_comes_later_than_the_last_up_to_half_a_second() -> None:
+    alice = FakeUdp(Internet(), A)
+    times: list[float] = []
+    alice.send_to = lambda _data, _target: times.append(now_s())  # type: ignore[method-assign]
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(5):
+            await prove_datagram(alice, handshakes()[0], leave_at_once, [NOWHERE])
+    gaps = [round(later - earlier, 6) for earlier, later in zip(times, times[1:], strict=False)]
+    assert gaps[:3] == pytest.approx([0.05, 0.075, 0.1125])
+    assert gaps == sorted(gaps)
+    assert gaps[-1] == pytest.approx(0.5)
+
+
+@virtual_time
+async def test_a_lost_agreement_is_said_again_by_the_pipe() -> None:
+    internet = Internet()
+    lost: list[FrameType] = []
+
+    def lose_the_first_agreement(data: bytes, _source: Endpoint, _target: Endpoint) -> bool:
+        frame = Frame.parse(data) if len(data) == FRAME_BYTES else None
+        if frame and frame.type is FrameType.AGREED and not lost:
+            lost.append(frame.type)
+            return True
+        return False
+
+    internet.loses = lose_the_first_agreement
+    alice, bob = FakeUdp(internet, A), FakeUdp(internet, B)
+    a, b = handshakes()
+    initiating = asyncio.create_task(prove_datagram(alice, a, leave_at_once, [B]))
+    pipe = DatagramPipe(bob, await prove_datagram(bob, b, leave_at_once, [A]), b)
+    reading = asyncio.create_task(pipe.receive())
+    assert await initiating == B
+    await DatagramPipe(alice, B, a).send(b"hello")
+    assert await reading == b"hello"
+    assert lost == [FrameType.AGREED]
+
+
+class NotNamedError(WarpfleetError):
+    pass
+
+
+async def refuse() -> None:
+    raise NotNamedError
+
+
+@virtual_time
+async def test_a_claim_that_raises_ends_the_attempt_and_tells_the_peer() -> None:
+    internet = Internet()
+    alice, bob = FakeUdp(internet, A), FakeUdp(internet, B)
+    a, b = handshakes()
+    responding = asyncio.create_task(prove_datagram(bob, b, leave_at_once, [A]))
+    with pytest.raises(NotNamedError):
+        await prove_datagram(alice, a, refuse, [B])
+    with pytest.raises(PeerClosed):
+        await responding
+    assert FrameType.CLOSE in kinds(alice, B)
+
+
+@virtual_time
+async def test_a_cancelled_end_tells_whom_it_has_heard_and_nobody_else() -> None:
+    internet = Internet()
+    alice, bob = FakeUdp(internet, A), FakeUdp(internet, B)
+    a, b = handshakes()
+
+    async def never() -> None:
+        await asyncio.Event().wait()
+
+    initiating = asyncio.create_task(prove_datagram(alice, a, never, [B, NOWHERE]))
+    responding = asyncio.create_task(prove_datagram(bob, b, leave_at_once, [A]))
+    await asyncio.sleep(1)
+    initiating.cancel()
+    with pytest.raises(PeerClosed):
+        await responding
+    assert initiating.cancelled()
+    assert FrameType.CLOSE not in kinds(alice, NOWHERE)
+
+
+@virtual_time
+async def test_what_cannot_be_told_does_not_hide_why_it_ended() -> None:
+    internet = Internet()
+    alice, bob = FakeUdp(internet, A), FakeUdp(internet, B)
+    a, b = handshakes()
+    spent = False
+    send = alice.send_to
+
+    def send_within_budget(data: bytes, remote: Endpoint) -> None:
+        if spent:
+            raise NotNamedError("the budget is spent")
+        send(data, remote)
+
+    alice.send_to = send_within_budget  # type: ignore[method-assign]
+
+    async def never() -> None:
+        await asyncio.Event().wait()
+
+    responding = asyncio.create_task(prove_datagram(bob, b, leave_at_once, [A]))
+    initiating = asyncio.create_task(prove_datagram(alice, a, never, [B]))
+    await asyncio.sleep(1)
+    spent = True
+    for task in (initiating, responding):
+        task.cancel()
+    await asyncio.gather(initiating, responding, return_exceptions=True)
+    assert initiating.cancelled()
+
+
+@virtual_time
+async def test_noise_and_strangers_on_the_port_change_nothing() -> None:
+    internet = Internet()
+    alice, bob = FakeUdp(internet, A), FakeUdp(internet, B)
+    stranger = FakeUdp(internet, B2)
+    _, forged = handshakes(responder=MALLORY)
+    for data in (b"", b"\0" * 7, bytes(FRAME_BYTES), forged.opener()):
+        stranger.send_to(data, A)
+        stranger.send_to(data, B)
+    assert await both(alice, bob, [B], [A]) == (B, A)
+    assert kinds(alice, B2) == []
+
+
+@virtual_time
+async def test_a_peer_that_stops_half_way_costs_no_more_than_the_callers_time() -> None:
+    internet = Internet()
+    alice, bob = FakeUdp(internet, A), FakeUdp(internet, B)
+    a, b = handshakes()
+    internet.loses = lambda data, _s, _t: Frame.parse(data).type is FrameType.AGREED
+    responding = asyncio.create_task(prove_datagram(bob, b, leave_at_once, [A]))
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(3):
+            await prove_datagram(alice, a, leave_at_once, [B])
+    assert await responding == A
+    assert now_s() == pytest.approx(3)
+    assert len(asyncio.all_tasks()) == 1
+
+
+@virtual_time
+async def test_a_socket_that_closes_ends_the_proof() -> None:
+    alice = FakeUdp(Internet(), A)
+    asyncio.get_running_loop().call_later(0.5, alice.close)
+    with pytest.raises(ConnectionLost):
+        await prove_datagram(alice, handshakes()[0], leave_at_once, [NOWHERE])
+
+
+# Streams
+
+
+def streams() -> tuple[FakeStream, FakeStream]:
+    return Internet().stream_pair(FROM_ALICE, FROM_BOB)
+
+
+@virtual_time
+@pytest.mark.parametrize("dialler", ["initiator", "responder", "both"])
+async def test_whoever_dialled_both_ends_agree_and_the_stream_is_clean(dialler: str) -> None:
+    a, b = handshakes()
+    near, far = streams()
+
+    async def accept(stream: FakeStream) -> bytes | None:
+        return await stream.read_exactly(FRAME_BYTES)
+
+    async def end(stream: FakeStream, me: object, *, dials: bool) -> None:
+        first = None if dials else await accept(stream)
+        await prove_stream(stream, me, leave_at_once, first=first)  # type: ignore[arg-type]
+
+    async with asyncio.timeout(5):
+        await asyncio.gather(end(near, a, dials=dialler != "responder"), end(far, b, dials=dialler != "initiator"))
+        await near.write(b"from alice")
+        await far.write(b"from bob")
+        assert await far.read(100) == b"from alice"
+        assert await near.read(100) == b"from bob"
+
+
+@virtual_time
+async def test_openers_that_cross_claim_once() -> None:
+    a, b = handshakes()
+    near, far = streams()
+    claims: list[float] = []
+
+    async def claim() -> None:
+        claims.append(now_s())
+
+    async with asyncio.timeout(5):
+        await asyncio.gather(prove_stream(near, a, claim), prove_stream(far, b, leave_at_once))
+    assert len(claims) == 1
+
+
+@virtual_time
+async def test_a_claim_that_raises_ends_a_stream() -> None:
+    a, b = handshakes()
+    near, far = streams()
+    responding = asyncio.create_task(prove_stream(far, b, leave_at_once))
+    with pytest.raises(NotNamedError):
+        await prove_stream(near, a, refuse)
+    near.close()
+    with pytest.raises(ConnectionLost):
+        await responding
+
+
+@virtual_time
+async def test_a_stranger_on_a_stream_fails_the_proof() -> None:
+    a, _ = handshakes()
+    _, mallory = handshakes(responder=MALLORY)
+    near, far = streams()
+    pretending = asyncio.create_task(prove_stream(far, mallory, leave_at_once))
+    with pytest.raises(ProofFailed):
+        await prove_stream(near, a, leave_at_once)
+    pretending.cancel()
+
+
+@virtual_time
+async def test_a_peer_that_closes_the_pipe_says_so() -> None:
+    a, b = handshakes()
+    near, far = streams()
+    await far.write(b.close())
+    with pytest.raises(PeerClosed):
+        await prove_stream(near, a, leave_at_once)
+
+
+@virtual_time
+@pytest.mark.parametrize("says", [b"", b"SSH-2.0-", bytes(FRAME_BYTES - 1)])
+async def test_a_stream_that_stops_half_way_costs_no_more_than_the_callers_time(says: bytes) -> None:
+    near, far = streams()
+    if says:
+        await far.write(says)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(3):
+            await prove_stream(near, handshakes()[0], leave_at_once)
+    assert now_s() == pytest.approx(3)
+
+
+@virtual_time
+async def test_a_stream_that_ends_half_way_is_lost() -> None:
+    near, far = streams()
+    far.close()
+    with pytest.raises(ConnectionLost):
+        await prove_stream(near, handshakes()[0], leave_at_once)

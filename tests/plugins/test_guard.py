@@ -1,0 +1,114 @@
+"""The guard: an attempt stays within its targets and its budget, and what it uses is counted."""
+
+import asyncio
+
+import pytest
+from fake_network import FakeNetwork, Internet
+from virtual_time import virtual_time
+
+from warpfleet.core.combo import Reason, RouteType
+from warpfleet.core.endpoint import Endpoint
+from warpfleet.net.interfaces import ConnectRefused
+from warpfleet.plugins.contract import AttemptFailed
+from warpfleet.plugins.guard import GuardedNetwork
+
+PEER = Endpoint("203.0.113.2", 2000)
+
+
+def guard(*routes: RouteType) -> tuple[GuardedNetwork, FakeNetwork]:
+    network = FakeNetwork(Internet(), "203.0.113.1")
+    return GuardedNetwork(network, routes or (RouteType.EXT,)), network
+
+
+@virtual_time
+@pytest.mark.parametrize("ip", ["10.0.0.1", "127.0.0.1", "169.254.169.254", "224.0.0.1", "0.0.0.0"])
+async def test_forbidden_targets_get_nothing_by_any_way(ip: str) -> None:
+    guarded, network = guard()
+    socket = await guarded.open_udp(4)
+    relay = await guarded.allocate_relay(4, timeout_s=1)
+    for send in (socket.send_to, relay.send_to):
+        with pytest.raises(AttemptFailed) as failed:
+            send(b"x", Endpoint(ip, 80))
+        assert failed.value.reason is Reason.TARGET_FORBIDDEN
+    with pytest.raises(AttemptFailed):
+        await guarded.connect_tcp(Endpoint(ip, 80), timeout_s=1)
+    assert network.dialled == []
+    assert guarded.packets_sent == 0
+
+
+@virtual_time
+async def test_several_routes_reach_what_any_of_them_does() -> None:
+    guarded, _ = guard(RouteType.EXT, RouteType.LOOPBACK)
+    socket = await guarded.open_udp(4)
+    socket.send_to(b"x", Endpoint("127.0.0.1", 80))
+    socket.send_to(b"x", PEER)
+    with pytest.raises(AttemptFailed):
+        socket.send_to(b"x", Endpoint("10.0.0.1", 80))
+
+
+@virtual_time
+async def test_nothing_is_heard_from_where_nothing_may_be_sent() -> None:
+    guarded, network = guard()
+    socket = await guarded.open_udp(4)
+    inner = guarded.release(socket)
+    inner.arrive(b"private", Endpoint("192.168.1.1", 1))  # type: ignore[attr-defined]
+    inner.arrive(b"public", PEER)  # type: ignore[attr-defined]
+    assert await socket.receive() == (b"public", PEER)
+
+
+def send_until_refused(send: object, *targets: Endpoint) -> int:
+    sent = 0
+    try:
+        for sent in range(10_000):  # noqa: B007
+            send(b"x", targets[sent % len(targets)])  # type: ignore[operator]
+    except AttemptFailed as failed:
+        assert failed.reason is Reason.BUDGET_SPENT
+    return sent
+
+
+@virtual_time
+async def test_the_budget_is_one_for_all_sockets_and_ports_and_fills_up_again() -> None:
+    guarded, _ = guard()
+    one, two = await guarded.open_udp(4), await guarded.open_udp(4)
+    assert send_until_refused(one.send_to, PEER, PEER._replace(port=1)) == 400
+    assert send_until_refused(two.send_to, PEER) == 0
+    assert send_until_refused(two.send_to, PEER._replace(ip="203.0.113.3")) == 400, "each address has its own"
+    await asyncio.sleep(1)
+    assert send_until_refused(one.send_to, PEER) == 200
+
+
+@virtual_time
+async def test_too_many_target_addresses_are_a_scan() -> None:
+    guarded, _ = guard()
+    socket = await guarded.open_udp(4)
+    assert send_until_refused(socket.send_to, *(Endpoint(f"203.0.113.{n}", 1) for n in range(1, 255))) == 64
+
+
+@virtual_time
+async def test_sockets_and_packets_are_counted_failed_connects_included() -> None:
+    guarded, _ = guard()
+    socket, relay = await guarded.open_udp(4), await guarded.allocate_relay(4, timeout_s=1)
+    await guarded.listen_tcp(Endpoint("0.0.0.0", 0))
+    with pytest.raises(ConnectRefused):
+        await guarded.connect_tcp(PEER, timeout_s=1)
+    socket.send_to(b"x", PEER)
+    relay.send_to(b"x", PEER)
+    relay.send_to(b"x", PEER)
+    assert (guarded.sockets, guarded.packets_sent) == (4, 3)
+
+
+@virtual_time
+async def test_a_released_socket_is_free_of_the_budget_and_still_counted() -> None:
+    guarded, _ = guard()
+    socket = await guarded.open_udp(4)
+    free = guarded.release(socket)
+    assert send_until_refused(free.send_to, PEER) == 9999
+    assert guarded.packets_sent == 10_000
+    assert guarded.release(free) is free
+
+
+@virtual_time
+async def test_a_stun_server_is_no_target_of_the_attempt() -> None:
+    guarded, _ = guard(RouteType.LOOPBACK)
+    socket = await guarded.open_udp(4)
+    assert await guarded.external_endpoint(socket, timeout_s=1) == socket.local
