@@ -4,10 +4,10 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 import pytest
+
 from fake_network import Internet
 from fake_node import ALICE, ATTEMPT_ID, BOB, CONNECTION_ID, STARTED_AT_US, node
 from virtual_time import now_s, virtual_time
-
 from warpfleet.actors.attempt_run import AttemptRun
 from warpfleet.actors.values import OutgoingSignal, Report, Stage
 from warpfleet.core.combo import AttemptOutcome, Combo, Reason, RouteType, Side, Transport

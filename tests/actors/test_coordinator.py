@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
+
 from fake_node import view
 from virtual_time import now_s, virtual_time
-
 from warpfleet.actors.coordinator import Coordinator, RecordView
 from warpfleet.actors.values import (
     CancelAttempt,
@@ -114,6 +114,7 @@ class Host:
         report = Report(
             stage=stage,
             node=order.node,
+            peer=order.peer,
             attempt_id=attempt,
             connection_id=order.connection_id,
             side=Side.INITIATOR,
@@ -402,6 +403,7 @@ def responder_report(attempt: str, stage: Stage, plugin: str = PUNCH, **facts: o
     return Report(
         stage=stage,
         node="bob",
+        peer="alice",
         attempt_id=attempt,
         connection_id=CONNECTION,
         side=Side.RESPONDER,

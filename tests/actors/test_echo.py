@@ -3,9 +3,9 @@
 import asyncio
 
 import pytest
+
 from fake_network import DELAY_S, Internet
 from virtual_time import START_S, now_s, virtual_time
-
 from warpfleet.actors.echo import echo, measure
 from warpfleet.core.combo import Transport
 from warpfleet.core.endpoint import Endpoint

@@ -3,8 +3,8 @@
 import asyncio
 
 import pytest
-from virtual_time import now_s, virtual_time
 
+from virtual_time import now_s, virtual_time
 from warpfleet.actors.outbox import Outbox
 
 

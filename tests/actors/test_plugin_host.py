@@ -6,10 +6,10 @@ from dataclasses import replace
 from typing import ClassVar
 
 import pytest
+
 from fake_network import FakeStream, Internet
 from fake_node import ALICE, ATTEMPT_ID, BOB, CONNECTION_ID, MALLORY, STARTED_AT_US
 from virtual_time import now_s, virtual_time
-
 from warpfleet.actors.plugin_host import HostPorts, PluginHost
 from warpfleet.actors.values import (
     CancelAttempt,

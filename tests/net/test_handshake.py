@@ -122,7 +122,7 @@ def test_garbage_of_any_length_only_fails_the_proof(data: bytes) -> None:
     st.binary(min_size=16, max_size=16),
     st.binary(min_size=16, max_size=16),
 )
-def test_a_frame_reads_back_as_it_was_signed(
+def test_a_frame_reads_back_as_it_was_signed(  # noqa: PLR0917 - hypothesis draws one a field
     kind: FrameType, plugin: str, route: RouteType, started: int, nonce_i: bytes, nonce_r: bytes
 ) -> None:
     frame = Frame(kind, plugin, route, CONNECTION_ID, ATTEMPT_ID, started, ALICE.public.key, nonce_i, nonce_r)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from itertools import pairwise
 
 import pytest
 
@@ -88,7 +89,7 @@ async def test_each_resend_comes_later_than_the_last_up_to_half_a_second() -> No
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(5):
             await prove_datagram(alice, handshakes()[0], leave_at_once, [NOWHERE])
-    gaps = [round(later - earlier, 6) for earlier, later in zip(times, times[1:], strict=False)]
+    gaps = [round(later - earlier, 6) for earlier, later in pairwise(times)]
     assert gaps[:3] == pytest.approx([0.05, 0.075, 0.1125])
     assert gaps == sorted(gaps)
     assert gaps[-1] == pytest.approx(0.5)

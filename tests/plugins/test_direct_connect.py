@@ -3,10 +3,10 @@
 import asyncio
 
 import pytest
+
 from fake_network import DELAY_S, FakeStream, Internet
 from fake_node import ALICE, BOB, MALLORY, FakeNode, contexts, handshakes, node
 from virtual_time import now_s, virtual_time
-
 from warpfleet.core.combo import Combo, RouteType
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.core.errors import MissingError

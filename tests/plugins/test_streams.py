@@ -3,10 +3,10 @@
 import asyncio
 
 import pytest
+
 from fake_network import DELAY_S, Internet
 from fake_node import ALICE, BOB, MALLORY, FakeNode, contexts, handshakes, node, view
 from virtual_time import now_s, virtual_time
-
 from warpfleet.core.combo import Combo, Reason, RouteType
 from warpfleet.core.endpoint import Endpoint, Interface
 from warpfleet.core.peer import PeerView

@@ -4,11 +4,11 @@ import asyncio
 from dataclasses import replace
 
 import pytest
+from pydantic import ValidationError
+
 from fake_network import DELAY_S, FakeUdp, Internet
 from fake_node import ALICE, ATTEMPT_ID, BOB, STARTED_AT_US, FakeNode, contexts, node, view
-from pydantic import ValidationError
 from virtual_time import now_s, virtual_time
-
 from warpfleet.core.combo import Combo, Reason, RouteType
 from warpfleet.core.endpoint import Endpoint, Interface
 from warpfleet.core.nat import NatBehaviour

@@ -250,10 +250,9 @@ class ConnectionRun:
         for attempt_id, running in self._attempts.items():
             if running.phase is None and running.row is None:
                 self._cancel(attempt_id, reason)
-        measuring = self._won is not None and self.request.use is Use.MEASURE
-        if measuring:
-            await self._digest_until(walk, lambda: self._measured is not None, _MEASURE_S)
         await self._digest_until(walk, lambda: all(a.row for a in self._attempts.values()), _SETTLE_S)
+        if self._won and self.request.use is Use.MEASURE:
+            await self._digest_until(walk, lambda: self._measured is not None, _MEASURE_S)
         for attempt_id, running in self._attempts.items():
             if running.row is None:
                 self._write(running, self._died(attempt_id, running))

@@ -60,9 +60,10 @@ class Coordinator:
         self._record_changed = asyncio.Event()
         self._opted_out: set[tuple[str, str]] = set()
         self._runs: dict[str, ConnectionRun] = {}
-        # Connections that peers opened with nodes of this host, by (connection id, node, peer): a peer that learnt the id
-        # of another's connection meets only its own. How each attempt began, by (node, attempt id).
+        # Connections that peers opened with nodes of this host, by (connection id, node, peer): a peer that learnt the
+        # id of another's connection meets only its own. How each attempt began, by (node, attempt id).
         self._responding: defaultdict[tuple[str, str, str], dict[tuple[str, str], Report]] = defaultdict(dict)
+        self._replacing: set[str] = set()  # plugins whose host has died
         self._hosts_changed = asyncio.Event()
         self._finished: defaultdict[str, asyncio.Queue[ConnectionRow]] = defaultdict(asyncio.Queue)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -74,11 +75,13 @@ class Coordinator:
         """Learn where plugins run; a host that is named again replaces the one before."""
         for plugin, port in hosts.items():
             self._hosts[plugin] = Outbox(port)
+            self._replacing.discard(plugin)
         self._hosts_changed.set()
 
     async def plugin_died(self, plugin: str) -> None:
         """Fail what ran in this plugin's host, on either side; it takes no more attempts until it is bound again."""
         self._hosts.pop(plugin, None)
+        self._replacing.add(plugin)
         for run in self._runs.values():
             run.plugin_died(plugin)
         now_s = asyncio.get_running_loop().time()
@@ -180,7 +183,7 @@ class Coordinator:
         """Wait a while for the hosts that are being replaced: a technique less would change what is measured."""
         with suppress(TimeoutError):
             async with asyncio.timeout(_REPLACED_S):
-                while any(name not in self._hosts for name in self._techniques):
+                while self._replacing:
                     self._hosts_changed.clear()
                     await self._hosts_changed.wait()
 

@@ -274,6 +274,7 @@ def _not_started(order: StartAttempt, reason: Reason) -> Report:
     return Report(
         stage=Stage.ENDED,
         node=order.node,
+        peer=order.peer,
         attempt_id=order.attempt_id,
         connection_id=order.connection_id,
         side=Side.INITIATOR,

@@ -4,10 +4,9 @@ import asyncio
 import json
 from dataclasses import asdict, dataclass
 
-from rich.console import Console
 from rich.table import Table
 
-from warpfleet.cli.options import FleetPath, Json, enter_namespaces, load_fleet
+from warpfleet.cli.options import FleetPath, Json, console, enter_namespaces, load_fleet
 from warpfleet.configs.fleet import Fleet, FleetNode
 from warpfleet.core.errors import MissingError
 from warpfleet.core.nat import NatBehaviour
@@ -44,7 +43,7 @@ def nat(fleet_path: FleetPath, as_json: Json = False) -> None:
         ports = behaviour.port_assignment + (f" {behaviour.port_delta:+}" if behaviour.port_delta else "")
         facts = (behaviour.mapping, behaviour.filtering, ports, _yes_no(behaviour.hairpin), _yes_no(behaviour.udp))
         table.add_row(item.node, str(item.af), item.external_ip or "-", behaviour.alias, *facts)
-    Console().print(table)
+    console().print(table)
 
 
 def _yes_no(value: bool | None) -> str:

@@ -1,10 +1,12 @@
 """Options that several commands share."""
 
+import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
 from warpfleet.configs.fleet import Fleet
 from warpfleet.configs.loader import load
@@ -15,6 +17,14 @@ from warpfleet.plugins.loader import registrations
 FleetPath = Annotated[Path, typer.Argument(metavar="FLEET", help="The fleet file.")]
 Json = Annotated[bool, typer.Option("--json", help="Machine output on stdout.")]
 Only = Annotated[str | None, typer.Option("--only", metavar="PLUGIN", help="Try this plugin alone.")]
+
+
+_FILE_WIDTH = 120  # columns of a table that goes to a file or a pipe
+
+
+def console() -> Console:
+    """Standard output; wide enough for the tables where it is no terminal."""
+    return Console(width=None if sys.stdout.isatty() else _FILE_WIDTH)
 
 
 class Family(StrEnum):

@@ -2,10 +2,9 @@
 
 import json
 
-from rich.console import Console
 from rich.table import Table
 
-from warpfleet.cli.options import Json
+from warpfleet.cli.options import Json, console
 from warpfleet.plugins.loader import load_plugins
 
 
@@ -27,4 +26,4 @@ def plugins(as_json: Json = False) -> None:
     table = Table("name", "phase", "transport", "source", "problem", box=None)
     for row in sorted(rows, key=lambda row: (row["phase"] or "~", row["name"] or "~")):
         table.add_row(*(str(value or "-") for value in row.values()))
-    Console().print(table)
+    console().print(table)

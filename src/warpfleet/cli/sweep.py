@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
-from warpfleet.cli.options import Af, Json, Only, check_plugin, enter_namespaces, load_fleet
+from warpfleet.cli.options import Af, Json, Only, check_plugin, console, enter_namespaces, load_fleet
 from warpfleet.cli.progress import show_progress
 from warpfleet.configs.fleet import Fleet
 from warpfleet.configs.topology import find_topology
@@ -29,6 +28,7 @@ from warpfleet.telemetry.sweep import Sweep, check_directory
 _EXIT_FAILED = 1
 _EXIT_INTERRUPTED = 130
 _DEFAULT_TOPOLOGY = "default"
+_LABORATORY = "warpfleet-sweep"  # the same each time, so that a resumed sweep finds the same namespaces
 
 
 def sweep(
@@ -66,7 +66,7 @@ def sweep(
     if as_json:
         print(json.dumps(_summary(out), default=str))
     else:
-        Console().print(report(out))
+        console().print(report(out))
     raise typer.Exit(status)
 
 
@@ -79,8 +79,12 @@ def _fleet(path: Path | None) -> Iterator[Fleet]:
         return
     rootless.ensure_privilege()
     topology = find_topology(_DEFAULT_TOPOLOGY)
-    with laboratory(topology, progress=lambda message: print(f"lab: {message}", file=sys.stderr)) as lab:
+    with laboratory(topology, name=_LABORATORY, progress=_say, take_over=True) as lab:
         yield load_fleet(lab.fleet_path)
+
+
+def _say(message: str) -> None:
+    print(f"lab: {message}", file=sys.stderr)
 
 
 async def _sweep(fleet: Fleet, plan: dict[str, Any], out: Path, *, resume: bool, concurrency: int) -> int:

@@ -5,6 +5,7 @@ without one is a laboratory that was never finished, which the next `up` of its 
 """
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -101,13 +102,34 @@ def listed() -> dict[str, Path | None]:
 
 
 @contextmanager
-def laboratory(topology: Topology, *, name: str | None = None, progress: Progress = lambda _: None) -> Iterator[Lab]:
-    """A laboratory for the length of a `with` block."""
+def laboratory(
+    topology: Topology, *, name: str | None = None, progress: Progress = lambda _: None, take_over: bool = False
+) -> Iterator[Lab]:
+    """A laboratory for the length of a `with` block.
+
+    With `take_over`, one of the same name that a killed process left behind is taken down first; InputError where a
+    living process is using it.
+    """
+    if take_over:
+        _take_down_abandoned(name or topology.name)
     lab = up(topology, name=name, progress=progress)
+    in_use = rootless.try_lock(lab.folder)
     try:
         yield lab
     finally:
+        if in_use is not None:
+            os.close(in_use)
         down(lab.name)
+
+
+def _take_down_abandoned(name: str) -> None:
+    if name not in names():
+        return
+    in_use = rootless.try_lock(rootless.state_dir() / name)
+    if in_use is None:
+        raise InputError(f"laboratory '{name}' is in use by another command; wait until that has ended")
+    os.close(in_use)
+    down(name)
 
 
 def _checked(name: str) -> str:

@@ -93,7 +93,7 @@ def release() -> None:
 def locked(folder: Path) -> Iterator[None]:
     """Hold the lock on a folder, which is remade if it was removed in the meantime. MissingError after a long wait."""
     deadline_s = time.monotonic() + _LOCK_DEADLINE_S
-    while (descriptor := _try_lock(folder)) is None:
+    while (descriptor := try_lock(folder)) is None:
         if time.monotonic() > deadline_s:
             raise MissingError(f"another laboratory command holds {folder} for too long; end it and try again")
         time.sleep(_POLL_S)
@@ -103,7 +103,8 @@ def locked(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _try_lock(folder: Path) -> int | None:
+def try_lock(folder: Path) -> int | None:
+    """A descriptor that holds the lock on a folder until it is closed, or None where another process has it."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
