@@ -376,8 +376,9 @@ async def test_what_opted_out_of_the_initiator_is_not_tried() -> None:
 
 
 @virtual_time
-async def test_a_plugin_without_a_host_is_waited_for_and_then_missing() -> None:
+async def test_a_host_that_died_is_waited_for_and_then_missing() -> None:
     world = World(udp_punch="wins", missing=RELAY)
+    await world.coordinator.plugin_died(RELAY)
     await world.begin(replace(REQUEST, pin=Pin(plugin=RELAY)))
     (row,) = await world.coordinator.finished(SWEEP, 60)
     assert (row.outcome, row.reason) == (ConnectionOutcome.ERROR, Reason.ACTOR_DIED)
@@ -387,6 +388,7 @@ async def test_a_plugin_without_a_host_is_waited_for_and_then_missing() -> None:
 @virtual_time
 async def test_a_host_that_is_replaced_in_time_is_used() -> None:
     world = World(turn="wins", missing=PUNCH)
+    await world.coordinator.plugin_died(PUNCH)
     await world.begin()
     await asyncio.sleep(2)
     late = Host(world.coordinator, PUNCH, "wins")

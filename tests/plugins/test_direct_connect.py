@@ -117,6 +117,28 @@ async def test_a_crowd_of_silent_strangers_is_bounded_and_passes() -> None:
 
 
 @virtual_time
+async def test_the_door_outlives_a_time_without_descriptors(caplog: pytest.LogCaptureFixture) -> None:
+    internet = Internet()
+    bob = await bob_at_home(internet)
+    await asyncio.sleep(0)
+    listener = internet.listeners[DOOR]
+    accept, failures = listener.accept, [OSError(24, "Too many open files")] * 3
+
+    async def exhausted() -> FakeStream:
+        if failures:
+            raise failures.pop()
+        return await accept()
+
+    listener.accept = exhausted  # type: ignore[method-assign]
+    for _ in range(2):
+        await knock(internet, handshakes()[0].opener())
+    await asyncio.sleep(5)
+    assert len(bob.arrived) == 2
+    assert "node bob cannot accept a stream" in caplog.text
+    await bob.close()
+
+
+@virtual_time
 async def test_closing_the_node_closes_who_waits_at_the_door() -> None:
     internet = Internet()
     bob = await bob_at_home(internet)

@@ -84,6 +84,14 @@ async def test_a_punch_opens_a_path(route: RouteType) -> None:
 
 
 @virtual_time
+async def test_a_pipe_that_has_won_is_not_held_to_the_budget_of_an_attempt() -> None:
+    mine, theirs = await Meeting(UdpPunch, *two(Internet())).pipes()
+    for number in range(1000):
+        await mine.send(b"%d" % number)
+    assert {await theirs.receive() for _ in range(1000)} == {b"%d" % number for number in range(1000)}
+
+
+@virtual_time
 async def test_a_punch_without_stun_fails_and_closes_its_socket() -> None:
     internet = Internet()
     alice, bob = two(internet)

@@ -110,8 +110,6 @@ class ConnectionRun:
 
     async def walk(self, plan: Plan, mine: PeerView, theirs: PeerView) -> ConnectionRow:
         """Walk the plan to its end; the connection's row."""
-        for skipped in plan.skipped:
-            self._skip(skipped)
         walk = Walk(plan)
         if self.stopped:
             walk.stop(self.stopped)
@@ -124,7 +122,7 @@ class ConnectionRun:
                     self._carry_out(action, theirs)
             if finish is None:
                 await self._next_event(walk, walk.next_wakeup_s() - self._elapsed_s())
-        for skipped in finish.untried:
+        for skipped in (*plan.skipped, *finish.untried):
             self._skip(skipped)
         await self._settle(walk, self.stopped or Reason.NOT_NEEDED)
         reason = finish.reason
@@ -133,7 +131,10 @@ class ConnectionRun:
         return self.row(mine, theirs, None if self._won else reason)
 
     async def fail(self, mine: PeerView | None, theirs: PeerView | None, reason: Reason, error: str) -> ConnectionRow:
-        """End without a walk; the connection's row."""
+        """End without a walk, or in the midst of one that cannot go on; the connection's row."""
+        for attempt_id, running in self._attempts.items():
+            if running.row is None:
+                self._cancel(attempt_id, reason)
         await self._settle(Walk(Plan((), (), 0)), reason)
         return self.row(mine, theirs, reason, error)
 

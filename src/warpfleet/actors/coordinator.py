@@ -169,7 +169,7 @@ class Coordinator:
             row = await self._walk(run)
         except Exception as error:  # noqa: BLE001 - whatever it is, a connection that was started gets its row
             _log.exception("connection %s failed inside", request.connection_id)
-            row = run.row(None, None, Reason.INTERNAL, f"{type(error).__name__}: {error}")
+            row = await run.fail(None, None, Reason.INTERNAL, f"{type(error).__name__}: {error}")
         finally:
             del self._runs[request.connection_id]
         await self._attempt_rows.drain()

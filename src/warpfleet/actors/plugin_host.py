@@ -265,8 +265,10 @@ class PluginHost:
         plugin = Frame.parse(inbound.first_frame).plugin
         if plugin == self.registration.name:
             self.adopt(node.name, inbound)
-        else:
+        elif any(plugin == registration.name for registration in REGISTRY):
             self._ports.hand_over(plugin, node.name, inbound)
+        else:
+            inbound.stream.close()
 
 
 def _not_started(order: StartAttempt, reason: Reason) -> Report:

@@ -40,11 +40,13 @@ class Scope(StrEnum):
 _PRIVATE = tuple(
     ip_network(text) for text in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7")
 )
-_UNUSABLE = tuple(ip_network(text) for text in ("0.0.0.0/8", "240.0.0.0/4", "::ffff:0:0/96", "64:ff9b:1::/48"))
+# Addresses that embed an IPv4 one (mapped, NAT64, 6to4) are unusable, since they hide what they reach.
+_EMBEDDING = ("::ffff:0:0/96", "64:ff9b::/96", "64:ff9b:1::/48", "2002::/16")
+_UNUSABLE = tuple(ip_network(text) for text in ("0.0.0.0/8", "240.0.0.0/4", "fec0::/10", *_EMBEDDING))
 
 
 def scope_of(ip: str) -> Scope:
-    """The scope of an IP address; an IPv4-mapped IPv6 address is unusable, since it hides what it reaches."""
+    """The scope of an IP address."""
     address: IPv4Address | IPv6Address = ip_address(ip)
     if address.is_loopback:
         return Scope.LOOPBACK

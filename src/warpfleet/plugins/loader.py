@@ -47,11 +47,7 @@ def registrations() -> tuple[Registration, ...]:
 
 def message_types() -> MessageTypes:
     """The kinds of messages that the plugins exchange."""
-    types = MessageTypes([Abandon])
-    for registration in registrations():
-        for message in registration.strategy.proto_messages:
-            types.register(message)
-    return types
+    return MessageTypes([Abandon, *(message for r in registrations() for message in r.strategy.proto_messages)])
 
 
 def message_owners() -> dict[str, str]:
@@ -65,11 +61,15 @@ def _built_in_names() -> list[str]:
 
 def _load(module: str, source: str, name: str) -> Found:
     before = set(REGISTRY)
+    problem = ""
     try:
         import_module(module)
+        MessageTypes([Abandon, *(message for r in REGISTRY for message in r.strategy.proto_messages)])
     except Exception as error:  # noqa: BLE001 - an outside module may raise anything while it is imported
-        return Found(f"{source} ({name})", None, f"{type(error).__name__}: {error}")
+        problem = f"{type(error).__name__}: {error}"
     added = [registration for registration in REGISTRY if registration not in before]
-    if not added:
-        return Found(f"{source} ({name})", None, "it registers nothing")
-    return Found(source, added[0])
+    if not problem and added:
+        return Found(source, added[0])
+    for registration in added:
+        REGISTRY.remove(registration)
+    return Found(f"{source} ({name})", None, problem or "it registers nothing")

@@ -57,6 +57,10 @@ class Registry:
         if known.strategy is not strategy:
             raise InputError(f"plugin {where}: the name {name!r} is taken by {known.strategy.__module__}")
 
+    def remove(self, registration: Registration) -> None:
+        """Take a plugin out that turned out to be unusable."""
+        del self._entries[registration.name]
+
     def get(self, name: str) -> Registration:
         """One plugin. InputError where there is none of this name."""
         if name not in self._entries:

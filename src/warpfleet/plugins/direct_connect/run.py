@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import logging
 from collections.abc import Iterator
 
 from warpfleet.core.combo import Phase, RouteType, Side, Transport
@@ -18,6 +19,11 @@ from warpfleet.plugins.streams import accept, dial, targets
 _FIRST_FRAME_S = 3.0
 # Strangers may hold so many streams open while they have not said who they are.
 _UNPROVED_MAX = 256
+
+# Descriptors or memory have run out: until some are given back, there is nothing to wait for but time.
+_EXHAUSTED_S = 0.5
+
+_log = logging.getLogger(__name__)
 
 
 @register(phase=Phase.DIRECT)
@@ -80,7 +86,7 @@ class _Door:
     async def serve(self) -> None:
         try:
             while True:
-                stream = await self._listener.accept()
+                stream = await self._next()
                 if len(self._unproved) >= _UNPROVED_MAX:
                     stream.close()
                     continue
@@ -95,6 +101,14 @@ class _Door:
                 task.cancel()
                 stream.close()
             await asyncio.gather(*self._unproved, return_exceptions=True)
+
+    async def _next(self) -> ByteStream:
+        while True:
+            try:
+                return await self._listener.accept()
+            except OSError as error:
+                _log.warning("node %s cannot accept a stream: %s", self._node.name, error)
+                await asyncio.sleep(_EXHAUSTED_S)
 
     async def _admit(self, stream: ByteStream) -> None:
         try:
