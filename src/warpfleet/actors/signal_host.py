@@ -89,7 +89,8 @@ class SignalHost:
     """Signals, records and clocks of one host's nodes; a plain class."""
 
     def __init__(self) -> None:
-        self._hub = SignalHub(message_types(), self._handle)
+        self._clock: ClockEstimate | None = None  # this machine's, by the node that knows it best
+        self._hub = SignalHub(message_types(), self._handle, self._now)
         self._owners = message_owners()
         self._nodes: dict[str, _Node] = {}
         self._outboxes: dict[str, Outbox[IncomingSignal]] = {}
@@ -180,6 +181,8 @@ class SignalHost:
         _, clock, view = await asyncio.gather(
             self._connected(spec), measure(spec.ntp, _NTP_S, spec.vantage.call_inside), self._discover(node)
         )
+        if clock and (self._clock is None or clock.error_s < self._clock.error_s):
+            self._clock = clock
         node.view = view
         self._publish(node)
         self._work.start(self._republish(node))
@@ -220,10 +223,14 @@ class SignalHost:
             relay=bool(spec.turn),
         )
 
+    def _now(self) -> float:
+        """The wall clock in seconds since 1970, corrected by what NTP servers said."""
+        return time.time() + (self._clock.offset_s if self._clock else 0.0)
+
     def _publish(self, node: _Node) -> None:
         assert node.view is not None
         identity = node.spec.identity
-        now = time.time()
+        now = self._now()
         # The clock makes sequence numbers grow across restarts of the process, too.
         node.seq = max(node.seq + 1, int(now * 1000))
         view = node.view
@@ -270,7 +277,7 @@ class SignalHost:
 
     async def _follow(self, peer: str, known: AddressRecord | None) -> None:
         while True:
-            record = self._hub.book.get(peer, time.time())
+            record = self._hub.book.get(peer, self._now())
             if record and record != known:
                 await self._learn(record)
                 known = record

@@ -21,9 +21,10 @@ from warpfleet.core.combo import Policy
 from warpfleet.core.nat import Filtering, Mapping, NatBehaviour, PortAssignment
 from warpfleet.core.pairs import Trial, choose_pairs, order_trials
 from warpfleet.core.walk import Pin
+from warpfleet.signal.clock import ClockEstimate
 from warpfleet.telemetry.analysis import completed_pairs
 from warpfleet.telemetry.records import ConnectionRow, NatObservationRow
-from warpfleet.telemetry.sweep import Sweep, versions
+from warpfleet.telemetry.sweep import ClockReading, Sweep, versions
 from warpfleet.telemetry.writer import recover
 
 
@@ -37,7 +38,7 @@ class SweepPlan:
     pin: Pin
     seed: int
 
-    def sweep(self, fleet: Fleet) -> Sweep:
+    def sweep(self, fleet: Fleet, reports: Sequence[NodeReport]) -> Sweep:
         """What `sweep.json` says of it."""
         return Sweep(
             sweep_id=uuid4().hex,
@@ -47,6 +48,7 @@ class SweepPlan:
             arguments={"pairs": self.pairs, "repeat": self.repeat, "only": self.pin.plugin, "af": self.pin.af},
             versions=versions(ray=ray.__version__),
             started_at=datetime.now(UTC),
+            clocks={report.name: _reading(report.clock) for report in reports if report.clock},
         )
 
     def trials(self, fleet: Fleet) -> list[Trial]:
@@ -69,7 +71,7 @@ async def recorded_sweep(
 ) -> list[ConnectionRow]:
     """Sweep and record; the rows of this run. InputError where the directory cannot take the sweep."""
     open_sweep = remote(runtime.telemetry, "open_sweep")
-    sweep: Sweep = await open_sweep(directory, plan.sweep(fleet), resume=resume)
+    sweep: Sweep = await open_sweep(directory, plan.sweep(fleet, runtime.reports), resume=resume)
     try:
         done = {Trial(*key) for key in completed_pairs(directory)} if resume else set()
         observations = _observations(sweep.sweep_id, runtime.reports)
@@ -89,6 +91,10 @@ async def recorded_sweep(
             await remote(runtime.telemetry, "close_sweep")(sweep.sweep_id)
         except RayError:
             recover(directory)
+
+
+def _reading(clock: ClockEstimate) -> ClockReading:
+    return ClockReading(offset_ms=clock.offset_s * 1000, error_ms=clock.error_s * 1000, servers=clock.servers)
 
 
 def _observations(sweep_id: str, reports: Sequence[NodeReport]) -> list[NatObservationRow]:

@@ -27,8 +27,19 @@ def versions(**others: str) -> dict[str, str]:
     return {"warpfleet": version("warpfleet"), "python": platform.python_version(), **others}
 
 
+class ClockReading(BaseModel):
+    """A node's clock by NTP: true time = its clock + `offset_ms`, give or take `error_ms`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    offset_ms: float
+    error_ms: float
+    servers: tuple[str, ...]
+
+
 class Sweep(BaseModel):
-    """One sweep. `fleet` is redacted; `arguments` are the command's, as JSON values."""
+    """One sweep. `fleet` is redacted; `arguments` are the command's, as JSON values; `clocks` has the nodes whose NTP
+    servers answered."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -41,6 +52,7 @@ class Sweep(BaseModel):
     schema_version: int = SCHEMA_VERSION
     started_at: datetime
     ended_at: datetime | None = None
+    clocks: dict[str, ClockReading] = Field(default_factory=dict)
 
     @classmethod
     def read(cls, directory: Path) -> Self:
@@ -71,7 +83,9 @@ class Sweep(BaseModel):
         difference = next(_differences("", self._plan(), other._plan()), None)
         if difference:
             raise InputError(f"{directory}: cannot resume: {difference}; use the same, or give another --out")
-        return self.model_copy(update={"ended_at": None, "versions": self.versions | other.versions})
+        return self.model_copy(
+            update={"ended_at": None, "versions": self.versions | other.versions, "clocks": other.clocks}
+        )
 
     def _plan(self) -> dict[str, Any]:
         plan = self.model_dump(mode="json", include={"schema_version", "fleet", "policy", "seed", "arguments"})

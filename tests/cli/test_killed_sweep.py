@@ -1,0 +1,127 @@
+"""A sweep that is interrupted or killed: nothing of it is left running, no row is lost, and `--resume` completes it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import duckdb
+import psutil
+import pytest
+
+from warpfleet.configs.topology import find_topology
+from warpfleet.lab.laboratory import Lab, laboratory, names
+
+pytestmark = [pytest.mark.lab, pytest.mark.ray, pytest.mark.timeout(300)]
+
+WARPFLEET = str(Path(sys.executable).with_name("warpfleet"))
+DEADLINE_S = 90.0
+REPEATS = "6"
+GOOD = ("direct", "relayed")
+
+
+@pytest.fixture(scope="module")
+def cgn() -> Iterator[Lab]:
+    with laboratory(find_topology("cgn"), name="wftest-killed") as lab:
+        yield lab
+
+
+def start(lab: Lab, out: Path, *options: str) -> "subprocess.Popen[str]":
+    """A sweep of many connections in the background, as soon as some of them have ended."""
+    command = [WARPFLEET, "sweep", str(lab.fleet_path), "--out", str(out), "--repeat", REPEATS, "--seed", "7", *options]
+    sweep = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    end_s = time.monotonic() + DEADLINE_S
+    while rows(out) == []:
+        assert sweep.poll() is None, sweep.communicate()[1]
+        assert time.monotonic() < end_s
+        psutil.cpu_percent(interval=0.1)  # a look at the machine that takes a while: there is no event to wait for
+    return sweep
+
+
+def rows(out: Path) -> list[tuple[str, str, str, int]]:
+    if not list((out / "connections").glob("*.parquet")):
+        return []
+    query = "select connection_id, outcome, initiator || ':' || responder, repeat from read_parquet(?)"
+    return duckdb.execute(query, [str(out / "connections" / "*.parquet")]).fetchall()
+
+
+def descendants(process: "subprocess.Popen[str]") -> list[psutil.Process]:
+    return psutil.Process(process.pid).children(recursive=True)
+
+
+def assert_gone(processes: list[psutil.Process]) -> None:
+    _, alive = psutil.wait_procs(processes, timeout=30)
+    assert alive == []
+
+
+def resume(lab: Lab, out: Path) -> dict[str, object]:
+    command = [WARPFLEET, "sweep", str(lab.fleet_path), "--out", str(out), "--repeat", REPEATS, "--resume", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr
+    summary: dict[str, object] = json.loads(done.stdout)
+    return summary
+
+
+def assert_refuses_another_plan(lab: Lab, out: Path) -> None:
+    command = [WARPFLEET, "sweep", str(lab.fleet_path), "--out", str(out), "--repeat", "7", "--resume"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    assert (done.returncode, "repeat" in done.stderr) == (2, True), done.stderr
+
+
+def assert_complete(out: Path) -> None:
+    """Every trial connected exactly once, and no connection has two rows."""
+    found = rows(out)
+    assert len({connection for connection, *_ in found}) == len(found)
+    connected = [(pair, repeat) for _, outcome, pair, repeat in found if outcome in GOOD]
+    assert len(connected) == len(set(connected)) == 4 * 3 * int(REPEATS)
+
+
+def test_ctrl_c_ends_it_cleanly_and_resume_goes_on(cgn: Lab, tmp_path: Path) -> None:
+    sweep = start(cgn, tmp_path / "out")
+    children = descendants(sweep)
+    os.killpg(sweep.pid, signal.SIGINT)
+    _, complaint = sweep.communicate(timeout=60)
+    assert sweep.returncode == 130, complaint
+    assert "Traceback" not in complaint
+    assert_gone(children)
+    before = rows(tmp_path / "out")
+    assert any(outcome in GOOD for _, outcome, *_ in before)
+    assert_refuses_another_plan(cgn, tmp_path / "out")
+    resume(cgn, tmp_path / "out")
+    assert_complete(tmp_path / "out")
+    assert {row[0] for row in before} <= {row[0] for row in rows(tmp_path / "out")}
+
+
+def test_kill_9_of_the_whole_sweep_leaves_nothing_running_and_loses_no_row(cgn: Lab, tmp_path: Path) -> None:
+    sweep = start(cgn, tmp_path / "out")
+    children = descendants(sweep)
+    assert children
+    sweep.kill()
+    sweep.wait(10)
+    assert_gone(children)
+    visible = {row[0] for row in rows(tmp_path / "out")}
+    explained = subprocess.run(
+        [WARPFLEET, "explain", str(tmp_path / "out"), visible.copy().pop()], capture_output=True, text=True, check=False
+    )
+    assert explained.returncode == 0, explained.stderr
+    recovered = rows(tmp_path / "out")
+    assert visible <= {row[0] for row in recovered}
+    assert {"cancelled"} < {row[1] for row in recovered}, "what was in flight has its row"
+    resume(cgn, tmp_path / "out")
+    assert_complete(tmp_path / "out")
+
+
+def test_the_laboratory_can_be_taken_down_while_a_killed_sweep_is_barely_gone(tmp_path: Path) -> None:
+    with laboratory(find_topology("cgn"), name="wftest-killed2") as lab:
+        sweep = start(lab, tmp_path / "out")
+        children = descendants(sweep)
+        sweep.kill()
+        sweep.wait(10)
+    assert "wftest-killed2" not in names()
+    assert_gone(children)
