@@ -95,6 +95,8 @@ async def _sweep(fleet: Fleet, plan: dict[str, Any], out: Path, *, resume: bool,
 
     sweep_plan = SweepPlan(**plan)
     sweep_plan.trials(fleet)
+    if resume and (out / "sweep.json").exists():
+        Sweep.read(out).continued_by(sweep_plan.sweep(fleet, ()), out)
     stopping = asyncio.Event()
     for signal_number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(signal_number, stopping.set)
