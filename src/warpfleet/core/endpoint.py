@@ -48,10 +48,11 @@ _UNUSABLE = tuple(ip_network(text) for text in ("0.0.0.0/8", "240.0.0.0/4", "fec
 def scope_of(ip: str) -> Scope:
     """The scope of an IP address."""
     address: IPv4Address | IPv6Address = ip_address(ip)
-    if address.is_loopback:
-        return Scope.LOOPBACK
+    # First of all: from Python 3.13 on, a mapped address says of itself what the IPv4 one is.
     if address.is_multicast or address.is_unspecified or any(address in network for network in _UNUSABLE):
         return Scope.UNUSABLE
+    if address.is_loopback:
+        return Scope.LOOPBACK
     if address.is_link_local:
         return Scope.LINK_LOCAL
     if any(address in network for network in _PRIVATE):
