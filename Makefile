@@ -38,6 +38,18 @@ check: setup ## ruff format, ruff, mypy strict, import-linter
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
 
+matrix: setup ## the whole NAT x NAT table on the kernel, three times each pair
+	@echo "matrix: every ordered pair of the nine NATs, three times; telemetry goes to $(OUT)"
+	@$(BIN)/warpfleet sweep --repeat 3 --out $(OUT)
+
+bench: setup ## speeds, as ratios to the physical minimum; run on an idle machine
+	@echo "bench: connect time of two open hosts against their path's round trip"
+	@$(BIN)/python bench/two_open_hosts.py
+
+docs: setup ## the command line's reference, from the code
+	@mkdir -p docs
+	@$(BIN)/typer warpfleet.cli.main utils docs --name warpfleet --output docs/command-line.md
+
 lock: ## resolve pyproject.toml into requirements.lock again (versions and hashes, for every supported Python)
 	@uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header \
 		--python-version 3.11 --extra dev pyproject.toml --output-file requirements.lock

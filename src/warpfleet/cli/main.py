@@ -21,6 +21,7 @@ EXIT_INTERRUPTED = 130  # as shells say of a command that Ctrl-C ended
 app = typer.Typer(
     help="Connects any two hosts through whatever NATs lie between them, and measures how it did so.",
     no_args_is_help=True,
+    add_completion=False,
     pretty_exceptions_enable=False,
 )
 for command in (sweep, connect, nat, explain, plugins, doctor):

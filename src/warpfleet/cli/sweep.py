@@ -34,7 +34,7 @@ _LABORATORY = "warpfleet-sweep"  # the same each time, so that a resumed sweep f
 def sweep(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where the telemetry goes.")],
     fleet_path: Annotated[
-        Path | None, typer.Argument(metavar="[FLEET]", help="The fleet file; without one, the shipped laboratory.")
+        Path | None, typer.Argument(metavar="FLEET", help="The fleet file; without one, the shipped laboratory.")
     ] = None,
     pairs: Annotated[str, typer.Option(help="all, A:B,C:D or random:N ordered pairs.")] = "all",
     repeat: Annotated[int, typer.Option(min=1, help="How often each pair is connected.")] = 1,
