@@ -29,5 +29,5 @@ def fleet(nine_nats: Lab) -> Fleet:
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def runtime(fleet: Fleet) -> AsyncIterator[FleetRuntime]:
     """Its nodes, open on Ray."""
-    async with fleet_session(fleet) as running:
+    async with fleet_session(fleet, print) as running:
         yield running

@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import typer
 
-from warpfleet.cli.options import Af, FleetPath, Json, Only, check_plugin, enter_namespaces, load_fleet
+from warpfleet.cli.options import Af, FleetPath, Json, Only, check_plugin, enter_namespaces, load_fleet, sayer
 from warpfleet.configs.fleet import Fleet
 from warpfleet.core.combo import ConnectionOutcome, Policy, RouteType
 from warpfleet.core.errors import InputError
@@ -48,7 +48,7 @@ async def _connect(fleet: Fleet, trial: Trial, policy: Policy, pin: Pin) -> Conn
     from warpfleet.cluster.session import fleet_session  # noqa: PLC0415 - Ray takes a second to import
     from warpfleet.cluster.sweep import run_sweep  # noqa: PLC0415
 
-    async with fleet_session(fleet) as runtime:
+    async with fleet_session(fleet, sayer("connect")) as runtime:
         rows = await run_sweep(
             runtime,
             uuid4().hex,

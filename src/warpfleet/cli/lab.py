@@ -1,22 +1,19 @@
 """`warpfleet lab`: laboratories of network namespaces."""
 
 import json
-import sys
 from typing import Annotated
 
 import typer
 
+from warpfleet.cli.options import Json, sayer
 from warpfleet.configs.topology import find_topology
 from warpfleet.core.errors import InputError
 from warpfleet.lab import laboratory, rootless
 
 app = typer.Typer(help="NAT laboratories of network namespaces.", no_args_is_help=True)
 
-Json = Annotated[bool, typer.Option("--json", help="Print machine output.")]
 
-
-def _progress(message: str) -> None:
-    print(f"lab: {message}", file=sys.stderr)
+_progress = sayer("lab")
 
 
 @app.command()

@@ -1,6 +1,7 @@
 """Options that several commands share."""
 
 import sys
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -25,6 +26,11 @@ _FILE_WIDTH = 120  # columns of a table that goes to a file or a pipe
 def console() -> Console:
     """Standard output; wide enough for the tables where it is no terminal."""
     return Console(width=None if sys.stdout.isatty() else _FILE_WIDTH)
+
+
+def sayer(what: str) -> Callable[[str], None]:
+    """What tells the user, on stderr, how far a command has come."""
+    return lambda message: print(f"{what}: {message}", file=sys.stderr, flush=True)
 
 
 class Family(StrEnum):

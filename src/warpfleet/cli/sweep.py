@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from warpfleet.cli.options import Af, Json, Only, check_plugin, console, enter_namespaces, load_fleet
+from warpfleet.cli.options import Af, Json, Only, check_plugin, console, enter_namespaces, load_fleet, sayer
 from warpfleet.cli.progress import show_progress
 from warpfleet.configs.fleet import Fleet
 from warpfleet.configs.topology import find_topology
@@ -79,12 +79,8 @@ def _fleet(path: Path | None) -> Iterator[Fleet]:
         return
     rootless.ensure_privilege()
     topology = find_topology(_DEFAULT_TOPOLOGY)
-    with laboratory(topology, name=_LABORATORY, progress=_say, take_over=True) as lab:
+    with laboratory(topology, name=_LABORATORY, progress=sayer("lab"), take_over=True) as lab:
         yield load_fleet(lab.fleet_path)
-
-
-def _say(message: str) -> None:
-    print(f"lab: {message}", file=sys.stderr)
 
 
 async def _sweep(fleet: Fleet, plan: dict[str, Any], out: Path, *, resume: bool, concurrency: int) -> int:
@@ -100,7 +96,7 @@ async def _sweep(fleet: Fleet, plan: dict[str, Any], out: Path, *, resume: bool,
     stopping = asyncio.Event()
     for signal_number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(signal_number, stopping.set)
-    async with fleet_session(fleet) as runtime:
+    async with fleet_session(fleet, sayer("sweep")) as runtime:
         if not fleet.services.turn:
             print("warpfleet: no TURN server in the fleet file: pairs without a direct path will fail", file=sys.stderr)
         with show_progress() as on_progress:
