@@ -6,10 +6,12 @@ import random
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import fields
+from ipaddress import ip_address
 
 from warpfleet.actors.open_node import OpenNode
 from warpfleet.actors.values import OutgoingSignal, PipeFacts, Report, Stage
 from warpfleet.core.combo import AttemptOutcome, Reason, RouteType, Side
+from warpfleet.core.endpoint import Endpoint
 from warpfleet.core.identity import PublicIdentity
 from warpfleet.net.handshake import NONCE_BYTES, ProofFailed
 from warpfleet.net.interfaces import ConnectionLost, ConnectRefused, Pipe, RelayRefused, Unreachable
@@ -169,8 +171,14 @@ class AttemptRun:
         await pipe.close()
         raise RuntimeError("it took a pipe that was not named the winner")
 
+    def _specific(self, local: Endpoint) -> Endpoint:
+        """A socket bound to any address sends from that of the interface: the first of its family, where there are
+        several."""
+        addresses = self.node.view.addresses(local.af)
+        return Endpoint(addresses[0].ip, local.port) if ip_address(local.ip).is_unspecified and addresses else local
+
     async def _use(self, pipe: Pipe) -> None:
-        facts = PipeFacts(pipe.transport, pipe.relayed, pipe.local, pipe.remote)
+        facts = PipeFacts(pipe.transport, pipe.relayed, self._specific(pipe.local), pipe.remote)
         self.tell(Stage.WON, outcome=AttemptOutcome.WON, pipe=facts)
         try:
             await self._on_pipe(self, pipe)
