@@ -21,8 +21,8 @@ _CONNECTED = (ConnectionOutcome.DIRECT, ConnectionOutcome.RELAYED)
 
 def connect(
     fleet_path: FleetPath,
-    initiator: Annotated[str, typer.Argument(metavar="A")],
-    responder: Annotated[str, typer.Argument(metavar="B")],
+    initiator: Annotated[str, typer.Argument(metavar="A", help="The initiator.")],
+    responder: Annotated[str, typer.Argument(metavar="B", help="The responder.")],
     policy: Policy = Policy.STAGGERED,
     only: Only = None,
     af: Af = None,

@@ -13,7 +13,9 @@ from warpfleet.telemetry.writer import recover
 
 def explain(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="A sweep's telemetry.")],
-    connection: Annotated[str, typer.Argument(help="A connection id, the beginning of one, or A:B or A:B:REPEAT.")],
+    connection: Annotated[
+        str, typer.Argument(help="A connection id, the beginning of one, or INITIATOR:RESPONDER[:REPEAT].")
+    ],
     as_json: Json = False,
 ) -> None:
     """Tell why a connection went the way it went, attempt by attempt."""

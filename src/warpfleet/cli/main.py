@@ -11,12 +11,11 @@ from warpfleet.cli.doctor import doctor
 from warpfleet.cli.explain import explain
 from warpfleet.cli.nat import nat
 from warpfleet.cli.plugins import plugins
-from warpfleet.cli.sweep import sweep
+from warpfleet.cli.sweep import lab_sweep, sweep
 from warpfleet.core.errors import InputError, WarpfleetError
 
 EXIT_INPUT_WRONG = 2
 EXIT_MISSING = 3
-EXIT_INTERRUPTED = 130  # as shells say of a command that Ctrl-C ended
 
 app = typer.Typer(
     help="Connects any two hosts through whatever NATs lie between them, and measures how it did so.",
@@ -26,6 +25,7 @@ app = typer.Typer(
 )
 for command in (sweep, connect, nat, explain, plugins, doctor):
     app.command()(command)
+lab.app.command("sweep")(lab_sweep)
 app.add_typer(lab.app, name="lab")
 
 
@@ -37,5 +37,3 @@ def main() -> None:
     except WarpfleetError as error:
         print(f"warpfleet: {error}", file=sys.stderr)
         sys.exit(EXIT_INPUT_WRONG if isinstance(error, InputError) else EXIT_MISSING)
-    except KeyboardInterrupt:
-        sys.exit(EXIT_INTERRUPTED)

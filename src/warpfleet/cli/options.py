@@ -54,8 +54,9 @@ def enter_namespaces(fleet: Fleet) -> None:
         rootless.ensure_privilege()
 
 
-def check_plugin(name: str | None) -> None:
-    """InputError where a pinned plugin does not exist or yields no pipe."""
+def check_plugin(name: str | None) -> str | None:
+    """The pinned plugin. InputError where it does not exist or yields no pipe."""
     able = [r.name for r in registrations() if r.strategy.carries_pipe]
     if name is not None and name not in able:
         raise InputError(f"--only {name}: no plugin of this name makes connections; there are {', '.join(able)}")
+    return name

@@ -5,11 +5,11 @@ import json
 import secrets
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import typer
 
@@ -23,46 +23,91 @@ from warpfleet.lab import rootless
 from warpfleet.lab.laboratory import laboratory
 from warpfleet.telemetry import analysis
 from warpfleet.telemetry.report import report
-from warpfleet.telemetry.sweep import Sweep, check_directory
+from warpfleet.telemetry.sweep import FILE_NAME, Sweep, check_directory
 
 _EXIT_FAILED = 1
-_EXIT_INTERRUPTED = 130
+_EXIT_INTERRUPTED = 130  # as shells say of a command that Ctrl-C ended
+Out = Annotated[Path, typer.Option(metavar="DIR", help="Where the telemetry goes.")]
+Pairs = Annotated[str, typer.Option(help="all, A:B,C:D or random:N ordered pairs.")]
+Repeat = Annotated[int, typer.Option(min=1, help="How often each pair is connected.")]
+Concurrency = Annotated[int, typer.Option(min=1, help="How many connections at a time.")]
+Seed = Annotated[int | None, typer.Option(help="Seed of the order and of random pairs.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with the sweep in DIR.")]
+
 _DEFAULT_TOPOLOGY = "default"
 _LABORATORY = "warpfleet-sweep"  # the same each time, so that a resumed sweep finds the same namespaces
 
 
+class SweepOptions(NamedTuple):
+    """What a sweep is to do; the seed may still be open."""
+
+    pairs: str
+    repeat: int
+    policy: Policy
+    pin: Pin
+    seed: int | None
+
+
 def sweep(
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the telemetry goes.")],
+    out: Out,
     fleet_path: Annotated[
         Path | None, typer.Argument(metavar="FLEET", help="The fleet file; without one, the shipped laboratory.")
     ] = None,
-    pairs: Annotated[str, typer.Option(help="all, A:B,C:D or random:N ordered pairs.")] = "all",
-    repeat: Annotated[int, typer.Option(min=1, help="How often each pair is connected.")] = 1,
-    concurrency: Annotated[int, typer.Option(min=1, help="How many connections at a time.")] = 8,
+    pairs: Pairs = "all",
+    repeat: Repeat = 1,
+    concurrency: Concurrency = 8,
     policy: Policy = Policy.STAGGERED,
     only: Only = None,
     af: Af = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the order and of random pairs.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the sweep in DIR.")] = False,
+    seed: Seed = None,
+    resume: Resume = False,
     as_json: Json = False,
 ) -> None:
     """Connect the pairs of a fleet and record how; ends with who reached whom, and how.
 
     Exit status 1 where a connection that should have worked did not.
     """
-    check_plugin(only)
+    plan = SweepOptions(pairs, repeat, policy, Pin(check_plugin(only), int(af) if af else None), seed)
+    source = _from_file(fleet_path) if fleet_path else _from_laboratory(_DEFAULT_TOPOLOGY)
+    _run(source, plan, out, resume=resume, concurrency=concurrency, as_json=as_json)
+
+
+def lab_sweep(
+    topology: Annotated[str, typer.Argument(help="A topology file, or the name of one that ships.")],
+    out: Out,
+    pairs: Pairs = "all",
+    repeat: Repeat = 1,
+    concurrency: Concurrency = 8,
+    policy: Policy = Policy.STAGGERED,
+    only: Only = None,
+    af: Af = None,
+    seed: Seed = None,
+    resume: Resume = False,
+    as_json: Json = False,
+) -> None:
+    """Build a laboratory, sweep it, and take it down again."""
+    plan = SweepOptions(pairs, repeat, policy, Pin(check_plugin(only), int(af) if af else None), seed)
+    _run(_from_laboratory(topology), plan, out, resume=resume, concurrency=concurrency, as_json=as_json)
+
+
+def _run(
+    source: AbstractContextManager[Fleet],
+    options: SweepOptions,
+    out: Path,
+    *,
+    resume: bool,
+    concurrency: int,
+    as_json: bool,
+) -> None:
     check_directory(out, resume=resume)
-    if resume and seed is None and (out / "sweep.json").exists():
-        seed = Sweep.read(out).seed
-    plan = {
-        "pairs": pairs,
-        "repeat": repeat,
-        "policy": policy,
-        "pin": Pin(only, int(af) if af else None),
-        "seed": secrets.randbits(32) if seed is None else seed,
-    }
-    with _fleet(fleet_path) as fleet:
-        status = asyncio.run(_sweep(fleet, plan, out.absolute(), resume=resume, concurrency=concurrency))
+    if options.seed is None:
+        resuming = resume and (out / FILE_NAME).exists()
+        options = options._replace(seed=Sweep.read(out).seed if resuming else secrets.randbits(32))
+    try:
+        with source as fleet:
+            status = asyncio.run(_sweep(fleet, options, out.absolute(), resume=resume, concurrency=concurrency))
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        raise typer.Exit(_EXIT_INTERRUPTED) from None
     if as_json:
         print(json.dumps(_summary(out), default=str))
     else:
@@ -71,39 +116,41 @@ def sweep(
 
 
 @contextmanager
-def _fleet(path: Path | None) -> Iterator[Fleet]:
-    if path is not None:
-        fleet = load_fleet(path)
-        enter_namespaces(fleet)
-        yield fleet
-        return
+def _from_file(path: Path) -> Iterator[Fleet]:
+    fleet = load_fleet(path)
+    enter_namespaces(fleet)
+    yield fleet
+
+
+@contextmanager
+def _from_laboratory(topology: str) -> Iterator[Fleet]:
+    chosen = find_topology(topology)
     rootless.ensure_privilege()
-    topology = find_topology(_DEFAULT_TOPOLOGY)
-    with laboratory(topology, name=_LABORATORY, progress=sayer("lab"), take_over=True) as lab:
+    with laboratory(chosen, name=_LABORATORY, progress=sayer("lab"), take_over=True) as lab:
         yield load_fleet(lab.fleet_path)
 
 
-async def _sweep(fleet: Fleet, plan: dict[str, Any], out: Path, *, resume: bool, concurrency: int) -> int:
+async def _sweep(fleet: Fleet, options: SweepOptions, out: Path, *, resume: bool, concurrency: int) -> int:
     # Ray takes a second to import, and reads its environment then.
     from warpfleet.cluster.recorded_sweep import SweepPlan, recorded_sweep  # noqa: PLC0415
     from warpfleet.cluster.session import fleet_session  # noqa: PLC0415
     from warpfleet.cluster.sweep import should_have_worked  # noqa: PLC0415
 
-    sweep_plan = SweepPlan(**plan)
-    sweep_plan.trials(fleet)
-    if resume and (out / "sweep.json").exists():
-        Sweep.read(out).continued_by(sweep_plan.sweep(fleet, ()), out)
+    plan = SweepPlan(**options._asdict())
+    plan.trials(fleet)
+    if resume and (out / FILE_NAME).exists():
+        Sweep.read(out).continued_by(plan.sweep(fleet, ()), out)
     stopping = asyncio.Event()
-    for signal_number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(signal_number, stopping.set)
+    stop_softly = _interrupts(stopping)
     async with fleet_session(fleet, sayer("sweep")) as runtime:
         if not fleet.services.turn:
             print("warpfleet: no TURN server in the fleet file: pairs without a direct path will fail", file=sys.stderr)
+        stop_softly()
         with show_progress() as on_progress:
             rows = await recorded_sweep(
                 runtime,
                 fleet,
-                sweep_plan,
+                plan,
                 out,
                 resume=resume,
                 concurrency=concurrency,
@@ -113,6 +160,21 @@ async def _sweep(fleet: Fleet, plan: dict[str, Any], out: Path, *, resume: bool,
     if stopping.is_set():
         return _EXIT_INTERRUPTED
     return _EXIT_FAILED if any(should_have_worked(row) for row in rows) else 0
+
+
+def _interrupts(stopping: asyncio.Event) -> Callable[[], None]:
+    """Ctrl-C cancels what this task waits for; once the function that is returned has been called, it sets `stopping`
+    instead, so that what is under way is recorded."""
+    loop = asyncio.get_running_loop()
+    task = asyncio.current_task()
+    assert task is not None
+
+    def handle(action: Callable[[], object]) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, action)
+
+    handle(task.cancel)
+    return lambda: handle(stopping.set)
 
 
 def _summary(directory: Path) -> dict[str, Any]:
