@@ -4,6 +4,7 @@ import asyncio
 import logging
 import random
 import secrets
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -29,6 +30,7 @@ from warpfleet.signal.record import AddressRecord, RecordBook, RecordError, Sign
 from warpfleet.signal.roster import Roster
 
 _ACK_LIFETIME_S = 10.0  # longer than any link holds a message back
+_COPIES_KEPT = 4_096  # copies come within a second or two of one another
 _MAX_HANDLERS = 1_024  # beyond it messages are not acknowledged, and so come again later
 _WINDOW = 64  # transmissions of one process that wait for their first answer: some 60 ms of work, below any retry timer
 
@@ -71,6 +73,26 @@ class _Flight:
     wake: asyncio.Event = field(default_factory=asyncio.Event)
 
 
+class _Copies:
+    """Tells the copies of one transmission apart from the first: each link brings one, and each would cost an opening
+    and an acknowledgement, which in turn comes back on every link. A repeated transmission is sealed anew."""
+
+    def __init__(self) -> None:
+        self._known: set[int] = set()
+        self._order: deque[int] = deque()
+
+    def is_new(self, payload: bytes) -> bool:
+        """Whether these bytes have not come before, among the last `_COPIES_KEPT`."""
+        digest = hash(payload)
+        if digest in self._known:
+            return False
+        self._known.add(digest)
+        self._order.append(digest)
+        if len(self._order) > _COPIES_KEPT:
+            self._known.discard(self._order.popleft())
+        return True
+
+
 class Mailbox:
     """Sends and receives for one identity. The channel is opened by `make_channel(on_message, on_up)`."""
 
@@ -85,6 +107,7 @@ class Mailbox:
         self._house = house
         self._inbox = inbox_topic(identity.public.node_id)
         self._guard = ReplayGuard()
+        self._copies = _Copies()
         self._flights: dict[bytes, _Flight] = {}
         self._round_trips: dict[str, RoundTrip] = {}
         self._heard_on: dict[str, MqttLink] = {}
@@ -166,7 +189,8 @@ class Mailbox:
 
     def _receive(self, link: MqttLink, topic: str, payload: bytes) -> None:
         if topic == self._inbox:
-            self._receive_signal(link, payload)
+            if self._copies.is_new(payload):
+                self._receive_signal(link, payload)
         else:
             self._receive_record(topic, payload)
 
