@@ -18,7 +18,7 @@ system-packages:
 $(SETUP_STAMP): requirements.lock pyproject.toml
 	@echo "setup: installing the locked Python packages into .venv"
 	@test -n "$(PYTHON)" || { echo "setup: no Python 3.11 or newer found; install python3 and python3-venv" >&2; exit 3; }
-	@rm -rf .venv && $(PYTHON) -m venv .venv
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.lock
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@

@@ -141,3 +141,14 @@ def test_a_relay_needs_no_external_address(blocked: str) -> None:
     hidden = PeerView(name="h", machine="h", interfaces=(Interface("e", "10.0.0.2", 24),), relay=True)
     pair = (hidden, node("b", OPEN, 2)) if blocked == "mine" else (node("b", OPEN, 2), hidden)
     assert impossible(Requirement.RELAY, Combo("turn", 4, RouteType.EXT), *pair) is None
+
+
+def test_a_listener_behind_one_nat_with_us_is_not_ruled_out_by_that_nat() -> None:
+    combo = Combo("fan_out", 4, RouteType.EXT)
+    home = {"machine": "m", "interfaces": (Interface("eth0", "192.168.1.2", 24),), "external": {4: "198.51.100.1"}}
+    nat = {4: BEHAVIOURS["port_restricted"]}
+    mine = PeerView(name="mine", nat=nat, **home)  # type: ignore[arg-type]
+    theirs = PeerView(name="theirs", nat=nat, listeners=(Endpoint("0.0.0.0", 443),), **home)  # type: ignore[arg-type]
+    assert impossible(Requirement.PEER_LISTENING, combo, mine, theirs) is None
+    assert ruled_out(Requirement.PEER_LISTENING, combo, mine, theirs) is None
+    assert impossible(Requirement.PEER_LISTENING, combo, theirs, mine) is Reason.NOT_LISTENING

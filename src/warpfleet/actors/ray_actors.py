@@ -38,13 +38,18 @@ def remote(handle: Handle, method: str) -> Callable[..., Coroutine[Any, Any, Any
 class _PluginActor(PluginHost):
     """A plugin host in a process of its own: streams for other plugins leave as file descriptors."""
 
+    async def close(self) -> None:
+        """Close every node, and take no more streams."""
+        await super().close()
+        self._handover.close()
+
     async def pid(self) -> int:
         """The process that this actor is."""
         return os.getpid()
 
     async def connect(self, directory: str, coordinator: Handle, signal: Handle) -> None:
         """Learn whom to talk to; `directory` is where the host's plugin actors hand streams over."""
-        handover = StreamHandover(Path(directory), self.registration.name, self.adopt)
+        handover = self._handover = StreamHandover(Path(directory), self.registration.name, self.adopt)
         self.bind(
             HostPorts(
                 report=remote(coordinator, "report"),

@@ -14,6 +14,7 @@ from warpfleet.core.combo import ConnectionOutcome, Policy, RouteType
 from warpfleet.core.errors import InputError
 from warpfleet.core.pairs import Trial
 from warpfleet.core.walk import Pin
+from warpfleet.telemetry.reasons import sentence
 from warpfleet.telemetry.records import ConnectionRow
 
 _CONNECTED = (ConnectionOutcome.DIRECT, ConnectionOutcome.RELAYED)
@@ -66,7 +67,8 @@ def _sentence(row: ConnectionRow) -> str:
     pair = f"{row.initiator} -> {row.responder}"
     nats = f"{row.initiator_nat} to {row.responder_nat}"
     if row.outcome not in _CONNECTED:
-        return f"{pair}: {row.outcome} ({nats}): {row.error}"
+        why = sentence(row.reason) if row.reason else "no reason is known"
+        return f"{pair}: {row.outcome} ({nats}): {why} [{row.error}]"
     assert row.connect_ms is not None
     rtt = f", round trip {row.rtt_ms:.0f} ms" if row.rtt_ms is not None else ""
     return (

@@ -113,6 +113,7 @@ def _observations(sweep_id: str, reports: Sequence[NodeReport]) -> list[NatObser
             lifetime_s=nat.lifetime_s,
             source="rfc5780",
             confidence=_confidence(nat),
+            af=af,
         )
         for report in reports
         for af, nat in report.view.nat.items()

@@ -95,7 +95,6 @@ class Reason(StrEnum):
     RESET = "reset"
     NO_ANSWER = "no_answer"
     PEER_UNAVAILABLE = "peer_unavailable"  # the signal was not acknowledged in time
-    PEER_DECLINED = "peer_declined"
     PROOF_FAILED = "proof_failed"  # somebody answered who is not the peer
     STUN_FAILED = "stun_failed"
     RELAY_REFUSED = "relay_refused"

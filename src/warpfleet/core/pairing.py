@@ -11,6 +11,7 @@ class Requirement(Enum):
     """What a technique needs of a pair of nodes, so that the planner can rule it out without trying."""
 
     PEER_REACHABLE = "peer_reachable"  # an inbound TCP connect to the responder
+    PEER_LISTENING = "peer_listening"  # a listener of the responder, whatever address leads to it
     SELF_REACHABLE = "self_reachable"  # an inbound TCP connect to the initiator
     PUNCHABLE = "punchable"  # UDP both ways, with mappings that the other side can know or see
     RELAY = "relay"
@@ -51,10 +52,15 @@ _PUNCHABLE = {(a, b) for a in _CONES for b in _CONES} | {
 }
 
 
+_NATS_DO_NOT_MATTER = {Requirement.RELAY, Requirement.SIGNAL, Requirement.PEER_LISTENING}
+
+
 def impossible(requirement: Requirement, combo: Combo, mine: PeerView, theirs: PeerView) -> Reason | None:
     """Why a combo cannot even be formed: an address, a listener or a relay is missing. None where it can."""
     if requirement is Requirement.SIGNAL:
         return None
+    if requirement is Requirement.PEER_LISTENING:
+        return None if theirs.ports(combo.af) and mine.addresses(combo.af) else Reason.NOT_LISTENING
     if requirement is Requirement.RELAY:
         return _missing_family(combo, mine, theirs) if mine.relay else Reason.NO_RELAY
     target = mine if requirement is Requirement.SELF_REACHABLE else theirs
@@ -69,7 +75,7 @@ def impossible(requirement: Requirement, combo: Combo, mine: PeerView, theirs: P
 
 def ruled_out(requirement: Requirement, combo: Combo, mine: PeerView, theirs: PeerView) -> Reason | None:
     """Why the NATs between the two ends leave a combo no chance. None where it has one, or nothing is known."""
-    if combo.route is not RouteType.EXT or requirement in (Requirement.RELAY, Requirement.SIGNAL):
+    if combo.route is not RouteType.EXT or requirement in _NATS_DO_NOT_MATTER:
         return None
     if requirement is Requirement.PUNCHABLE:
         kinds = kind_of(mine.behaviour(combo.af)), kind_of(theirs.behaviour(combo.af))

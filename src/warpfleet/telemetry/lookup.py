@@ -29,7 +29,7 @@ SELECT DISTINCT * FROM attempts WHERE connection_id = ?
 ORDER BY started_ms NULLS LAST, ended_ms NULLS LAST, plugin, side, attempt_id
 """
 _OBSERVATION = """
-SELECT * FROM nat_observations WHERE sweep_id = ? AND node = ? ORDER BY observed_at DESC LIMIT 1
+SELECT * FROM nat_observations WHERE sweep_id = ? AND node = ? ORDER BY af = ? DESC, observed_at DESC LIMIT 1
 """
 
 _ENUMS: dict[str, type[Any]] = {
@@ -62,7 +62,10 @@ def find(directory: Path, connection: str) -> Story:
         row = ConnectionRow(**_rows(database, _CONNECTION, [connection_id], ConnectionOutcome)[0])
         attempts = [AttemptRow(**one) for one in _rows(database, _ATTEMPTS, [connection_id], AttemptOutcome)]
         nats = [
-            next((NatObservationRow(**one) for one in _rows(database, _OBSERVATION, [row.sweep_id, node])), None)
+            next(
+                (NatObservationRow(**one) for one in _rows(database, _OBSERVATION, [row.sweep_id, node, row.af or 4])),
+                None,
+            )
             for node in (row.initiator, row.responder)
         ]
     return Story(row, tuple(attempts), nats[0], nats[1])

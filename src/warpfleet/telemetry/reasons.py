@@ -19,7 +19,6 @@ SENTENCES = {
     Reason.RESET: "the connection was made and then reset by the other end or by something between",
     Reason.NO_ANSWER: "nothing came back in the time allowed: most often a NAT or firewall dropped the packets",
     Reason.PEER_UNAVAILABLE: "the peer did not acknowledge our signal in time: it is down, or away from the broker",
-    Reason.PEER_DECLINED: "the peer got the request and declined to take part",
     Reason.PROOF_FAILED: "somebody answered, but could not prove to be the peer",
     Reason.STUN_FAILED: "no STUN server answered, so the external address could not be learnt",
     Reason.RELAY_REFUSED: "the TURN server refused the allocation (credentials, quota or permission)",

@@ -93,6 +93,7 @@ class NatObservationRow:
     lifetime_s: float | None = None
     source: str
     confidence: float
+    af: int | None = None
 
 
 Row = StartedRow | AttemptRow | NatObservationRow

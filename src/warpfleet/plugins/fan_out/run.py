@@ -18,7 +18,7 @@ class FanOut(Strategy):
 
     name = "fan_out"
     transport = Transport.TCP
-    requirement = Requirement.PEER_REACHABLE
+    requirement = Requirement.PEER_LISTENING
     routes = (RouteType.EXT,)
     reaches = tuple(RouteType)
     accepts_streams = True
