@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
@@ -10,13 +11,14 @@ from warpfleet.core.combo import Combo, RouteType, Side
 from warpfleet.core.endpoint import Endpoint, Interface
 from warpfleet.core.identity import Identity, PublicIdentity
 from warpfleet.core.peer import PeerView
+from warpfleet.core.targets import loopback_alias
 from warpfleet.net.handshake import Handshake
 from warpfleet.plugins.contract import AttemptContext, AttemptMessage, InboundStream
 from warpfleet.plugins.guard import GuardedNetwork
 
 CONNECTION_ID = "c0" * 16
 ATTEMPT_ID = "a0" * 16
-STARTED_AT_US = 1_790_000_000_000_000
+STARTED_AT_US = int(time.time() * 1_000_000)
 ALICE, BOB, MALLORY = (Identity.from_seed(name, name.encode().ljust(32, b".")) for name in ("alice", "bob", "mallory"))
 COMBO = Combo("udp_punch", 4, RouteType.EXT)
 
@@ -131,7 +133,7 @@ def contexts(
     loop = asyncio.get_running_loop()
 
     def context(me: FakeNode, peer: FakeNode, side: Side) -> AttemptContext:
-        guarded = GuardedNetwork(me.network, routes or (combo.route,))
+        guarded = GuardedNetwork(me.network, routes or (combo.route,), loopback_alias(peer.identity.public.key))
         return AttemptContext(
             attempt_id=ATTEMPT_ID,
             connection_id=CONNECTION_ID,

@@ -14,11 +14,12 @@ from warpfleet.plugins.contract import AttemptFailed
 from warpfleet.plugins.guard import GuardedNetwork
 
 PEER = Endpoint("203.0.113.2", 2000)
+ALIAS = "127.1.2.3"
 
 
 def guard(*routes: RouteType) -> tuple[GuardedNetwork, FakeNetwork]:
     network = FakeNetwork(Internet(), "203.0.113.1")
-    return GuardedNetwork(network, routes or (RouteType.EXT,)), network
+    return GuardedNetwork(network, routes or (RouteType.EXT,), ALIAS), network
 
 
 @virtual_time
@@ -41,10 +42,25 @@ async def test_forbidden_targets_get_nothing_by_any_way(ip: str) -> None:
 async def test_several_routes_reach_what_any_of_them_does() -> None:
     guarded, _ = guard(RouteType.EXT, RouteType.LOOPBACK)
     socket = await guarded.open_udp(4)
-    socket.send_to(b"x", Endpoint("127.0.0.1", 80))
+    socket.send_to(b"x", Endpoint(ALIAS, 80))
     socket.send_to(b"x", PEER)
     with pytest.raises(AttemptFailed):
         socket.send_to(b"x", Endpoint("10.0.0.1", 80))
+
+
+@virtual_time
+@pytest.mark.parametrize(
+    ("route", "ip"),
+    [(RouteType.LOOPBACK, "127.0.0.1"), (RouteType.LOOPBACK, "127.1.2.4"), (RouteType.NIC, "192.168.1.1")],
+)
+async def test_what_a_peer_claims_does_not_lead_to_a_service_of_ours(route: RouteType, ip: str) -> None:
+    guarded, network = guard(route)
+    socket = await guarded.open_udp(4)
+    with pytest.raises(AttemptFailed):
+        socket.send_to(b"x", Endpoint(ip, 6379))
+    with pytest.raises(AttemptFailed):
+        await guarded.connect_tcp(Endpoint(ip, 6379), timeout_s=1)
+    assert network.dialled == []
 
 
 @virtual_time

@@ -13,6 +13,7 @@ from warpfleet.actors.values import OutgoingSignal, PipeFacts, Report, Stage
 from warpfleet.core.combo import AttemptOutcome, Reason, RouteType, Side
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.core.identity import PublicIdentity
+from warpfleet.core.targets import loopback_alias
 from warpfleet.net.handshake import NONCE_BYTES, ProofFailed
 from warpfleet.net.interfaces import ConnectionLost, ConnectRefused, Pipe, RelayRefused, Unreachable
 from warpfleet.net.proving import PeerClosed
@@ -64,7 +65,7 @@ class AttemptRun:
         post: Callable[[OutgoingSignal], None],
         on_pipe: Callable[["AttemptRun", Pipe], Awaitable[None]],
     ) -> None:
-        self._network = GuardedNetwork(node.network, targets)
+        self._network = GuardedNetwork(node.network, targets, loopback_alias(peer.key))
         self.node = node
         self.context = AttemptContext(
             **{field.name: getattr(spec, field.name) for field in fields(spec)},

@@ -46,8 +46,8 @@ async def _round(pipe: Pipe) -> None:
     if pipe.transport is Transport.TCP:
         await pipe.send(token)
         received = b""
-        while len(received) < _TOKEN_BYTES:
-            received += await pipe.receive()
+        while not received.endswith(token):
+            received = (received + await pipe.receive())[-2 * _TOKEN_BYTES :]
         return
     while True:
         await pipe.send(token)
@@ -65,8 +65,7 @@ async def echo(pipe: Pipe) -> None:
     try:
         while True:
             async with asyncio.timeout(_IDLE_S):
-                data = await pipe.receive()
-            await pipe.send(data)
+                await pipe.send(await pipe.receive())
     except (TimeoutError, ConnectionLost):
         return
     finally:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -35,6 +36,8 @@ from warpfleet.plugins.registry import REGISTRY
 _RESPONDER_TIMEOUT_S = 15.0
 # So many attempts may peers have open with one node at a time: ten connections with every technique at once.
 _RESPONDER_ATTEMPTS_MAX = 128
+_ATTEMPTS_OF_A_PEER_MAX = 48  # so that one peer leaves room for others
+_CONNECTION_ID = re.compile(r"[0-9a-f]{32}")
 
 _log = logging.getLogger(__name__)
 
@@ -216,8 +219,13 @@ class PluginHost:
         return self._respond(node, self._roster[frame.sender], spec)
 
     def _respond(self, node: OpenNode, peer: PublicIdentity, spec: AttemptSpec) -> AttemptRun | None:
-        open_here = sum(run.node is node and run.context.side is Side.RESPONDER for run in self._runs.values())
-        if node.factory is None or open_here >= _RESPONDER_ATTEMPTS_MAX:
+        open_here = [r for r in self._runs.values() if r.node is node and r.context.side is Side.RESPONDER]
+        of_peer = sum(run.context.peer == peer for run in open_here)
+        strategy = self.registration.strategy
+        known = _CONNECTION_ID.fullmatch(spec.connection_id) and spec.combo.route in strategy.routes
+        full = len(open_here) >= _RESPONDER_ATTEMPTS_MAX or of_peer >= _ATTEMPTS_OF_A_PEER_MAX
+        if node.factory is None or not known or full:
+            _log.info("%s opens an attempt with %s that is refused", peer.name, node.name)
             return None
         return self._run(node, peer, spec)
 

@@ -1,5 +1,6 @@
 """Turns the roles into Ray actors. The only file outside the cluster that knows Ray."""
 
+import asyncio
 import os
 from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
@@ -13,22 +14,32 @@ from warpfleet.actors.handover import StreamHandover
 from warpfleet.actors.plugin_host import HostPorts, PluginHost
 from warpfleet.actors.signal_host import SignalHost, SignalPorts
 from warpfleet.actors.telemetry_host import TelemetryHost
+from warpfleet.core.errors import MissingError
 
 # Attempts are not idempotent, so that nothing is retried; a dead actor is replaced by its supervisor, which then fails
 # what ran in it. Actors wait for the network and need no core of their own.
 _OPTIONS: dict[str, Any] = {"max_restarts": 0, "max_task_retries": 0, "num_cpus": 0, "max_concurrency": 1000}
 
 
+# Opening a large fleet's nodes takes some ten seconds; everything else milliseconds.
+_CALL_S = 60.0
+
 Handle = Any
 """A Ray actor handle; its methods are not typed."""
 
 
-def remote(handle: Handle, method: str) -> Callable[..., Coroutine[Any, Any, Any]]:
-    """An actor's method as a coroutine function; it raises what the method raised."""
+def remote(
+    handle: Handle, method: str, *, timeout_s: float | None = _CALL_S
+) -> Callable[..., Coroutine[Any, Any, Any]]:
+    """An actor's method as a coroutine function; it raises what the method raised, or MissingError where nothing came
+    in time."""
 
     async def call(*arguments: object, **options: object) -> Any:
         try:
-            return await getattr(handle, method).remote(*arguments, **options)
+            async with asyncio.timeout(timeout_s):
+                return await getattr(handle, method).remote(*arguments, **options)
+        except TimeoutError:
+            raise MissingError(f"an actor did not answer ({method}) within {timeout_s:g} s; is it stopped?") from None
         except RayTaskError as error:
             raise error.cause from None
 

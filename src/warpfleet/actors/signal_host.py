@@ -286,7 +286,8 @@ class SignalHost:
 
     async def _learn(self, *records: AddressRecord) -> None:
         assert self._ports is not None
-        await self._ports.learn({r.name: RecordView(view_of(r), r.expires_at) for r in records})
+        ahead_s = self._now() - time.time()  # the others of this host go by its own clock
+        await self._ports.learn({r.name: RecordView(view_of(r), r.expires_at - ahead_s) for r in records})
 
     async def _send(self, signal: OutgoingSignal) -> None:
         try:

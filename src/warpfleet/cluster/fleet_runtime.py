@@ -83,7 +83,7 @@ class FleetRuntime:
 
     async def _watch(self, name: str, handle: Handle) -> None:
         try:
-            await remote(handle, "serve")()
+            await remote(handle, "serve", timeout_s=None)()
         except RayError as error:
             _log.error("the %s actor died: %s", name, type(error).__name__)
             if not self.lost.done():
@@ -93,7 +93,7 @@ class FleetRuntime:
         """Replace a plugin's actor whenever it dies; what ran in it fails with a reason."""
         while True:
             try:
-                await remote(handle, "serve")()
+                await remote(handle, "serve", timeout_s=None)()
                 return
             except RayError as error:
                 _log.warning("the actor of plugin %s died (%s): replacing it", plugin, type(error).__name__)

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import json
 import logging
-import os
 import secrets
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from warpfleet.core.errors import MissingError
 
 _START_S = 60.0  # two seconds on an idle machine; a loaded one may take ten times as long
 _END_S = 15.0
+_TOKEN_CHARS = 64  # 256 bits
 
 _log = logging.getLogger(__name__)
 
@@ -30,8 +30,8 @@ async def ray_session() -> AsyncIterator[Path]:
 
     MissingError where Ray does not start.
     """
-    folder = Path(tempfile.mkdtemp(prefix="warpfleet-"))
     _make_token()
+    folder = Path(tempfile.mkdtemp(prefix="warpfleet-"))
     keeper = await _start_keeper(folder)
     try:
         address = await _address(keeper, folder)
@@ -46,12 +46,23 @@ async def ray_session() -> AsyncIterator[Path]:
 
 
 def _make_token() -> None:
-    """The user's token, in a file that only the user may read: the one that Ray would make has the usual umask."""
-    TOKEN_PATH.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with contextlib.suppress(FileExistsError):
-        descriptor = os.open(TOKEN_PATH, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(secrets.token_hex(32))
+    """The user's token, in a file that only the user may read: the one that Ray would make has the usual umask.
+
+    MissingError where it cannot be written.
+    """
+    try:
+        TOKEN_PATH.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if TOKEN_PATH.exists() and TOKEN_PATH.stat().st_size >= _TOKEN_CHARS:
+            TOKEN_PATH.chmod(0o600)
+            return
+        with tempfile.NamedTemporaryFile("w", dir=TOKEN_PATH.parent, delete=False) as file:
+            file.write(secrets.token_hex(_TOKEN_CHARS // 2))
+        Path(file.name).replace(TOKEN_PATH)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise MissingError(
+            f"{TOKEN_PATH}: cannot be written: {reason}; set XDG_STATE_HOME to a folder of yours"
+        ) from None
 
 
 async def _start_keeper(folder: Path) -> asyncio.subprocess.Process:

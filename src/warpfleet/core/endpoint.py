@@ -40,9 +40,11 @@ class Scope(StrEnum):
 _PRIVATE = tuple(
     ip_network(text) for text in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7")
 )
-# Addresses that embed an IPv4 one (mapped, NAT64, 6to4) are unusable, since they hide what they reach.
-_EMBEDDING = ("::ffff:0:0/96", "64:ff9b::/96", "64:ff9b:1::/48", "2002::/16")
-_UNUSABLE = tuple(ip_network(text) for text in ("0.0.0.0/8", "240.0.0.0/4", "fec0::/10", *_EMBEDDING))
+# Addresses that embed an IPv4 one (mapped, translated, NAT64, Teredo, 6to4) hide what they reach.
+_EMBEDDING = ("::ffff:0:0/96", "::ffff:0:0:0/96", "64:ff9b::/96", "64:ff9b:1::/48", "2001::/32", "2002::/16")
+_RESERVED = ("0.0.0.0/8", "192.88.99.0/24", "240.0.0.0/4", "100::/64", "fec0::/10")
+_UNUSABLE = tuple(ip_network(text) for text in (*_RESERVED, *_EMBEDDING))
+_COMPATIBLE = ip_network("::/96")  # embeds an IPv4 address, too, but has the loopback address in it
 
 
 def scope_of(ip: str) -> Scope:
@@ -53,6 +55,8 @@ def scope_of(ip: str) -> Scope:
         return Scope.UNUSABLE
     if address.is_loopback:
         return Scope.LOOPBACK
+    if address in _COMPATIBLE:
+        return Scope.UNUSABLE
     if address.is_link_local:
         return Scope.LINK_LOCAL
     if any(address in network for network in _PRIVATE):

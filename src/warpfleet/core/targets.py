@@ -1,7 +1,11 @@
 """Which addresses an attempt may send to, and how much."""
 
+from collections.abc import Iterable
+from hashlib import sha256
+from ipaddress import ip_address, ip_interface
+
 from warpfleet.core.combo import RouteType
-from warpfleet.core.endpoint import Scope, scope_of
+from warpfleet.core.endpoint import Interface, Scope, scope_of
 
 # Private addresses are targets only where the route type says that the peer sits in our own network, loopback ones
 # only where it sits on our own machine. Link-local, multicast and reserved addresses never are.
@@ -15,6 +19,23 @@ _PERMITTED = {
 def permitted(ip: str, route: RouteType) -> bool:
     """Whether an attempt over this route type may send to an address."""
     return scope_of(ip) in _PERMITTED[route]
+
+
+def loopback_alias(key: bytes) -> str:
+    """A node's own address of 127/8, derived from its 32-byte public key: nodes of one machine share a loopback
+    interface and yet may listen on one port, and nobody else's service is taken for theirs."""
+    digest = sha256(key).digest()
+    return f"127.{digest[0]}.{digest[1]}.{digest[2] % 254 + 1}"
+
+
+def may_be_peer(ip: str, route: RouteType, interfaces: Iterable[Interface], alias: str) -> bool:
+    """Whether an address that a peer claims can be its own: over `nic` one in a subnet of ours (`interfaces`), over
+    `loopback` the peer's alias alone. What a peer says of itself must not lead to somebody else's service."""
+    if not permitted(ip, route):
+        return False
+    if route is RouteType.NIC:
+        return any(ip_address(ip) in ip_interface(f"{i.ip}/{i.prefix_len}").network for i in interfaces)
+    return route is RouteType.EXT or ip == alias
 
 
 class Budget:

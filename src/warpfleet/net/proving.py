@@ -124,9 +124,12 @@ class _DatagramProof:
             received = self._handshake.receive(data)
         except ProofFailed:
             return False
-        self.seen.add(source)
         if received.reply:
-            self._socket.send_to(received.reply, source)
+            try:
+                self._socket.send_to(received.reply, source)
+            except WarpfleetError:
+                return False  # an endpoint beyond what this attempt may send to: as if it had not been heard
+        self.seen.add(source)
         if received.event is Event.PROVED and self._chosen is None:
             self._chosen = source
             self._targets = []

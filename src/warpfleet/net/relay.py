@@ -268,6 +268,8 @@ class Relays:
             if isinstance(error, stun.TransactionFailed):
                 kind = _PortInUse if "(437 " in str(error) else RelayRefused
                 raise kind(f"the TURN server {remote} refused: {error}") from error
+            if isinstance(error, (KeyError, ValueError)):
+                raise RelayRefused(f"the TURN server {remote} answered with half a message: {error}") from error
             if isinstance(error, stun.TransactionTimeout):
                 raise TimeoutError(f"the TURN server {remote} did not answer") from error
             raise

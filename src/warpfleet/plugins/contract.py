@@ -6,9 +6,9 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar, Protocol, TypeVar
+from typing import Annotated, ClassVar, Literal, Protocol, TypeVar
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field
 
 from warpfleet.core.combo import Combo, Reason, RouteType, Side, Transport
 from warpfleet.core.endpoint import Endpoint
@@ -22,6 +22,7 @@ from warpfleet.net.pipe import DatagramPipe, StreamPipe
 from warpfleet.net.proving import Claim, prove_datagram, prove_stream
 from warpfleet.signal.messages import ProtoMessage
 
+_STARTED_AT_US_BOUND = 2**53  # the year 2255; what a peer sends must fit the columns of the telemetry
 _INBOX_MAX_ITEMS = 64  # an attempt exchanges a handful of messages; more is a peer that misbehaves
 
 
@@ -33,6 +34,9 @@ class AttemptFailed(WarpfleetError):
         self.reason = reason
 
 
+AttemptId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+
+
 class AttemptMessage(ProtoMessage):
     """Base of the messages between the two sides of one attempt. The envelope around it names the connection.
 
@@ -41,10 +45,10 @@ class AttemptMessage(ProtoMessage):
 
     opens: ClassVar[bool] = False
 
-    attempt_id: str
-    af: AddressFamily
+    attempt_id: AttemptId
+    af: Literal[4, 6]
     route: RouteType
-    started_at_us: int
+    started_at_us: int = Field(ge=0, lt=_STARTED_AT_US_BOUND)
 
 
 class Abandon(AttemptMessage):

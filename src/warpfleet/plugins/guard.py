@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 from warpfleet.core.combo import Reason, RouteType
 from warpfleet.core.endpoint import Endpoint, Interface
-from warpfleet.core.targets import Budget, permitted
+from warpfleet.core.targets import Budget, may_be_peer
 from warpfleet.net.interfaces import ByteStream, DatagramSocket, Listener, Network
 from warpfleet.plugins.contract import AttemptFailed
 
@@ -16,11 +16,15 @@ _TARGETS_MAX = 64  # distinct addresses per attempt: a peer has a handful
 
 
 class GuardedNetwork:
-    """A network that keeps one attempt within its route types and its budget (AttemptFailed where it would not)."""
+    """A network that keeps one attempt within its route types and its budget (AttemptFailed where it would not).
 
-    def __init__(self, network: Network, routes: Sequence[RouteType]) -> None:
+    `alias` is the peer's loopback alias."""
+
+    def __init__(self, network: Network, routes: Sequence[RouteType], alias: str) -> None:
         self._network = network
         self._routes = routes
+        self._alias = alias
+        self._interfaces = network.interfaces() if RouteType.NIC in routes else ()
         self._budgets: dict[str, Budget] = {}
         self._datagram_sockets: list[GuardedSocket] = []
         self._streams_opened = 0
@@ -66,7 +70,7 @@ class GuardedNetwork:
         return guarded
 
     def _permits(self, remote: Endpoint) -> bool:
-        return any(permitted(remote.ip, route) for route in self._routes)
+        return any(may_be_peer(remote.ip, route, self._interfaces, self._alias) for route in self._routes)
 
     def _check(self, remote: Endpoint) -> None:
         if not self._permits(remote):

@@ -83,6 +83,9 @@ async def _first_accepted(context: AttemptContext, racers: dict[asyncio.Task[Pip
             done, _ = await asyncio.wait({arrival, *proving}, return_when=asyncio.FIRST_COMPLETED)
             if arrival in done:
                 inbound, arrival = arrival.result(), None
+                if len(proving) >= TARGETS_MAX:
+                    inbound.stream.close()
+                    continue
                 racer = asyncio.create_task(context.prove_stream(inbound.stream, inbound.first_frame))
                 racers[racer] = inbound.stream
                 proving.add(racer)

@@ -195,7 +195,8 @@ class Mailbox:
             self._receive_record(topic, payload)
 
     def _receive_record(self, topic: str, payload: bytes) -> None:
-        public = self._house.roster.by_node_id.get(topic.split("/")[-2])
+        node_id, _, rest = topic.removeprefix("warpfleet/1/").partition("/")
+        public = self._house.roster.by_node_id.get(node_id) if rest == "record" else None
         if public is None:
             return
         try:

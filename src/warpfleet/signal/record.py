@@ -153,7 +153,8 @@ class RecordBook:
         record = SignedRecord.decode(data).verify(public)
         if not now - MAX_CLOCK_SKEW_S < record.expires_at < now + MAX_RECORD_LIFETIME_S + MAX_CLOCK_SKEW_S:
             raise RecordError(f"the record of {public.name} has expired, or expires too far ahead")
-        if held is not None and held[1].node_id == record.node_id and held[1].seq >= record.seq:
+        held_is_valid = held is not None and held[1].node_id == record.node_id and held[1].expires_at > now
+        if held is not None and held_is_valid and held[1].seq >= record.seq:
             raise RecordError(f"the record of {public.name} is not newer than the one held")
         self._records[public.name] = (data, record)
         event = self._changed.pop(public.name, None)

@@ -1,14 +1,15 @@
 """Direct connect: the initiator dials, the responder's listeners answer. This plugin owns the node's listeners."""
 
 import asyncio
-import hashlib
 import logging
+import time
 from collections.abc import Iterator
 
 from warpfleet.core.combo import Phase, RouteType, Side, Transport
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.core.errors import MissingError
 from warpfleet.core.pairing import Requirement
+from warpfleet.core.targets import loopback_alias
 from warpfleet.net.handshake import FRAME_BYTES, Frame, ProofFailed
 from warpfleet.net.interfaces import ByteStream, ConnectionLost, Listener, Pipe, Unreachable
 from warpfleet.plugins.contract import AttemptFactory, InboundStream, NodePorts, Strategy
@@ -17,6 +18,9 @@ from warpfleet.plugins.streams import accept, dial, targets
 
 # A peer sends its first frame right after connecting: three round trips of a slow path.
 _FIRST_FRAME_S = 3.0
+# Whoever has seen a frame could open attempts with it for ever. A connection lasts 45 s at most, and clocks that no
+# NTP server sets are seconds off, not minutes.
+_FRAME_AGE_MAX_S = 120.0
 # Strangers may hold so many streams open while they have not said who they are.
 _UNPROVED_MAX = 256
 
@@ -60,8 +64,7 @@ def _listen_endpoints(node: NodePorts) -> Iterator[Endpoint]:
     for port in node.listen_ports:
         yield Endpoint("0.0.0.0", port)  # noqa: S104 - a vantage binds it to its own address or interface
         yield Endpoint("::", port)
-    digest = hashlib.sha256(node.identity.public.key).digest()
-    yield Endpoint(f"127.{digest[0]}.{digest[1]}.{digest[2] % 254 + 1}", 0)
+    yield Endpoint(loopback_alias(node.identity.public.key), 0)
 
 
 async def _listen(node: NodePorts, endpoint: Endpoint) -> Listener | None:
@@ -118,6 +121,8 @@ class _Door:
             peer = self._node.peer_by_key(frame.sender)
             if peer is None or not frame.verify(peer, self._node.identity.public):
                 raise ProofFailed("a stranger")
+            if abs(time.time() - frame.started_at_us / 1_000_000) > _FRAME_AGE_MAX_S:
+                raise ProofFailed("a frame of long ago")
         except (TimeoutError, ConnectionLost, ProofFailed):
             stream.close()
         else:
