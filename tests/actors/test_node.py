@@ -24,6 +24,7 @@ from warpfleet.actors.node import ConnectFailed, Node
 from warpfleet.core.combo import Combo, Reason, RouteType, Side, Transport
 from warpfleet.core.errors import InputError, MissingError
 from warpfleet.core.identity import Identity, PublicIdentity
+from warpfleet.core.targets import loopback_alias
 from warpfleet.net.handshake import FRAME_BYTES, Event, Handshake
 from warpfleet.net.interfaces import ConnectionLost, Pipe
 from warpfleet.net.network import KernelNetwork
@@ -221,8 +222,9 @@ async def test_a_peer_that_is_down_fails_with_a_reason(broker: str, cast: Cast) 
 
 
 async def test_the_deadline_is_kept_although_the_peer_is_silent(broker: str, cast: Cast) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        listener = ListenerAddress(ip="127.0.0.1", port=silent.getsockname()[1])
+    alias = loopback_alias(cast.bob.public.key)
+    with socket.create_server((alias, 0)) as silent:
+        listener = ListenerAddress(ip=alias, port=silent.getsockname()[1])
         async with hub_of(cast.bob, broker, cast.alice.public) as (hub, _):
             hub.publish_record("bob", record_of(cast.bob, listener))
             async with opened(broker, cast.alice) as (alice,):
@@ -475,7 +477,7 @@ async def test_a_key_that_was_replaced_is_a_strangers(broker: str, cast: Cast) -
 
 
 def question(kind: type[AttemptMessage], attempt_id: str, **fields: str) -> AttemptMessage:
-    head = {"attempt_id": attempt_id, "af": 4, "route": RouteType.LOOPBACK, "started_at_us": time.time_ns() // 1000}
+    head = {"attempt_id": attempt_id, "af": 4, "route": RouteType.EXT, "started_at_us": time.time_ns() // 1000}
     return kind.model_validate(head | fields)
 
 

@@ -12,6 +12,7 @@ from virtual_time import now_s, virtual_time
 from warpfleet.core.combo import Combo, Reason, RouteType
 from warpfleet.core.endpoint import Endpoint, Interface
 from warpfleet.core.nat import NatBehaviour
+from warpfleet.core.targets import loopback_alias
 from warpfleet.net.handshake import FRAME_BYTES
 from warpfleet.net.interfaces import ConnectRefused, Pipe, RelayRefused, Unreachable
 from warpfleet.plugins.contract import AttemptContext, AttemptFailed, AttemptMessage, InboundStream, Strategy
@@ -277,13 +278,13 @@ async def test_an_undelivered_offer_gives_the_allocation_back() -> None:
 @virtual_time
 @pytest.mark.parametrize(
     ("listens_at", "route"),
-    [("198.51.100.2", EXT), ("192.168.1.3", RouteType.NIC), ("127.4.5.6", RouteType.LOOPBACK)],
+    [("198.51.100.2", EXT), ("192.168.1.3", RouteType.NIC), (loopback_alias(BOB.public.key), RouteType.LOOPBACK)],
 )
 async def test_fan_out_wins_over_whichever_address_answers(listens_at: str, route: RouteType) -> None:
     internet = Internet()
     alice, bob = node(ALICE, internet, "192.168.1.2"), node(BOB, internet, "192.168.1.3")
     for who, ip in ((alice, "192.168.1.2"), (bob, "192.168.1.3")):
-        listeners = (Endpoint(ip, 443), Endpoint("127.4.5.6", 443))
+        listeners = (Endpoint(ip, 443), Endpoint(loopback_alias(who.identity.public.key), 443))
         at_home = view(who.name, ip, machine="one box")
         who.view = replace(at_home, external={4: "198.51.100.2"}, listeners=listeners)
     bob.network.ip = listens_at
