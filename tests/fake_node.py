@@ -2,7 +2,6 @@
 
 import asyncio
 import random
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
@@ -18,7 +17,7 @@ from warpfleet.plugins.guard import GuardedNetwork
 
 CONNECTION_ID = "c0" * 16
 ATTEMPT_ID = "a0" * 16
-STARTED_AT_US = int(time.time() * 1_000_000)
+STARTED_AT_US = 1_790_000_000_000_000
 ALICE, BOB, MALLORY = (Identity.from_seed(name, name.encode().ljust(32, b".")) for name in ("alice", "bob", "mallory"))
 COMBO = Combo("udp_punch", 4, RouteType.EXT)
 

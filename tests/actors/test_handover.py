@@ -48,3 +48,21 @@ async def test_a_stream_for_a_plugin_that_is_gone_is_closed(tmp_path: Path) -> N
     assert rest in (b"", b"ConnectionLost")
     for closing in (sender, listener, client):
         closing.close()
+
+
+async def test_a_burst_larger_than_the_kernels_queue_arrives_whole(tmp_path: Path) -> None:
+    burst = 40
+    arrived: asyncio.Queue[InboundStream] = asyncio.Queue()
+    receiver = StreamHandover(tmp_path, "turn", lambda _node, inbound: arrived.put_nowait(inbound))
+    sender = StreamHandover(tmp_path, "direct_connect", lambda _node, _inbound: None)
+    network = KernelNetwork(Vantage(address="127.0.0.1"))
+    listener = await network.listen_tcp(Endpoint("127.0.0.1", 0))
+    clients = [await network.connect_tcp(listener.local, timeout_s=5) for _ in range(burst)]
+    streams = [await listener.accept() for _ in range(burst)]
+    for stream in streams:
+        sender.send("turn", "alice", InboundStream(stream, FRAME))
+    async with asyncio.timeout(5):
+        taken = [await arrived.get() for _ in range(burst)]
+    for closing in (receiver, sender, listener, *clients, *(inbound.stream for inbound in taken)):
+        closing.close()
+    assert len(taken) == burst
