@@ -1,0 +1,37 @@
+"""An exit to the internet: the external address that the nodes behind it share, and what is known of its NATs."""
+
+from dataclasses import dataclass
+from ipaddress import IPv6Network, ip_address
+from typing import Self
+
+from warpfleet.core.nat import NatBehaviour
+from warpfleet.core.peer import AddressFamily
+
+_SITE_PREFIX_BITS = 64  # RFC 4291 section 2.5.4: a site's hosts share the first 64 bits, and its firewall
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Exit:
+    """Where packets leave for the internet. Addresses are unique within one address realm only (RFC 2663 section 2.1):
+    two laboratories have the same ones. `address` is an external IPv4 address, or an IPv6 /64 prefix."""
+
+    realm: str
+    af: AddressFamily
+    address: str
+
+    @classmethod
+    def of(cls, realm: str, external_ip: str) -> Self:
+        """The exit that an external address belongs to."""
+        ip = ip_address(external_ip)
+        if ip.version == 4:
+            return cls(realm, 4, str(ip))
+        return cls(realm, 6, str(IPv6Network((ip, _SITE_PREFIX_BITS), strict=False)))
+
+
+@dataclass(frozen=True, slots=True)
+class KnownNat:
+    """What was found out about the NATs at an exit, and when (seconds since 1970)."""
+
+    exit: Exit
+    behaviour: NatBehaviour
+    observed_at: float
