@@ -102,7 +102,7 @@ class Bench:
         self.posted: list[OutgoingSignal] = []
         self.handed: list[tuple[str, str]] = []
         self.held: list[tuple[str, Side, Pipe]] = []
-        self.host = PluginHost(NAME, on_pipe=lambda node, _id, side, pipe: self.held.append((node, side, pipe)))
+        self.host = PluginHost(on_pipe=lambda node, _id, side, pipe: self.held.append((node, side, pipe)))
 
     async def open(self) -> PluginHost:
         async def report(batch: list[Report]) -> None:
@@ -120,7 +120,7 @@ class Bench:
         def hand_over(plugin: str, node: str, _inbound: InboundStream) -> None:
             self.handed.append((plugin, node))
 
-        self.host.bind(HostPorts(report, post, hand_over, own_record, learn_record))
+        self.host.bind(NAME, HostPorts(report, post, hand_over, own_record, learn_record))
         opened = await self.host.open_nodes([spec(ALICE), spec(BOB)], [ALICE.public, BOB.public])
         assert opened == {"alice": [], "bob": []}
         return self.host
@@ -151,7 +151,7 @@ async def test_a_node_that_the_plugin_opts_out_of_is_not_served() -> None:
 
     bench = Bench()
     bench.host.registration = Registration(Picky, None)
-    bench.host.bind(HostPorts(*[lambda *_: asyncio.sleep(0)] * 5))  # type: ignore[list-item]
+    bench.host.bind(NAME, HostPorts(*[lambda *_: asyncio.sleep(0)] * 5))  # type: ignore[list-item]
     assert await bench.host.open_nodes([spec(ALICE)], []) == {"alice": None}
     await bench.host.close()
 

@@ -22,6 +22,7 @@ from warpfleet.telemetry.records import AttemptRow, ConnectionRow, StartedRow
 
 _RECORD_S = 5.0  # for asking a peer for its record, where the broker has none
 _REFRESHER = "get_addr"
+_SIGNAL = "signal host"
 _REPLACED_S = 5.0  # a plugin host that died is replaced within a second or two
 
 _log = logging.getLogger(__name__)
@@ -63,7 +64,7 @@ class Coordinator:
         # Connections that peers opened with nodes of this host, by (connection id, node, peer): a peer that learnt the
         # id of another's connection meets only its own. How each attempt began, by (node, attempt id).
         self._responding: defaultdict[tuple[str, str, str], dict[tuple[str, str], Report]] = defaultdict(dict)
-        self._replacing: set[str] = set()  # plugins whose host has died
+        self._replacing: set[str] = set()  # plugins whose host has died, and the signal host where it has
         self._hosts_changed = asyncio.Event()
         self._finished: defaultdict[str, asyncio.Queue[ConnectionRow]] = defaultdict(asyncio.Queue)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -89,6 +90,16 @@ class Coordinator:
             if opened.combo.plugin == plugin:
                 died = replace(opened, stage=Stage.ENDED, outcome=AttemptOutcome.FAILED, reason=Reason.ACTOR_DIED)
                 self._responder_report(replace(died, at_s=now_s))
+
+    async def signal_died(self) -> None:
+        """End every connection: what peers were told, or said, is lost. Those that begin now wait for `signal_back`."""
+        self._replacing.add(_SIGNAL)
+        self._stop(self._runs.values(), Reason.ACTOR_DIED)
+
+    async def signal_back(self) -> None:
+        """Peers can be spoken to again."""
+        self._replacing.discard(_SIGNAL)
+        self._hosts_changed.set()
 
     async def opted_out(self, pairs: Sequence[tuple[str, str]]) -> None:
         """Learn which plugins do not serve which nodes, as (plugin, node)."""
@@ -134,12 +145,13 @@ class Coordinator:
     async def report(self, reports: Sequence[Report]) -> None:
         """Hear from the plugin hosts."""
         for report in reports:
+            run = self._runs.get(report.connection_id)
             if report.side is Side.RESPONDER:
                 self._responder_report(report)
-                continue
-            run = self._runs.get(report.connection_id)
-            if run and run.runs(report.attempt_id):
+            elif run and run.runs(report.attempt_id):
                 run.report(report)
+            elif report.reason is Reason.ACTOR_DIED:  # started by the coordinator before us
+                self._attempt_rows.put(self._row_of(report))
 
     async def serve(self) -> None:
         """Return when the coordinator is closed; whoever awaits this learns at once when the process dies."""
@@ -260,9 +272,9 @@ class Coordinator:
         attempts.pop(key, None)
         if not attempts:
             del self._responding[connection]
-        self._attempt_rows.put(self._responder_row(report))
+        self._attempt_rows.put(self._row_of(report))
 
-    def _responder_row(self, report: Report) -> AttemptRow:
+    def _row_of(self, report: Report) -> AttemptRow:
         began_us = report.started_at_us
         offset_s = time.time() - asyncio.get_running_loop().time() - began_us / 1_000_000
         assert report.outcome is not None
@@ -275,7 +287,7 @@ class Coordinator:
             transport=self._techniques[report.combo.plugin].transport,
             af=report.combo.af,
             route_type=report.combo.route,
-            side=Side.RESPONDER,
+            side=report.side,
             started_ms=(report.begun_s + offset_s) * 1000,
             ended_ms=(report.at_s + offset_s) * 1000,
             outcome=report.outcome,

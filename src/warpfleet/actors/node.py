@@ -63,7 +63,7 @@ class Node:
         self._telemetry = TelemetryHost()
         self._coordinator = Coordinator(self._telemetry)
         self._signal = SignalHost()
-        self._hosts = {r.name: PluginHost(r.name, on_pipe=self._take_pipe) for r in registrations()}
+        self._hosts = {r.name: PluginHost(on_pipe=self._take_pipe) for r in registrations()}
         self._connecting: dict[str, asyncio.Future[Pipe | ConnectionRow]] = {}
         self._accepted: deque[Pipe] = deque()
         self._arrived = asyncio.Event()
@@ -203,8 +203,8 @@ class Node:
             own_record=self._signal.own_record,
             learn_record=self._signal.learn_record,
         )
-        for host in self._hosts.values():
-            host.bind(ports)
+        for plugin, host in self._hosts.items():
+            host.bind(plugin, ports)
         deliver = {plugin: host.deliver for plugin, host in self._hosts.items()}
         self._signal.bind(SignalPorts(deliver=deliver, learn=self._coordinator.learn))
 

@@ -30,7 +30,7 @@ from warpfleet.net.handshake import Frame, FrameType
 from warpfleet.net.interfaces import Pipe
 from warpfleet.plugins.contract import Abandon, AttemptSpec, InboundStream
 from warpfleet.plugins.loader import registrations
-from warpfleet.plugins.registry import REGISTRY
+from warpfleet.plugins.registry import REGISTRY, Registration
 
 # A responder's side runs as long as the longest initiator's budget; whoever gives up earlier says so.
 _RESPONDER_TIMEOUT_S = 15.0
@@ -62,9 +62,10 @@ class PluginHost:
     """Runs the attempts of one plugin. `on_pipe` gets the pipes that are held rather than measured: those of
     `Use.HOLD`, and, where the program accepts pipes itself, those that peers open."""
 
-    def __init__(self, plugin: str, *, on_pipe: HeldPipe | None = None) -> None:
-        registrations()
-        self.registration = REGISTRY.get(plugin)
+    registration: Registration
+
+    def __init__(self, *, on_pipe: HeldPipe | None = None) -> None:
+        registrations()  # imports every plugin: a host that stands by has that behind it
         self._on_held_pipe = on_pipe
         self._nodes: dict[str, OpenNode] = {}
         self._runs: dict[tuple[str, str], AttemptRun] = {}  # by node and attempt id: both sides may be served here
@@ -75,8 +76,9 @@ class PluginHost:
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = asyncio.Event()
 
-    def bind(self, ports: HostPorts) -> None:
-        """Learn whom to talk to. Before anything else."""
+    def bind(self, plugin: str, ports: HostPorts) -> None:
+        """Learn which plugin to run, and whom to talk to. Before anything else."""
+        self.registration = REGISTRY.get(plugin)
         self._ports = ports
         self._reports: Outbox[Report] = Outbox(ports.report)
         self._signals: Outbox[OutgoingSignal] = Outbox(ports.post)
@@ -131,6 +133,12 @@ class PluginHost:
                 run.name_winner()
             elif run and isinstance(command, CancelAttempt):
                 run.cancel(command.reason)
+
+    async def orphan(self) -> None:
+        """Cancel what a coordinator started that has died: nobody waits for it."""
+        for run in self._runs.values():
+            if run.context.side is Side.INITIATOR:
+                run.cancel(Reason.ACTOR_DIED)
 
     async def deliver(self, signals: Sequence[IncomingSignal]) -> None:
         """Take messages from peers, each already proved to be from its sender."""

@@ -111,14 +111,16 @@ class SignalHost:
         specs: Sequence[NodeSpec],
         listeners: Mapping[str, Sequence[Endpoint]],
         roster: Sequence[PublicIdentity],
+        views: Mapping[str, PeerView] | None = None,
     ) -> list[NodeReport]:
-        """Connect, probe and publish every node, then wait until the record of every peer is known.
+        """Connect, probe and publish every node, then wait until the record of every peer is known. A node of `views`
+        was probed before, by the host whose place this one takes.
 
         MissingError where a broker, a STUN server or a peer's record is out of reach.
         """
         self._hub.trust(roster)
         for spec in specs:
-            self._nodes[spec.name] = _Node(spec, listeners.get(spec.name, ()))
+            self._nodes[spec.name] = _Node(spec, listeners.get(spec.name, ()), view=(views or {}).get(spec.name))
             urls = [broker_url(broker) for broker in spec.brokers]
             self._hub.open_node(spec.identity, urls, spec.vantage.connect_blocking)
         reports = await asyncio.gather(*(self._open(self._nodes[spec.name]) for spec in specs))
@@ -138,6 +140,11 @@ class SignalHost:
             if node and node.view:
                 node.view = replace(node.view, listeners=tuple(endpoints))
                 self._publish(node)
+
+    async def tell_records(self) -> None:
+        """Say again what is known of every peer: the coordinator is a new one."""
+        known = (self._hub.book.get(peer, self._now()) for peer in self._watched)
+        await self._learn(*(record for record in known if record))
 
     async def close_nodes(self, names: Sequence[str]) -> None:
         """Stop speaking for these nodes."""
@@ -179,7 +186,7 @@ class SignalHost:
     async def _open(self, node: _Node) -> NodeReport:
         spec = node.spec
         _, clock, view = await asyncio.gather(
-            self._connected(spec), measure(spec.ntp, _NTP_S, spec.vantage.call_inside), self._discover(node)
+            self._connected(spec), measure(spec.ntp, _NTP_S, spec.vantage.call_inside), self._look(node)
         )
         if clock and (self._clock is None or clock.error_s < self._clock.error_s):
             self._clock = clock
@@ -187,6 +194,9 @@ class SignalHost:
         self._publish(node)
         self._work.start(self._republish(node))
         return NodeReport(spec.name, view, clock)
+
+    async def _look(self, node: _Node) -> PeerView:
+        return replace(node.view, listeners=tuple(node.listeners)) if node.view else await self._discover(node)
 
     async def _connected(self, spec: NodeSpec) -> None:
         try:

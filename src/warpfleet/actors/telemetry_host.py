@@ -9,6 +9,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from warpfleet.core.combo import ConnectionOutcome, Reason
 from warpfleet.telemetry.records import AttemptRow, ConnectionRow, NatObservationRow, StartedRow
 from warpfleet.telemetry.sweep import Sweep
 
@@ -35,8 +36,11 @@ class TelemetryHost:
         # Arrow takes 40 MB, which the processes of the other roles, that import this file too, need not have.
         from warpfleet.telemetry.writer import TelemetryWriter  # noqa: PLC0415
 
+        if sweep.sweep_id in self._writers:  # asked for twice, since the first answer was lost
+            return self._writers[sweep.sweep_id].sweep
         writer = TelemetryWriter(directory, sweep, resume=resume)
         self._writers[writer.sweep.sweep_id] = writer
+        self._sweep_of.update(dict.fromkeys(writer.open_ids, writer.sweep.sweep_id))
         if self._ticker is None:
             self._ticker = asyncio.create_task(self._tick())
         return writer.sweep
@@ -47,6 +51,11 @@ class TelemetryHost:
         if writer:
             writer.close(datetime.now(UTC))
         self._sweep_of = {c: s for c, s in self._sweep_of.items() if s != sweep_id}
+
+    async def coordinator_died(self) -> None:
+        """End what was under way; the sweeps try it again."""
+        for writer in self._writers.values():
+            writer.end_open(ConnectionOutcome.ERROR, Reason.ACTOR_DIED, "the coordinator actor died")
 
     async def started(self, rows: Sequence[StartedRow]) -> None:
         """Connections begin."""

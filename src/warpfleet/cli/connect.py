@@ -4,7 +4,6 @@ import asyncio
 import json
 from dataclasses import asdict
 from typing import Annotated
-from uuid import uuid4
 
 import typer
 
@@ -46,21 +45,13 @@ def connect(
 
 
 async def _connect(fleet: Fleet, trial: Trial, policy: Policy, pin: Pin) -> ConnectionRow:
-    from warpfleet.cluster.session import fleet_session  # noqa: PLC0415 - Ray takes a second to import
-    from warpfleet.cluster.sweep import run_sweep  # noqa: PLC0415
+    from warpfleet.cluster.control import ConnectRequest  # noqa: PLC0415 - the other options are checked sooner
+    from warpfleet.cluster.session import ask_cluster  # noqa: PLC0415
 
-    async with fleet_session(fleet, sayer("connect")) as runtime:
-        rows = await run_sweep(
-            runtime,
-            uuid4().hex,
-            [trial],
-            policy=policy,
-            pin=pin,
-            concurrency=1,
-            stopping=asyncio.Event(),
-            on_progress=lambda _: None,
-        )
-    return rows[0]
+    request = ConnectRequest(fleet=fleet, trial=trial, policy=policy, pin=pin)
+    row = await ask_cluster(fleet, request, say=sayer("connect"))
+    assert isinstance(row, ConnectionRow)
+    return row
 
 
 def _sentence(row: ConnectionRow) -> str:

@@ -5,7 +5,7 @@ import sys
 
 import typer
 
-from warpfleet.cli import lab
+from warpfleet.cli import cluster, lab
 from warpfleet.cli.connect import connect
 from warpfleet.cli.doctor import doctor
 from warpfleet.cli.explain import explain
@@ -27,6 +27,7 @@ for command in (sweep, connect, nat, explain, plugins, doctor):
     app.command()(command)
 lab.app.command("sweep")(lab_sweep)
 app.add_typer(lab.app, name="lab")
+app.add_typer(cluster.app, name="cluster")
 
 
 def main() -> None:

@@ -15,6 +15,7 @@ import typer
 
 from warpfleet.cli.options import Af, Json, Only, check_plugin, console, enter_namespaces, load_fleet, sayer
 from warpfleet.cli.progress import show_progress
+from warpfleet.cluster.progress import Progress
 from warpfleet.configs.fleet import Fleet
 from warpfleet.configs.topology import find_topology
 from warpfleet.core.combo import Policy
@@ -131,35 +132,33 @@ def _from_laboratory(topology: str) -> Iterator[Fleet]:
 
 
 async def _sweep(fleet: Fleet, options: SweepOptions, out: Path, *, resume: bool, concurrency: int) -> int:
-    # Ray takes a second to import, and reads its environment then.
-    from warpfleet.cluster.recorded_sweep import SweepPlan, recorded_sweep  # noqa: PLC0415
-    from warpfleet.cluster.session import fleet_session  # noqa: PLC0415
-    from warpfleet.cluster.sweep import should_have_worked  # noqa: PLC0415
+    from warpfleet.cluster.control import SweepRequest  # noqa: PLC0415 - the options are checked sooner
+    from warpfleet.cluster.plan import SweepPlan  # noqa: PLC0415
+    from warpfleet.cluster.session import ask_cluster  # noqa: PLC0415
 
     plan = SweepPlan(**options._asdict())
     plan.trials(fleet)
     if resume and (out / FILE_NAME).exists():
         Sweep.read(out).continued_by(plan.sweep(fleet, ()), out)
+    if not fleet.services.turn:
+        print("warpfleet: no TURN server in the fleet file: pairs without a direct path will fail", file=sys.stderr)
     stopping = asyncio.Event()
     stop_softly = _interrupts(stopping)
-    async with fleet_session(fleet, sayer("sweep")) as runtime:
-        if not fleet.services.turn:
-            print("warpfleet: no TURN server in the fleet file: pairs without a direct path will fail", file=sys.stderr)
-        stop_softly()
-        with show_progress() as on_progress:
-            rows = await recorded_sweep(
-                runtime,
-                fleet,
-                plan,
-                out,
-                resume=resume,
-                concurrency=concurrency,
-                stopping=stopping,
-                on_progress=on_progress,
-            )
+    request = SweepRequest(fleet=fleet, plan=plan, directory=out, resume=resume, concurrency=concurrency)
+    say = sayer("sweep")
+    with show_progress() as on_progress:
+
+        def on_event(event: object) -> None:
+            if isinstance(event, Progress):
+                stop_softly()
+                on_progress(event)
+            else:
+                say(str(event))
+
+        failed = await ask_cluster(fleet, request, say=say, stopping=stopping, on_event=on_event)
     if stopping.is_set():
         return _EXIT_INTERRUPTED
-    return _EXIT_FAILED if any(should_have_worked(row) for row in rows) else 0
+    return _EXIT_FAILED if failed else 0
 
 
 def _interrupts(stopping: asyncio.Event) -> Callable[[], None]:

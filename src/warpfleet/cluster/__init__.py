@@ -1,11 +1,10 @@
-"""Ray on this machine: its start and end, the actors of a fleet and their supervision, sweeps over it."""
+"""The cluster of this machine: a daemon with Ray and a fleet's actors, the commands that talk to it, sweeps."""
 
 import os
-from pathlib import Path
 
-_state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
+from warpfleet.configs.state import state_path
 
-TOKEN_PATH = _state / "warpfleet" / "ray-token"
+TOKEN_PATH = state_path() / "ray-token"
 
 # Ray reads these when it is imported, so they stand here, before anything of this package imports it. Whoever sets the
 # first two in the environment has told otherwise.

@@ -21,3 +21,8 @@ def state_dir() -> Path:
 def state_path() -> Path:
     """Where that folder is, or would be."""
     return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "warpfleet"
+
+
+def observatory_path() -> Path:
+    """Where what was learnt about NATs is kept. MissingError."""
+    return state_dir() / "observatory.sqlite"

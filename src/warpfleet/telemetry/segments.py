@@ -44,6 +44,15 @@ def ended_ids(directory: Path) -> set[str]:
     return ids
 
 
+def attempt_keys(directory: Path, generation: int) -> set[tuple[str, str]]:
+    """The attempts of one generation's segment, by id and side."""
+    path = directory / TableName.ATTEMPTS / f"{generation:08}{_SUFFIX}"
+    if not path.exists():
+        return set()
+    rows = pq.read_table(path, columns=["attempt_id", "side"])
+    return set(zip(*(column.to_pylist() for column in rows.columns), strict=True))
+
+
 def create_tables(directory: Path) -> None:
     """The tables' folders, each with an empty segment, so that a reader's glob always finds the columns."""
     for table in TableName:

@@ -9,15 +9,17 @@ import pyarrow as pa
 from warpfleet.core.combo import ConnectionOutcome, Policy, Reason
 from warpfleet.telemetry.columns import TableName, to_batch
 from warpfleet.telemetry.log import Log, RecordKind, read_log
-from warpfleet.telemetry.records import ConnectionRow, Row, StartedRow
-from warpfleet.telemetry.segments import create_tables, ended_ids, last_generation, write_segment
+from warpfleet.telemetry.records import AttemptRow, ConnectionRow, Row, StartedRow
+from warpfleet.telemetry.segments import attempt_keys, create_tables, ended_ids, last_generation, write_segment
 
 LOG_FOLDER = "log"
+_INTERRUPTED = "the sweep ended before this connection did"
 MAX_LOG_BYTES = 32 * 1024 * 1024  # a rotation reads its log whole: this bounds its memory
 
 
 class Store:
-    """The log and the segments of a locked directory. Opening one completes what a killed writer left behind.
+    """The log and the segments of a locked directory. Opening one brings what a killed writer left behind into the
+    tables; connections that it left open stay so.
 
     The log of a generation becomes the segments of the same number, and is removed once they are on the disk.
     A kill in between leaves both, and the next opening writes the same segments again: each row is there once.
@@ -35,17 +37,29 @@ class Store:
             self._open |= _started_in(path)
             self._write_segments(path)
         self._ended = ended_ids(directory)
-        self._generation = max(last_generation(directory), *(int(path.stem) for path in old_logs), 0) + 1
+        self._open = {c: row for c, row in self._open.items() if c not in self._ended}
+        last = last_generation(directory)
+        # What was being written when the writer died may be offered again: it is in what was written last.
+        self._offered = attempt_keys(directory, last)
+        self._generation = max(last, *(int(path.stem) for path in old_logs), 0) + 1
         self._log = self._new_log()
-        self.interrupted = self.end_open()
-        self.rotate()
+        self._append(RecordKind.STARTED, self._open.values())
         for path in old_logs:
             path.unlink()
+
+    @property
+    def open_ids(self) -> list[str]:
+        """The connections that have been started and have not ended."""
+        return list(self._open)
 
     def append(self, kind: RecordKind, rows: Iterable[Row]) -> None:
         """Log rows that have no bearing on which connections are open."""
         self._append(kind, rows)
         self._rotate_if_large()
+
+    def attempts(self, rows: Iterable[AttemptRow]) -> None:
+        """Log attempts, but for those that the writer before this one has logged."""
+        self.append(RecordKind.ATTEMPTS, [row for row in rows if (row.attempt_id, row.side) not in self._offered])
 
     def started(self, rows: Iterable[StartedRow]) -> None:
         """Log the connections that are neither under way nor ended."""
@@ -70,12 +84,15 @@ class Store:
             self._open.pop(connection_id, None)
         self._rotate_if_large()
 
-    def end_open(self) -> int:
-        """End every connection that is still open as interrupted; how many there were."""
-        rows = [_interrupted(row) for row in self._open.values() if row.connection_id not in self._ended]
+    def end_open(self, outcome: ConnectionOutcome, reason: Reason, error: str) -> int:
+        """End every connection that is still open, in this way; how many there were."""
+        rows = [_ended(row, outcome, reason, error) for row in self._open.values()]
         self.ended(rows)
-        self._open.clear()
         return len(rows)
+
+    def interrupt_open(self) -> int:
+        """End every connection that a dead writer left open, since its sweep ended with it; how many there were."""
+        return self.end_open(ConnectionOutcome.CANCELLED, Reason.INTERRUPTED, _INTERRUPTED)
 
     def rotate(self) -> None:
         """Turn what is logged into segments, and go on with a new log that knows the open connections."""
@@ -90,12 +107,13 @@ class Store:
         self._write_segments(done.path)
         done.path.unlink()
 
-    def close(self) -> None:
-        """End what is open, and leave nothing but segments."""
-        self.end_open()
+    def close(self) -> int:
+        """End what is open as interrupted, and leave nothing but segments; how many were open."""
+        interrupted = self.interrupt_open()
         self.rotate()
         self._log.close()
         self._log.path.unlink()
+        return interrupted
 
     def _append(self, kind: RecordKind, rows: Iterable[Row]) -> None:
         batch = to_batch(rows, kind.schema)
@@ -126,7 +144,7 @@ def _started_in(path: Path) -> dict[str, StartedRow]:
     return {row["connection_id"]: StartedRow(**row | {"policy": Policy(row["policy"])}) for row in rows}
 
 
-def _interrupted(row: StartedRow) -> ConnectionRow:
+def _ended(row: StartedRow, outcome: ConnectionOutcome, reason: Reason, error: str) -> ConnectionRow:
     return ConnectionRow(
         sweep_id=row.sweep_id,
         connection_id=row.connection_id,
@@ -135,9 +153,9 @@ def _interrupted(row: StartedRow) -> ConnectionRow:
         repeat=row.repeat,
         policy=row.policy,
         started_at=row.started_at,
-        outcome=ConnectionOutcome.CANCELLED,
-        reason=Reason.INTERRUPTED,
-        error="the sweep ended before this connection did",
+        outcome=outcome,
+        reason=reason,
+        error=error,
     )
 
 

@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
 
+from warpfleet.core.combo import ConnectionOutcome, Reason
 from warpfleet.core.errors import InputError
 from warpfleet.telemetry.lock import DirectoryLock
 from warpfleet.telemetry.log import RecordKind
@@ -23,6 +24,8 @@ class TelemetryWriter:
     A directory has one writer at a time. InputError where it has another already, where it cannot be written, where it
     holds a sweep and `resume` is not given, or where it is given and the plans differ. MissingError once the disk is
     full.
+
+    A directory that holds this very sweep is taken over from a writer that died: its connections are still under way.
     """
 
     def __init__(
@@ -40,8 +43,14 @@ class TelemetryWriter:
                 directory.mkdir(parents=True, exist_ok=True)
                 self._lock = DirectoryLock(directory)
                 undo.callback(self._lock.close)
-                self.sweep = self._take_up(sweep) if resume else self._begin(sweep)
+                taken_over = (directory / FILE_NAME).exists() and Sweep.read(directory).sweep_id == sweep.sweep_id
+                if taken_over:
+                    self.sweep = sweep
+                else:
+                    self.sweep = self._take_up(sweep) if resume else self._begin(sweep)
                 self._store = Store(directory)
+                if not taken_over:
+                    self._store.interrupt_open()
             except OSError as error:
                 reason = (error.strerror or str(error)).lower()
                 raise InputError(f"{directory}: cannot be written: {reason}; give another --out") from None
@@ -59,13 +68,22 @@ class TelemetryWriter:
 
     def attempts(self, rows: Iterable[AttemptRow]) -> None:
         """Attempts have ended, maybe after their connection did."""
-        self._store.append(RecordKind.ATTEMPTS, rows)
+        self._store.attempts(rows)
         self.tick()
 
     def observations(self, rows: Iterable[NatObservationRow]) -> None:
         """Something was learnt of a NAT."""
         self._store.append(RecordKind.NAT_OBSERVATIONS, rows)
         self.tick()
+
+    @property
+    def open_ids(self) -> list[str]:
+        """The connections that have been started and have not ended."""
+        return self._store.open_ids
+
+    def end_open(self, outcome: ConnectionOutcome, reason: Reason, error: str) -> None:
+        """End every connection that is still open, in this way."""
+        self._store.end_open(outcome, reason, error)
 
     def flush(self) -> None:
         """Make everything written so far visible to readers."""
@@ -113,8 +131,6 @@ def recover(directory: Path) -> int:
     except InputError:
         return 0
     try:
-        store = Store(directory)
-        store.close()
+        return Store(directory).close()
     finally:
         lock.close()
-    return store.interrupted

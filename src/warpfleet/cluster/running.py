@@ -1,0 +1,76 @@
+"""The cluster of this user that stays: a file that says where it is, locked for as long as its daemon lives."""
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from warpfleet.configs.state import state_dir, state_path
+from warpfleet.core.errors import InputError
+
+_FILE = "cluster.json"
+
+
+@dataclass(frozen=True, slots=True)
+class RunningCluster:
+    """A daemon that stays. `network` is the network namespace that it runs in, by its inode."""
+
+    pid: int
+    folder: str
+    network: int
+
+    @property
+    def socket(self) -> Path:
+        """Where it takes requests."""
+        return control_path(Path(self.folder))
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it sees the network that this process sees."""
+        return self.network == own_network()
+
+
+def control_path(folder: Path) -> Path:
+    """The control socket of a daemon with this folder."""
+    return folder / "control"
+
+
+def own_network() -> int:
+    """The inode of this process's network namespace."""
+    return Path("/proc/self/ns/net").stat().st_ino
+
+
+def find_running() -> RunningCluster | None:
+    """The cluster that stays, if there is one."""
+    try:
+        descriptor = os.open(state_path() / _FILE, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        text = os.pread(descriptor, 4096, 0)
+        return RunningCluster(**json.loads(text)) if text else None
+    finally:
+        os.close(descriptor)
+    return None
+
+
+@contextmanager
+def as_running(folder: Path) -> Iterator[None]:
+    """This process is the cluster that stays, until the block ends. InputError where there is one already."""
+    path = state_dir() / _FILE
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError("a cluster is running already; take it down first: warpfleet cluster down") from None
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, json.dumps(asdict(RunningCluster(os.getpid(), str(folder), own_network()))).encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
