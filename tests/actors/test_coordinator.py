@@ -242,8 +242,8 @@ async def test_a_pipe_that_is_never_measured_still_counts() -> None:
 @pytest.mark.parametrize(
     ("at_s", "outcome", "end"),
     [
-        (0.5, ConnectionOutcome.FAILED, (O.FAILED, Reason.ACTOR_DIED)),  # running
-        (1.2, ConnectionOutcome.FAILED, (O.FAILED, Reason.ACTOR_DIED)),  # named
+        (0.5, ConnectionOutcome.ERROR, (O.FAILED, Reason.ACTOR_DIED)),  # running
+        (1.2, ConnectionOutcome.ERROR, (O.FAILED, Reason.ACTOR_DIED)),  # named
         (1.6, ConnectionOutcome.DIRECT, (O.WON, None)),  # being measured
     ],
 )
@@ -270,7 +270,7 @@ async def test_a_plugin_that_dies_before_its_phase_fails_as_soon_as_that_starts(
     await world.coordinator.plugin_died(RELAY)
     (row,) = await world.coordinator.finished(SWEEP, 120)
     assert now_s() == pytest.approx(1, abs=0.1)
-    assert (row.outcome, row.reason) == (ConnectionOutcome.FAILED, Reason.ALL_FAILED)
+    assert (row.outcome, row.reason) == (ConnectionOutcome.ERROR, Reason.ACTOR_DIED), "nobody knows how it had ended"
     assert world.telemetry.ends()[RELAY] == (O.FAILED, Reason.ACTOR_DIED)
 
 

@@ -150,8 +150,8 @@ async def test_a_node_that_the_plugin_opts_out_of_is_not_served() -> None:
             return None
 
     bench = Bench()
-    bench.host.registration = Registration(Picky, None)
     bench.host.bind(NAME, HostPorts(*[lambda *_: asyncio.sleep(0)] * 5))  # type: ignore[list-item]
+    bench.host.registration = Registration(Picky, None)
     assert await bench.host.open_nodes([spec(ALICE)], []) == {"alice": None}
     await bench.host.close()
 

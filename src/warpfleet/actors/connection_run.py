@@ -125,9 +125,10 @@ class ConnectionRun:
         for skipped in (*plan.skipped, *finish.untried):
             self._skip(skipped)
         await self._settle(walk, self.stopped or Reason.NOT_NEEDED)
+        ends = [s.reason for s in plan.skipped] + [a.row.reason for a in self._attempts.values() if a.row]
         reason = finish.reason
-        if reason is Reason.NOTHING_TO_TRY and any(skipped.reason is Reason.ACTOR_DIED for skipped in plan.skipped):
-            reason = Reason.ACTOR_DIED
+        if reason in (Reason.NOTHING_TO_TRY, Reason.ALL_FAILED) and Reason.ACTOR_DIED in ends:
+            reason = Reason.ACTOR_DIED  # nobody knows what would have become of it
         return self.row(mine, theirs, None if self._won else reason)
 
     async def fail(self, mine: PeerView | None, theirs: PeerView | None, reason: Reason, error: str) -> ConnectionRow:

@@ -52,7 +52,7 @@ CommandPort = Callable[[list[Command]], Awaitable[None]]
 class Coordinator:
     """Walks connections and reports their rows. One for each host; a plain class."""
 
-    def __init__(self, telemetry: TelemetryPort) -> None:
+    def __init__(self, telemetry: TelemetryPort, observatory: object = None) -> None:
         self._telemetry = telemetry
         self._techniques = {r.name: r.technique for r in registrations()}
         self._phases = {r.name: r.phase for r in registrations()}

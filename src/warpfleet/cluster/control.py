@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import cast
 
 from warpfleet.cluster.plan import SweepPlan
 from warpfleet.configs.fleet import Fleet
@@ -196,7 +197,7 @@ async def _serve(wire: Wire, answer: Answer) -> None:
     stopping = asyncio.Event()
     listening: asyncio.Task[None] | None = None
     try:
-        their_version, request = await wire.receive()  # type: ignore[misc]
+        their_version, request = cast("tuple[str, Request]", await wire.receive())
         if their_version != version("warpfleet") and not isinstance(request, DownRequest):
             ours = version("warpfleet")
             raise MissingError(f"the running cluster is of version {ours}; take it down: warpfleet cluster down")

@@ -35,6 +35,7 @@ from warpfleet.cluster.control import (
     Tell,
     control_socket,
 )
+from warpfleet.cluster.guard import guarded
 from warpfleet.cluster.preflight import check_services, check_stun
 from warpfleet.cluster.progress import Progress
 from warpfleet.cluster.ray_host import ray_host
@@ -246,8 +247,8 @@ async def _serve(folder: Path, input_end: asyncio.Event) -> None:
         await daemon.close()
 
 
-def main(folder: Path, *, stay: bool) -> None:
-    """Keep a cluster; leave nothing of it."""
+def main(folder: Path, *, stay: bool) -> int:
+    """Keep a cluster until it is to end; the exit status."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the command: it asks us to stop what it wants stopped
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
     try:
@@ -255,7 +256,8 @@ def main(folder: Path, *, stay: bool) -> None:
             asyncio.run(_run(folder, stay=stay))
     except WarpfleetError as error:
         print(json.dumps({"error": str(error), "input": isinstance(error, InputError)}), flush=True)  # noqa: T201
-        sys.exit(1)
+        return 1
+    return 0
 
 
 async def _run(folder: Path, *, stay: bool) -> None:
@@ -266,4 +268,5 @@ async def _run(folder: Path, *, stay: bool) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), stay=sys.argv[2] == "stay")
+    private = Path(sys.argv[1])
+    sys.exit(guarded(lambda: main(private, stay=sys.argv[2] == "stay"), private))

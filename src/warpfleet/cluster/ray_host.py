@@ -1,25 +1,20 @@
-"""Ray on this machine, below one process: it ends with that process, however that ends, and leaves nothing."""
+"""Ray on this machine, for one process."""
 
 import contextlib
-import ctypes
 import logging
 import os
 import secrets
-import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import psutil
 import ray
 
 from warpfleet.cluster import TOKEN_PATH
 from warpfleet.configs.state import state_dir
 from warpfleet.core.errors import MissingError
 
-_PR_SET_CHILD_SUBREAPER = 36  # prctl(2): orphans below this process become its children, so that none escapes
-_SHUTDOWN_S = 5.0
 # Telemetry, signals and batches are kilobytes: the smallest store that Ray accepts without complaint.
 _OBJECT_STORE_BYTES = 80 * 1024 * 1024
 _TOKEN_CHARS = 64  # 256 bits
@@ -32,7 +27,6 @@ def ray_host(folder: Path) -> Iterator[None]:
     MissingError where Ray does not start.
     """
     _make_token()
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     try:
         try:
             ray.init(
@@ -50,7 +44,8 @@ def ray_host(folder: Path) -> Iterator[None]:
             raise MissingError(f"Ray did not start: {why[-1]}; run `warpfleet doctor`") from error
         yield
     finally:
-        _end_all(folder)
+        with contextlib.suppress(Exception):
+            ray.shutdown()
 
 
 def _make_token() -> None:
@@ -70,17 +65,3 @@ def _make_token() -> None:
         raise MissingError(
             f"{TOKEN_PATH}: cannot be written: {reason}; set XDG_STATE_HOME to a folder of yours"
         ) from None
-
-
-def _end_all(folder: Path) -> None:
-    with contextlib.suppress(Exception):
-        ray.shutdown()
-    children = psutil.Process().children(recursive=True)
-    for child in children:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            child.terminate()
-    _, alive = psutil.wait_procs(children, timeout=_SHUTDOWN_S)
-    for child in alive:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            child.kill()
-    shutil.rmtree(folder, ignore_errors=True)

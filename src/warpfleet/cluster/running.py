@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -69,8 +70,16 @@ def as_running(folder: Path) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise InputError("a cluster is running already; take it down first: warpfleet cluster down") from None
+        _sweep_up(os.pread(descriptor, 4096, 0))
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, json.dumps(asdict(RunningCluster(os.getpid(), str(folder), own_network()))).encode(), 0)
         yield
+        os.ftruncate(descriptor, 0)
     finally:
         os.close(descriptor)
+
+
+def _sweep_up(record: bytes) -> None:
+    """Remove the folder of a daemon that was killed: its processes ended with it."""
+    if record:
+        shutil.rmtree(json.loads(record)["folder"], ignore_errors=True)

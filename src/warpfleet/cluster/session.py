@@ -53,11 +53,14 @@ async def own_cluster(fleet: Fleet, say: Callable[[str], None]) -> AsyncIterator
     await check_services(fleet)
     say(f"starting Ray and {len(fleet.nodes)} nodes")
     folder = Path(tempfile.mkdtemp(prefix="warpfleet-"))
-    daemon = await start_daemon(folder, "bound")
     try:
-        yield ClusterClient(control_path(folder))
+        daemon = await start_daemon(folder, "bound")
+        try:
+            yield ClusterClient(control_path(folder))
+        finally:
+            await end_daemon(daemon)
     finally:
-        await end_daemon(daemon)
+        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
 
 async def start_daemon(folder: Path, mode: str) -> Process:

@@ -137,7 +137,7 @@ class Supervisor:
     def _create(self, role: str) -> Handle:
         if role == OBSERVATORY:
             return ObservatoryActor.remote(self._observatory_path)
-        kinds = {TELEMETRY: TelemetryActor, COORDINATOR: CoordinatorActor, SIGNAL: SignalActor}
+        kinds: dict[str, Handle] = {TELEMETRY: TelemetryActor, COORDINATOR: CoordinatorActor, SIGNAL: SignalActor}
         return kinds.get(role, PluginActor).remote()
 
     async def _greet(self, actor: Actor) -> None:

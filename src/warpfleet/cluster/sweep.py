@@ -5,6 +5,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 from uuid import uuid4
 
 from ray.exceptions import RayError
@@ -107,7 +108,7 @@ class _SweepRun:
         stop = asyncio.ensure_future(stopping.wait())
         lost = self._supervisor.lost
         try:
-            waiting = {asking, lost} if stopping.is_set() else {asking, stop, lost}
+            waiting: set[asyncio.Future[Any]] = {asking, lost} if stopping.is_set() else {asking, stop, lost}
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             if lost.done():
                 raise ClusterLost(f"{lost.result()}; what is recorded stays: go on with --resume")
