@@ -54,7 +54,7 @@ async def _launch(fleet: "Fleet | None") -> None:
     except BaseException:
         await end_daemon(daemon)
         raise
-    _say(f"up, process {daemon.pid}" + (f", serving fleet {fleet.name}" if fleet else ""))
+    _say(f"up, serving fleet {fleet.name}" if fleet else "up, open for the first fleet that comes")
 
 
 @app.command()

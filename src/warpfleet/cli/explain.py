@@ -7,8 +7,6 @@ from typing import Annotated
 import typer
 
 from warpfleet.cli.options import Json
-from warpfleet.telemetry import explain as telling
-from warpfleet.telemetry.writer import recover
 
 
 def explain(
@@ -19,6 +17,9 @@ def explain(
     as_json: Json = False,
 ) -> None:
     """Tell why a connection went the way it went, attempt by attempt."""
+    from warpfleet.telemetry import explain as telling  # noqa: PLC0415 - DuckDB and Arrow take their time
+    from warpfleet.telemetry.writer import recover  # noqa: PLC0415
+
     recover(directory)
     if as_json:
         print(json.dumps(telling.explain_values(directory, connection), default=str))

@@ -12,8 +12,6 @@ from warpfleet.core.errors import MissingError
 from warpfleet.core.nat import NatBehaviour
 from warpfleet.core.peer import ADDRESS_FAMILIES
 from warpfleet.net.interfaces import Unreachable
-from warpfleet.net.natprobe import probe
-from warpfleet.net.network import KernelNetwork
 from warpfleet.net.vantage import Vantage
 
 _AT_ONCE = 32  # probes; each opens some ten sockets
@@ -51,6 +49,9 @@ def _yes_no(value: bool | None) -> str:
 
 
 async def _probe_all(fleet: Fleet) -> list[_Found]:
+    from warpfleet.net.natprobe import probe  # noqa: PLC0415 - other commands start sooner without them
+    from warpfleet.net.network import KernelNetwork  # noqa: PLC0415
+
     at_once = asyncio.Semaphore(_AT_ONCE)
 
     async def probe_one(node: FleetNode) -> list[_Found]:

@@ -13,7 +13,6 @@ from warpfleet.configs.fleet import Fleet
 from warpfleet.configs.loader import load
 from warpfleet.core.errors import InputError
 from warpfleet.lab import rootless
-from warpfleet.plugins.loader import registrations
 
 FleetPath = Annotated[Path, typer.Argument(metavar="FLEET", help="The fleet file.")]
 Json = Annotated[bool, typer.Option("--json", help="Machine output on stdout.")]
@@ -56,7 +55,11 @@ def enter_namespaces(fleet: Fleet) -> None:
 
 def check_plugin(name: str | None) -> str | None:
     """The pinned plugin. InputError where it does not exist or yields no pipe."""
+    if name is None:
+        return None
+    from warpfleet.plugins.loader import registrations  # noqa: PLC0415 - every plugin is imported for it
+
     able = [r.name for r in registrations() if r.strategy.carries_pipe]
-    if name is not None and name not in able:
+    if name not in able:
         raise InputError(f"--only {name}: no plugin of this name makes connections; there are {', '.join(able)}")
     return name

@@ -5,11 +5,12 @@ import json
 from rich.table import Table
 
 from warpfleet.cli.options import Json, console
-from warpfleet.plugins.loader import load_plugins
 
 
 def plugins(as_json: Json = False) -> None:
     """List the plugins: name, phase, where from; and those that could not be loaded, with the reason."""
+    from warpfleet.plugins.loader import load_plugins  # noqa: PLC0415 - every plugin is imported for it
+
     rows = [
         {
             "name": found.registration.name if found.registration else None,

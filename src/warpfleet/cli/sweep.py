@@ -22,8 +22,6 @@ from warpfleet.core.combo import Policy
 from warpfleet.core.walk import Pin
 from warpfleet.lab import rootless
 from warpfleet.lab.laboratory import laboratory
-from warpfleet.telemetry import analysis
-from warpfleet.telemetry.report import report
 from warpfleet.telemetry.sweep import FILE_NAME, Sweep, check_directory
 
 _EXIT_FAILED = 1
@@ -109,6 +107,8 @@ def _run(
             status = asyncio.run(_sweep(fleet, options, out.absolute(), resume=resume, concurrency=concurrency))
     except (KeyboardInterrupt, asyncio.CancelledError):
         raise typer.Exit(_EXIT_INTERRUPTED) from None
+    from warpfleet.telemetry.report import report  # noqa: PLC0415 - DuckDB and Arrow take their time
+
     if as_json:
         print(json.dumps(_summary(out), default=str))
     else:
@@ -177,6 +177,8 @@ def _interrupts(stopping: asyncio.Event) -> Callable[[], None]:
 
 
 def _summary(directory: Path) -> dict[str, Any]:
+    from warpfleet.telemetry import analysis  # noqa: PLC0415
+
     return {
         "sweep_id": Sweep.read(directory).sweep_id,
         "directory": str(directory),
