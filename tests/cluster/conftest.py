@@ -1,12 +1,12 @@
-"""One Ray and one fleet, over the nine presets, for all tests of the cluster."""
+"""One cluster and one fleet, over the nine presets, for all tests of the cluster."""
 
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
 import pytest_asyncio
 
-from warpfleet.cluster.fleet_runtime import FleetRuntime
-from warpfleet.cluster.session import fleet_session
+from warpfleet.cluster.control import ClusterClient
+from warpfleet.cluster.session import own_cluster
 from warpfleet.configs.fleet import Fleet
 from warpfleet.configs.loader import load
 from warpfleet.configs.topology import find_topology
@@ -26,8 +26,16 @@ def fleet(nine_nats: Lab) -> Fleet:
     return load(nine_nats.fleet_path, Fleet)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def state_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The observatory of these tests starts empty, and a cluster that the user runs is not theirs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield
+
+
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def runtime(fleet: Fleet) -> AsyncIterator[FleetRuntime]:
-    """Its nodes, open on Ray."""
-    async with fleet_session(fleet, print) as running:
-        yield running
+async def cluster(fleet: Fleet, state_folder: None) -> AsyncIterator[ClusterClient]:
+    """A cluster that serves it."""
+    async with own_cluster(fleet, print) as client:
+        yield client

@@ -11,18 +11,21 @@ import duckdb
 import psutil
 import pytest
 
-from warpfleet.actors.ray_actors import remote
-from warpfleet.cluster.fleet_runtime import FleetRuntime
-from warpfleet.cluster.progress import Progress
-from warpfleet.cluster.recorded_sweep import SweepPlan, recorded_sweep
+from warpfleet.cluster.control import ClusterBusy, ClusterClient, ConnectRequest, StatusRequest, SweepRequest
+from warpfleet.cluster.plan import SweepPlan
+from warpfleet.cluster.status import ActorStatus, ClusterStatus
 from warpfleet.configs.fleet import Fleet
 from warpfleet.configs.topology import PRESETS
 from warpfleet.core.combo import ConnectionOutcome, Policy, Reason
 from warpfleet.core.nat import Filtering, Mapping, NatBehaviour
+from warpfleet.core.pairs import Trial
 from warpfleet.core.walk import Pin
 from warpfleet.lab import netns
 from warpfleet.lab.laboratory import Lab
+from warpfleet.telemetry.analysis import tables
+from warpfleet.telemetry.lookup import find
 from warpfleet.telemetry.records import ConnectionRow
+from warpfleet.telemetry.sweep import Sweep
 
 pytestmark = [pytest.mark.lab, pytest.mark.ray, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(240)]
 
@@ -31,12 +34,27 @@ EVERY_PAIR_S = 15.0  # no pair may take longer, whatever the machine does beside
 
 
 async def _sweep(
-    runtime: FleetRuntime, fleet: Fleet, out: Path, *, pairs: str = "all", only: str | None = None, repeat: int = 1
+    cluster: ClusterClient, fleet: Fleet, out: Path, *, pairs: str = "all", only: str | None = None, repeat: int = 1
 ) -> list[ConnectionRow]:
+    """The rows of a sweep that count: one for each trial."""
     plan = SweepPlan(pairs=pairs, repeat=repeat, policy=Policy.STAGGERED, pin=Pin(only), seed=1)
-    return await recorded_sweep(
-        runtime, fleet, plan, out, resume=False, concurrency=6, stopping=asyncio.Event(), on_progress=_ignore
-    )
+    await cluster.ask(SweepRequest(fleet=fleet, plan=plan, directory=out, resume=False, concurrency=6))
+    with tables(out) as database:
+        found = database.sql("select connection_id from tries order by started_at").fetchall()
+    return [find(out, connection_id).connection for (connection_id,) in found]
+
+
+async def _actors(cluster: ClusterClient) -> dict[str, ActorStatus]:
+    status = await cluster.ask(StatusRequest())
+    assert isinstance(status, ClusterStatus)
+    return {actor.role: actor for actor in status.actors}
+
+
+async def _replaced(cluster: ClusterClient, role: str, restarts: int) -> None:
+    """Wait until an actor has been replaced so many times."""
+    async with asyncio.timeout(30):
+        while not ((actor := (await _actors(cluster))[role]).alive and actor.restarts == restarts):
+            pass
 
 
 async def _begun(sweeping: "asyncio.Task[list[ConnectionRow]]", out: Path) -> None:
@@ -62,10 +80,6 @@ def _restart_broker(lab: Lab) -> None:
         subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
-def _ignore(_: Progress) -> None:
-    pass
-
-
 def _expected_direct(initiator: str, responder: str) -> bool:
     """What theory allows without port prediction (RFC 4787 behaviours of the presets)."""
     nats = {name: preset.behaviour if preset else OPEN for name, preset in PRESETS.items()}
@@ -79,8 +93,8 @@ def _expected_direct(initiator: str, responder: str) -> bool:
     return all(eim) or any(easy)
 
 
-async def test_every_pair_connects_as_theory_allows(runtime: FleetRuntime, fleet: Fleet, tmp_path: Path) -> None:
-    rows = await _sweep(runtime, fleet, tmp_path)
+async def test_every_pair_connects_as_theory_allows(cluster: ClusterClient, fleet: Fleet, tmp_path: Path) -> None:
+    rows = await _sweep(cluster, fleet, tmp_path)
     names = [node.name for node in fleet.nodes]
     assert Counter((r.initiator, r.responder) for r in rows) == Counter((a, b) for a in names for b in names if a != b)
     unlike = {
@@ -104,9 +118,9 @@ async def test_every_pair_connects_as_theory_allows(runtime: FleetRuntime, fleet
 
 
 async def test_the_tables_can_be_read_while_the_sweep_writes(
-    runtime: FleetRuntime, fleet: Fleet, tmp_path: Path
+    cluster: ClusterClient, fleet: Fleet, tmp_path: Path
 ) -> None:
-    sweeping = asyncio.create_task(_sweep(runtime, fleet, tmp_path, pairs="random:40"))
+    sweeping = asyncio.create_task(_sweep(cluster, fleet, tmp_path, pairs="random:40"))
     seen: set[int] = set()
     while not sweeping.done():
         await asyncio.wait({sweeping}, timeout=0.3)
@@ -117,27 +131,33 @@ async def test_the_tables_can_be_read_while_the_sweep_writes(
     assert len(seen) > 1, "no row was visible before the end"
 
 
-async def test_a_killed_plugin_actor_is_replaced_and_costs_no_row(
-    runtime: FleetRuntime, fleet: Fleet, tmp_path: Path
+@pytest.mark.parametrize(
+    "role", ["udp_punch", "turn", "direct_connect", "coordinator", "signal", "telemetry", "observatory"]
+)
+async def test_a_killed_actor_is_replaced_and_costs_no_connection(
+    cluster: ClusterClient, fleet: Fleet, tmp_path: Path, role: str
 ) -> None:
-    before = runtime.plugins["udp_punch"]
-    sweeping = asyncio.create_task(_sweep(runtime, fleet, tmp_path / "a", pairs="random:40"))
-    await _begun(sweeping, tmp_path / "a")
-    os.kill(await remote(before, "pid")(), signal.SIGKILL)
+    before = (await _actors(cluster))[role]
+    sweeping = asyncio.create_task(_sweep(cluster, fleet, tmp_path, pairs="random:40"))
+    await _begun(sweeping, tmp_path)
+    assert before.pid
+    os.kill(before.pid, signal.SIGKILL)
+    await _replaced(cluster, role, before.restarts + 1)
     rows = await sweeping
     assert len(rows) == 40
     assert {r.outcome for r in rows} <= {ConnectionOutcome.DIRECT, ConnectionOutcome.RELAYED}
-    async with asyncio.timeout(30):
-        while runtime.plugins["udp_punch"] is before:
-            await remote(runtime.coordinator, "finished")("nobody's", 0.05)
-    rows = await _sweep(runtime, fleet, tmp_path / "b", pairs="full_cone:port_restricted", only="udp_punch")
-    assert [r.outcome for r in rows] == [ConnectionOutcome.DIRECT]
+    every = duckdb.sql(f"select count(*), count(distinct connection_id) from '{tmp_path}/connections/*.parquet'")
+    assert len(set(*every.fetchall())) == 1, "no connection has two rows"
+    attempts = duckdb.sql(f"select count(*), count(distinct (attempt_id, side)) from '{tmp_path}/attempts/*.parquet'")
+    assert len(set(*attempts.fetchall())) == 1, "no attempt has two rows"
+    actors = await _actors(cluster)
+    assert all(actor.alive for actor in actors.values())
 
 
 async def test_a_restarted_broker_costs_time_not_the_sweep(
-    runtime: FleetRuntime, fleet: Fleet, nine_nats: Lab, tmp_path: Path
+    cluster: ClusterClient, fleet: Fleet, nine_nats: Lab, tmp_path: Path
 ) -> None:
-    sweeping = asyncio.create_task(_sweep(runtime, fleet, tmp_path, pairs="random:40"))
+    sweeping = asyncio.create_task(_sweep(cluster, fleet, tmp_path, pairs="random:40"))
     await _begun(sweeping, tmp_path)
     await asyncio.to_thread(_restart_broker, nine_nats)
     rows = await sweeping
@@ -145,31 +165,63 @@ async def test_a_restarted_broker_costs_time_not_the_sweep(
 
 
 async def test_a_pinned_plugin_that_the_nats_rule_out_has_nothing_to_try(
-    runtime: FleetRuntime, fleet: Fleet, tmp_path: Path
+    cluster: ClusterClient, fleet: Fleet, tmp_path: Path
 ) -> None:
-    rows = await _sweep(runtime, fleet, tmp_path, pairs="udp_blocked:full_cone", only="udp_punch")
+    rows = await _sweep(cluster, fleet, tmp_path, pairs="udp_blocked:full_cone", only="udp_punch")
     assert [(r.outcome, r.reason) for r in rows] == [(ConnectionOutcome.FAILED, Reason.NOTHING_TO_TRY)]
 
 
-async def test_fan_out_and_a_relay_can_be_pinned(runtime: FleetRuntime, fleet: Fleet, tmp_path: Path) -> None:
-    fanned = await _sweep(runtime, fleet, tmp_path / "a", pairs="full_cone:public", only="fan_out")
-    relayed = await _sweep(runtime, fleet, tmp_path / "b", pairs="public:full_cone", only="turn")
+async def test_fan_out_and_a_relay_can_be_pinned(cluster: ClusterClient, fleet: Fleet, tmp_path: Path) -> None:
+    fanned = await _sweep(cluster, fleet, tmp_path / "a", pairs="full_cone:public", only="fan_out")
+    relayed = await _sweep(cluster, fleet, tmp_path / "b", pairs="public:full_cone", only="turn")
     assert [(r.plugin, r.outcome) for r in fanned + relayed] == [
         ("fan_out", ConnectionOutcome.DIRECT),
         ("turn", ConnectionOutcome.RELAYED),
     ]
 
 
-async def test_two_sweeps_at_once_keep_their_rows_apart(runtime: FleetRuntime, fleet: Fleet, tmp_path: Path) -> None:
+async def test_two_sweeps_at_once_keep_their_rows_apart(cluster: ClusterClient, fleet: Fleet, tmp_path: Path) -> None:
     one, two = await asyncio.gather(
-        _sweep(runtime, fleet, tmp_path / "one", pairs="public:full_cone,full_cone:public", repeat=3),
-        _sweep(runtime, fleet, tmp_path / "two", pairs="udp_blocked:public", repeat=4),
+        _sweep(cluster, fleet, tmp_path / "one", pairs="public:full_cone,full_cone:public", repeat=3),
+        _sweep(cluster, fleet, tmp_path / "two", pairs="udp_blocked:public", repeat=4),
     )
     assert (len(one), len(two)) == (6, 4)
     assert (_count(tmp_path / "one"), _count(tmp_path / "two")) == (6, 4)
 
 
-async def test_every_listener_of_ray_is_on_loopback(runtime: FleetRuntime) -> None:
+async def test_another_fleet_takes_the_place_of_one_that_nobody_works_with(
+    cluster: ClusterClient, fleet: Fleet, tmp_path: Path
+) -> None:
+    few = fleet.model_copy(update={"name": "few", "nodes": fleet.nodes[:2]})
+    names = [node.name for node in few.nodes]
+    sweeping = asyncio.create_task(_sweep(cluster, fleet, tmp_path, pairs="random:40"))
+    await _begun(sweeping, tmp_path)
+    request = ConnectRequest(fleet=few, trial=Trial(names[0], names[1], 0), policy=Policy.STAGGERED, pin=Pin())
+    with pytest.raises(ClusterBusy):
+        await cluster.ask(request)
+    await sweeping
+    row = await cluster.ask(request)
+    assert isinstance(row, ConnectionRow)
+    assert row.outcome is ConnectionOutcome.DIRECT
+    assert len(await _sweep(cluster, fleet, tmp_path / "again", pairs="full_cone:public")) == 1
+
+
+async def test_whoever_asks_and_goes_away_leaves_a_sweep_that_is_ended_and_recorded(
+    cluster: ClusterClient, fleet: Fleet, tmp_path: Path
+) -> None:
+    sweeping = asyncio.create_task(_sweep(cluster, fleet, tmp_path))
+    await _begun(sweeping, tmp_path)
+    sweeping.cancel()
+    async with asyncio.timeout(30):
+        while Sweep.read(tmp_path).ended_at is None:
+            await _actors(cluster)
+    assert 0 < _count(tmp_path) < len(fleet.nodes) * (len(fleet.nodes) - 1)
+    status = await cluster.ask(StatusRequest())
+    assert isinstance(status, ClusterStatus)
+    assert status.jobs == ()
+
+
+async def test_every_listener_is_on_loopback(cluster: ClusterClient) -> None:
     ours = psutil.Process().children(recursive=True)
     listening = {
         connection.laddr.ip
