@@ -116,6 +116,21 @@ def test_what_is_open_at_the_end_is_interrupted(tmp_path: Path) -> None:
     assert read(tmp_path, "connections", "outcome, reason") == expected
 
 
+def test_who_takes_over_goes_on_and_knows_what_was_written(tmp_path: Path) -> None:
+    first = TelemetryWriter(tmp_path, rows.sweep())
+    first.started([rows.started("c1"), rows.started("c2")])
+    offered = rows.attempt("c1", "1", "turn", AttemptOutcome.WON)
+    first.attempts([offered])
+    abandon(first)
+    second = TelemetryWriter(tmp_path, first.sweep, take_over=True)
+    assert sorted(second.open_ids) == ["c1", "c2"]
+    second.attempts([offered, rows.attempt("c1", "2", "turn", AttemptOutcome.LOST)])
+    second.connections([rows.direct(rows.started("c1"))])
+    second.close(rows.NOW)
+    assert sorted(read(tmp_path, "connections", "connection_id, outcome")) == [("c1", "direct"), ("c2", "cancelled")]
+    assert sorted(read(tmp_path, "attempts", "attempt_id")) == [("1",), ("2",)]
+
+
 def copy_at_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, work: Callable[[], None], where: Path) -> int:
     """Copies of the directory as a kill at each rename, creation of a log and removal of a file would leave it."""
     count = 0

@@ -31,14 +31,15 @@ class TelemetryHost:
         self._ticker: asyncio.Task[None] | None = None
         self._closed = asyncio.Event()
 
-    async def open_sweep(self, directory: Path, sweep: Sweep, *, resume: bool) -> Sweep:
-        """Open a directory; the sweep as it is recorded there. InputError, MissingError."""
+    async def open_sweep(self, directory: Path, sweep: Sweep, *, resume: bool, take_over: bool = False) -> Sweep:
+        """Open a directory; the sweep as it is recorded there. With `take_over` its connections go on, which another
+        host had begun to record. InputError, MissingError."""
         # Arrow takes 40 MB, which the processes of the other roles, that import this file too, need not have.
         from warpfleet.telemetry.writer import TelemetryWriter  # noqa: PLC0415
 
-        if sweep.sweep_id in self._writers:  # asked for twice, since the first answer was lost
-            return self._writers[sweep.sweep_id].sweep
-        writer = TelemetryWriter(directory, sweep, resume=resume)
+        if take_over and sweep.sweep_id in self._writers:
+            return sweep
+        writer = TelemetryWriter(directory, sweep, resume=resume, take_over=take_over)
         self._writers[writer.sweep.sweep_id] = writer
         self._sweep_of.update(dict.fromkeys(writer.open_ids, writer.sweep.sweep_id))
         if self._ticker is None:

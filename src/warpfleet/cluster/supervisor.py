@@ -178,7 +178,7 @@ class Supervisor:
     async def _introduce_telemetry(self) -> None:
         """The new one takes the open sweeps over before anybody offers it rows."""
         for directory, sweep in self._sweeps.values():
-            await self.call(TELEMETRY, "open_sweep")(directory, sweep, resume=True)
+            await self.call(TELEMETRY, "open_sweep")(directory, sweep, resume=True, take_over=True)
         await self._introduce_observatory()
 
     async def _introduce_observatory(self) -> None:

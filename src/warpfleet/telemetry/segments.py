@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 from warpfleet.core.errors import MissingError
 from warpfleet.telemetry.columns import SCHEMAS, TableName
 from warpfleet.telemetry.durability import sync
+from warpfleet.telemetry.records import AttemptRow
 
 _SUFFIX = ".parquet"
 _PATTERN = "[0-9]" * 8 + _SUFFIX
@@ -44,12 +45,17 @@ def ended_ids(directory: Path) -> set[str]:
     return ids
 
 
-def attempt_keys(directory: Path, generation: int) -> set[tuple[str, str]]:
-    """The attempts of one generation's segment, by id and side."""
+def attempt_key(row: AttemptRow) -> tuple[str, str, str]:
+    """What tells one side of one attempt from all others."""
+    return row.connection_id, row.attempt_id, row.side
+
+
+def attempt_keys(directory: Path, generation: int) -> set[tuple[str, str, str]]:
+    """The keys of the attempts in one generation's segment."""
     path = directory / TableName.ATTEMPTS / f"{generation:08}{_SUFFIX}"
     if not path.exists():
         return set()
-    rows = pq.read_table(path, columns=["attempt_id", "side"])
+    rows = pq.read_table(path, columns=["connection_id", "attempt_id", "side"])
     return set(zip(*(column.to_pylist() for column in rows.columns), strict=True))
 
 

@@ -10,7 +10,7 @@ from warpfleet.core.combo import ConnectionOutcome, Policy, Reason
 from warpfleet.telemetry.columns import TableName, to_batch
 from warpfleet.telemetry.log import Log, RecordKind, read_log
 from warpfleet.telemetry.records import AttemptRow, ConnectionRow, Row, StartedRow
-from warpfleet.telemetry.segments import attempt_keys, create_tables, ended_ids, last_generation, write_segment
+from warpfleet.telemetry.segments import attempt_key, attempt_keys, create_tables, ended_ids, last_generation, write_segment
 
 LOG_FOLDER = "log"
 _INTERRUPTED = "the sweep ended before this connection did"
@@ -59,7 +59,7 @@ class Store:
 
     def attempts(self, rows: Iterable[AttemptRow]) -> None:
         """Log attempts, but for those that the writer before this one has logged."""
-        self.append(RecordKind.ATTEMPTS, [row for row in rows if (row.attempt_id, row.side) not in self._offered])
+        self.append(RecordKind.ATTEMPTS, [row for row in rows if attempt_key(row) not in self._offered])
 
     def started(self, rows: Iterable[StartedRow]) -> None:
         """Log the connections that are neither under way nor ended."""

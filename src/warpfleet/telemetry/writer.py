@@ -25,7 +25,7 @@ class TelemetryWriter:
     holds a sweep and `resume` is not given, or where it is given and the plans differ. MissingError once the disk is
     full.
 
-    A directory that holds this very sweep is taken over from a writer that died: its connections are still under way.
+    With `take_over` the sweep is one whose writer died, as that had recorded it: its connections are still under way.
     """
 
     def __init__(
@@ -34,6 +34,7 @@ class TelemetryWriter:
         sweep: Sweep,
         *,
         resume: bool = False,
+        take_over: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._directory = directory
@@ -43,13 +44,11 @@ class TelemetryWriter:
                 directory.mkdir(parents=True, exist_ok=True)
                 self._lock = DirectoryLock(directory)
                 undo.callback(self._lock.close)
-                taken_over = (directory / FILE_NAME).exists() and Sweep.read(directory).sweep_id == sweep.sweep_id
-                if taken_over:
-                    self.sweep = sweep
-                else:
-                    self.sweep = self._take_up(sweep) if resume else self._begin(sweep)
+                if not take_over:
+                    sweep = self._take_up(sweep) if resume else self._begin(sweep)
+                self.sweep = sweep
                 self._store = Store(directory)
-                if not taken_over:
+                if not take_over:
                     self._store.interrupt_open()
             except OSError as error:
                 reason = (error.strerror or str(error)).lower()
