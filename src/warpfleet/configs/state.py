@@ -18,6 +18,11 @@ def state_dir() -> Path:
     return path
 
 
+def observatory_path() -> Path:
+    """The file in which fleets keep what they learn about NATs. MissingError."""
+    return state_dir() / "observatory.sqlite"
+
+
 def state_path() -> Path:
     """Where that folder is, or would be."""
     return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "warpfleet"
