@@ -21,13 +21,13 @@ from warpfleet.core.combo import (
 )
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.core.pairing import Requirement
-from warpfleet.core.walk import PhasePlan, PhaseTiming, Plan, Technique
+from warpfleet.core.walk import PhasePlan, Plan, Planned, Technique
 from warpfleet.telemetry.records import AttemptRow, ConnectionRow
 
 A, B = Combo("a", 4, RouteType.EXT), Combo("b", 4, RouteType.EXT)
 ALICE, BOB = view("alice", "203.0.113.1"), view("bob", "203.0.113.2")
 FACTS = PipeFacts(Transport.TCP, False, Endpoint("203.0.113.1", 1), Endpoint("203.0.113.2", 2))
-PLAN = Plan((PhasePlan(Phase.DIRECT, PhaseTiming(0, 5), (A, B)),), (), 30.0)
+PLAN = Plan((PhasePlan(Phase.DIRECT, 5, (Planned(A, 0), Planned(B, 0))),), (), 30.0)
 WON = {"outcome": AttemptOutcome.WON, "pipe": FACTS}
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from fake_node import view
 from virtual_time import now_s, virtual_time
-from warpfleet.actors.coordinator import Coordinator, RecordView
+from warpfleet.actors.coordinator import Coordinator, ObservatoryPort, RecordView
 from warpfleet.actors.values import (
     CancelAttempt,
     Command,
@@ -22,6 +22,8 @@ from warpfleet.actors.values import (
 )
 from warpfleet.core.combo import AttemptOutcome, Combo, ConnectionOutcome, Policy, Reason, RouteType, Side, Transport
 from warpfleet.core.endpoint import Endpoint
+from warpfleet.core.exit import Exit
+from warpfleet.core.experience import Between, Evidence, Inbound, Subject, Track
 from warpfleet.core.nat import Filtering, Mapping, NatBehaviour
 from warpfleet.core.peer import PeerView
 from warpfleet.core.walk import Pin
@@ -148,9 +150,9 @@ REQUEST = ConnectionRequest(
 class World:
     """A coordinator, its telemetry, and a host for each plugin; those without a script do not serve Alice."""
 
-    def __init__(self, *, missing: str = "", **scripts: str) -> None:
+    def __init__(self, *, missing: str = "", observatory: ObservatoryPort | None = None, **scripts: str) -> None:
         self.telemetry = Telemetry()
-        self.coordinator = Coordinator(self.telemetry)
+        self.coordinator = Coordinator(self.telemetry, observatory)
         self.idle = [r.name for r in registrations() if r.name not in (*scripts, missing)]
         scripts |= dict.fromkeys(self.idle, "silent")
         self.hosts = {plugin: Host(self.coordinator, plugin, script) for plugin, script in scripts.items()}
@@ -395,6 +397,154 @@ async def test_a_host_that_is_replaced_in_time_is_used() -> None:
     await world.coordinator.bind({PUNCH: late.take})
     row = await world.row()
     assert (row.plugin, row.connect_ms) == (PUNCH, pytest.approx(1500)), "its durations count from the real start"
+
+
+# The observatory
+
+
+class Observatory:
+    """Knows these tracks, keeps what it is taught; answers after a while, or raises."""
+
+    def __init__(
+        self, tracks: dict[Subject, Track] | None = None, *, delay_s: float = 0, error: Exception | None = None
+    ) -> None:
+        self.known, self.delay_s, self.error = tracks or {}, delay_s, error
+        self.asked: list[Sequence[Subject]] = []
+        self.taught: list[Evidence] = []
+
+    async def tracks(self, subjects: Sequence[Subject]) -> dict[Subject, Track]:
+        self.asked.append(subjects)
+        await self._answer()
+        return {subject: track for subject, track in self.known.items() if subject in subjects}
+
+    async def learn(self, evidence: Sequence[Evidence]) -> None:
+        await self._answer()
+        self.taught += evidence
+
+    async def _answer(self) -> None:
+        await asyncio.sleep(self.delay_s)
+        if self.error:
+            raise self.error
+
+
+def inbound(ip: str, plugin: str) -> Inbound:
+    return Inbound(Exit("internet", 4, ip), plugin)
+
+
+PUNCHED = Between("internet", PUNCH, 4, CONE.signature, CONE.signature)
+NEVER, ALWAYS = Track(tries=9, wins=0, last_at=0), Track(tries=9, wins=9, last_at=0, connect_ms=2000.0)
+
+
+@virtual_time
+async def test_the_observatory_is_asked_about_what_the_plan_may_use() -> None:
+    observatory = Observatory()
+    world = World(udp_punch="wins", observatory=observatory)
+    await world.begin()
+    await world.row()
+    dials = [
+        inbound(ip, plugin)
+        for ip in ("198.51.100.1", "198.51.100.2")
+        for plugin in ("direct_connect", "reverse_connect")
+    ]
+    (asked,) = observatory.asked
+    assert set(asked) == {PUNCHED, *dials}
+
+
+@virtual_time
+async def test_what_never_worked_is_left_out_and_the_row_says_why() -> None:
+    world = World(udp_punch="wins", turn="wins", observatory=Observatory({PUNCHED: NEVER}))
+    await world.begin()
+    assert (await world.row()).plugin == RELAY
+    assert world.hosts[PUNCH].commands == []
+    (left_out,) = [r for r in world.telemetry.attempt_rows if r.reason is Reason.EXPERIENCE_RULES_OUT]
+    assert (left_out.plugin, left_out.outcome) == (PUNCH, O.SKIPPED)
+    assert left_out.advice == (
+        "0 of 9 tries of udp_punch got through between port_restricted and port_restricted in the last 24 h"
+    )
+
+
+@virtual_time
+@pytest.mark.parametrize(("script", "outcome"), [("wins", O.SKIPPED), ("slow", O.WON)])
+async def test_what_was_moved_says_so_whether_started_or_not(script: str, outcome: AttemptOutcome) -> None:
+    world = World(udp_punch=script, turn="wins", observatory=Observatory({PUNCHED: ALWAYS}))
+    await world.begin()
+    await world.row()
+    (relay,) = [r for r in world.telemetry.attempt_rows if r.plugin == RELAY and r.af == 4]
+    assert relay.outcome is outcome
+    assert (relay.advice or "").startswith("moved from 2.50 s to 3.35 s: udp_punch")
+    if outcome is O.WON:
+        assert relay.started_ms == pytest.approx(3350)
+
+
+@virtual_time
+@pytest.mark.parametrize(
+    ("observatory", "late_ms"),
+    [(Observatory({PUNCHED: NEVER}, delay_s=10), 250), (Observatory({PUNCHED: NEVER}, error=OSError("gone")), 0)],
+)
+async def test_an_observatory_that_does_not_answer_is_done_without(observatory: Observatory, late_ms: float) -> None:
+    world = World(udp_punch="wins", observatory=observatory)
+    await world.begin()
+    row = await world.row()
+    assert (row.plugin, row.connect_ms) == (PUNCH, pytest.approx(1500 + late_ms))
+
+
+@virtual_time
+async def test_a_connection_does_not_wait_for_what_it_teaches() -> None:
+    world = World(udp_punch="wins", observatory=Observatory(delay_s=0.2))
+    await world.begin()
+    await world.coordinator.finished(SWEEP, 120)
+    assert now_s() == pytest.approx(1.95)
+
+
+@virtual_time
+async def test_the_strict_policy_asks_for_nothing_and_teaches_all_the_same() -> None:
+    observatory = Observatory()
+    world = World(udp_punch="fails", turn="wins", observatory=observatory)
+    await world.begin(replace(REQUEST, policy=Policy.STRICT))
+    await world.row()
+    assert observatory.asked == []
+    assert {e.subject: e.worked for e in observatory.taught}[PUNCHED] is False
+
+
+@virtual_time
+async def test_a_connection_with_a_pipe_teaches_how_each_attempt_did() -> None:
+    observatory = Observatory()
+    world = World(udp_punch="slow", turn="wins", observatory=observatory)
+    await world.begin(replace(REQUEST, realm="lab"))
+    await world.row()
+    relayed, punched = replace(PUNCHED, realm="lab", plugin=RELAY), replace(PUNCHED, realm="lab")
+    taught = {e.subject: e for e in observatory.taught}
+    assert taught.keys() == {relayed, punched}
+    assert (taught[relayed].connect_ms, taught[relayed].rtt_ms) == (pytest.approx(1500), 80.0)
+    assert (taught[punched].worked, taught[punched].connect_ms) == (False, None)
+    assert taught[punched].at == pytest.approx(time.time(), abs=60)
+
+
+@virtual_time
+@pytest.mark.parametrize(
+    "scripts",
+    [
+        {"udp_punch": "fails", "turn": "fails"},
+        {"udp_punch": "silent", "turn": "silent"},
+        {"get_addr": "cancellable", "udp_punch": "fails"},
+    ],
+)
+async def test_a_connection_without_a_pipe_teaches_nothing(scripts: dict[str, str]) -> None:
+    observatory = Observatory()
+    world = World(observatory=observatory, **scripts)
+    await world.begin()
+    assert (await world.row()).outcome is ConnectionOutcome.FAILED
+    assert observatory.taught == []
+
+
+@virtual_time
+async def test_closing_waits_two_seconds_for_an_observatory_that_hangs() -> None:
+    world = World(udp_punch="wins", observatory=Observatory(delay_s=100))
+    await world.begin()
+    await world.coordinator.finished(SWEEP, 120)
+    before_s = now_s()
+    await world.coordinator.close()
+    assert now_s() - before_s == pytest.approx(2)
 
 
 # The responder's side

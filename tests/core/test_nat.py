@@ -1,5 +1,7 @@
 """The names that people use for points in the space of RFC 4787."""
 
+from dataclasses import replace
+
 import pytest
 
 from warpfleet.configs.topology import PRESETS
@@ -44,3 +46,25 @@ def test_the_alias_says_no_more_than_is_known(behaviour: NatBehaviour, alias: st
 )
 def test_open_is_known_to_be_open(behaviour: NatBehaviour, is_open: bool) -> None:
     assert behaviour.open is is_open
+
+
+def test_the_signature_leaves_out_what_no_technique_can_tell() -> None:
+    one = NatBehaviour(mapping=Mapping.EIM, filtering=Filtering.ADF, translated=True, udp=True)
+    other = replace(one, port_delta=2, hairpin=True, lifetime_s=30.0)
+    assert one.signature == other.signature == "EIM/ADF/unknown/translated/udp"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"mapping": Mapping.APDM},
+        {"filtering": Filtering.EIF},
+        {"port_assignment": PortAssignment.RANDOM},
+        {"translated": True},
+        {"translated": None},
+        {"udp": False},
+    ],
+)
+def test_the_signature_tells_apart_what_decides(change: dict[str, object]) -> None:
+    open_ = NatBehaviour(mapping=Mapping.EIM, filtering=Filtering.ADF, translated=False, udp=True)
+    assert replace(open_, **change).signature != open_.signature  # type: ignore[arg-type]

@@ -6,7 +6,7 @@ from warpfleet.configs.topology import PRESETS
 from warpfleet.core.combo import Combo, Reason, RouteType
 from warpfleet.core.endpoint import Endpoint, Interface
 from warpfleet.core.nat import Filtering, Mapping, NatBehaviour, PortAssignment
-from warpfleet.core.pairing import Kind, Requirement, impossible, kind_of, ruled_out
+from warpfleet.core.pairing import DIALS, Kind, Requirement, impossible, is_long_shot, kind_of, ruled_out
 from warpfleet.core.peer import PeerView
 
 OPEN = NatBehaviour(translated=False, filtering=Filtering.EIF, mapping=Mapping.EIM, udp=True)
@@ -62,21 +62,26 @@ def verdict(requirement: Requirement, a: NatBehaviour | None, b: NatBehaviour | 
     return ruled_out(requirement, combo, mine, theirs)
 
 
+def unlikely(requirement: Requirement, a: NatBehaviour | None, b: NatBehaviour | None) -> bool:
+    """Whether the planner takes such an attempt for a long shot."""
+    return is_long_shot(requirement, Combo("p", 4, RouteType.EXT), node("a", a, 1), node("b", b, 2))
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 def test_the_kind_of_each_preset(preset: str) -> None:
     assert kind_of(BEHAVIOURS[preset]) is KINDS[preset]
 
 
 @pytest.mark.parametrize(("mine", "theirs"), EVERY_PAIR)
-def test_direct_connect_reaches_public_hosts_alone(mine: str, theirs: str) -> None:
-    expected = None if theirs == "public" else Reason.NAT_RULES_OUT
-    assert verdict(Requirement.PEER_REACHABLE, BEHAVIOURS[mine], BEHAVIOURS[theirs]) == expected
+def test_a_direct_connect_is_a_long_shot_towards_all_but_public_hosts(mine: str, theirs: str) -> None:
+    assert verdict(Requirement.PEER_REACHABLE, BEHAVIOURS[mine], BEHAVIOURS[theirs]) is None
+    assert unlikely(Requirement.PEER_REACHABLE, BEHAVIOURS[mine], BEHAVIOURS[theirs]) is (theirs != "public")
 
 
 @pytest.mark.parametrize(("mine", "theirs"), EVERY_PAIR)
-def test_reverse_connect_needs_a_public_initiator(mine: str, theirs: str) -> None:
-    expected = None if mine == "public" else Reason.NAT_RULES_OUT
-    assert verdict(Requirement.SELF_REACHABLE, BEHAVIOURS[mine], BEHAVIOURS[theirs]) == expected
+def test_a_reverse_connect_is_a_long_shot_for_all_but_public_initiators(mine: str, theirs: str) -> None:
+    assert verdict(Requirement.SELF_REACHABLE, BEHAVIOURS[mine], BEHAVIOURS[theirs]) is None
+    assert unlikely(Requirement.SELF_REACHABLE, BEHAVIOURS[mine], BEHAVIOURS[theirs]) is (mine != "public")
 
 
 @pytest.mark.parametrize(("mine", "theirs"), EVERY_PAIR)
@@ -94,6 +99,13 @@ def test_a_relay_is_never_ruled_out(mine: str, theirs: str) -> None:
 @pytest.mark.parametrize("requirement", list(Requirement))
 def test_what_is_unknown_is_tried(requirement: Requirement) -> None:
     assert verdict(requirement, None, None) is None
+    assert not unlikely(requirement, None, None)
+
+
+@pytest.mark.parametrize("requirement", [r for r in Requirement if r not in DIALS])
+@pytest.mark.parametrize(("mine", "theirs"), EVERY_PAIR)
+def test_only_a_tcp_connect_is_ever_a_long_shot(requirement: Requirement, mine: str, theirs: str) -> None:
+    assert not unlikely(requirement, BEHAVIOURS[mine], BEHAVIOURS[theirs])
 
 
 @pytest.mark.parametrize("known", [name for name in PRESETS if name != "udp_blocked"])
@@ -122,7 +134,9 @@ def test_the_kind_where_little_is_known(nat: NatBehaviour, kind: Kind) -> None:
 @pytest.mark.parametrize("route", [RouteType.NIC, RouteType.LOOPBACK])
 def test_nats_are_no_obstacle_inside_one_network(requirement: Requirement, route: RouteType) -> None:
     worst = BEHAVIOURS["udp_blocked"]
-    assert ruled_out(requirement, Combo("p", 4, route), node("a", worst, 1), node("b", worst, 1)) is None
+    combo, mine, theirs = Combo("p", 4, route), node("a", worst, 1), node("b", worst, 1)
+    assert ruled_out(requirement, combo, mine, theirs) is None
+    assert not is_long_shot(requirement, combo, mine, theirs)
 
 
 def test_reverse_connect_asks_for_our_listener_not_for_theirs() -> None:

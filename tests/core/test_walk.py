@@ -1,11 +1,15 @@
 """The plan, which reads like a specification, and the walk over it, on exact times."""
 
+from collections.abc import Collection
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from warpfleet.core.combo import Combo, Phase, Reason, RouteType, Transport
 from warpfleet.core.endpoint import Endpoint, Interface
+from warpfleet.core.exit import Exit
+from warpfleet.core.experience import Between, Experience, Inbound, Subject, Track
 from warpfleet.core.nat import Filtering, Mapping, NatBehaviour, PortAssignment
 from warpfleet.core.pairing import Requirement
 from warpfleet.core.peer import PeerView
@@ -18,12 +22,14 @@ from warpfleet.core.walk import (
     PhaseTiming,
     Pin,
     Plan,
+    Planned,
     Skipped,
     Start,
     Technique,
     Walk,
     WalkNumbers,
     make_plan,
+    subjects,
 )
 
 NIC, EXT, LOOPBACK = RouteType.NIC, RouteType.EXT, RouteType.LOOPBACK
@@ -92,11 +98,17 @@ SAME_BOX = peer("same_box", "192.168.1.2", "198.51.100.1", CONE, machine="home")
 
 
 def read(plan: Plan) -> tuple[dict[str, list[str]], dict[str, str]]:
-    """The plan as a specification: what is tried in each phase, and what is skipped, why."""
-    tried = {p.phase.value: [f"{c.plugin}/{c.route}" for c in p.combos] for p in plan.phases if p.combos}
+    """The plan as a specification: what is tried in each phase, long shots with a question mark, and what is skipped,
+    why."""
+    tried = {
+        p.phase.value: [f"{c.combo.plugin}/{c.combo.route}{'?' * c.long_shot}" for c in p.combos]
+        for p in plan.phases
+        if p.combos
+    }
     return tried, {f"{s.combo.plugin}/{s.combo.route}": s.reason.value for s in plan.skipped}
 
 
+HOME_TO_SERVER = {"direct": ["dial/ext", "reverse/ext?"], "spray": ["punch/ext"], "relay": ["relay/ext"]}
 NO_LAN = {"dial/nic": "not_same_network", "reverse/nic": "not_same_network", "punch/nic": "not_same_network"}
 NOT_HERE = {"dial/loopback": "not_same_machine"}
 
@@ -107,47 +119,41 @@ NOT_HERE = {"dial/loopback": "not_same_machine"}
         pytest.param(
             HOME,
             SERVER,
-            {"direct": ["dial/ext"], "spray": ["punch/ext"], "relay": ["relay/ext"]},
-            {**NO_LAN, **NOT_HERE, "reverse/ext": "nat_rules_out"},
+            HOME_TO_SERVER,
+            {**NO_LAN, **NOT_HERE},
             id="home-server",
         ),
         pytest.param(
             SERVER,
             HOME,
-            {"direct": ["reverse/ext"], "spray": ["punch/ext"], "relay": ["relay/ext"]},
-            {**NO_LAN, **NOT_HERE, "dial/ext": "nat_rules_out"},
+            {"direct": ["dial/ext?", "reverse/ext"], "spray": ["punch/ext"], "relay": ["relay/ext"]},
+            {**NO_LAN, **NOT_HERE},
             id="server-home",
         ),
         pytest.param(
             HOME,
             FAR_HOME,
-            {"spray": ["punch/ext"], "relay": ["relay/ext"]},
-            {**NO_LAN, **NOT_HERE, "dial/ext": "nat_rules_out", "reverse/ext": "nat_rules_out"},
+            {"direct": ["dial/ext?", "reverse/ext?"], "spray": ["punch/ext"], "relay": ["relay/ext"]},
+            {**NO_LAN, **NOT_HERE},
             id="two homes with one private subnet are not one network",
         ),
         pytest.param(
             HOME,
             FLATMATE,
             {
-                "direct": ["dial/nic", "reverse/nic"],
+                "direct": ["dial/nic", "dial/ext?", "reverse/nic", "reverse/ext?"],
                 "spray": ["punch/nic", "punch/ext"],
                 "relay": ["relay/ext"],
             },
-            {**NOT_HERE, "dial/ext": "nat_rules_out", "reverse/ext": "nat_rules_out"},
+            NOT_HERE,
             id="one network",
         ),
         pytest.param(
             HOME,
             OFFICE,
-            {"relay": ["relay/ext"]},
-            {
-                **NO_LAN,
-                **NOT_HERE,
-                "dial/ext": "nat_rules_out",
-                "reverse/ext": "nat_rules_out",
-                "punch/ext": "nat_rules_out",
-            },
-            id="port-restricted and random ports leave the relay",
+            {"direct": ["dial/ext?", "reverse/ext?"], "relay": ["relay/ext"]},
+            {**NO_LAN, **NOT_HERE, "punch/ext": "nat_rules_out"},
+            id="port-restricted and random ports leave the relay, and what UDP does not show",
         ),
     ],
 )
@@ -188,7 +194,7 @@ def test_what_cannot_be_formed_is_skipped_under_every_policy(
 def test_a_plugin_that_cannot_serve_the_initiator_is_skipped_with_the_reason() -> None:
     unavailable = {"dial": Reason.OPTED_OUT, "relay": Reason.ACTOR_DIED}
     tried, skipped = read(make_plan(TECHNIQUES, STAGGERED, HOME, SERVER, unavailable=unavailable))
-    assert tried == {"spray": ["punch/ext"]}
+    assert tried == {"direct": ["reverse/ext?"], "spray": ["punch/ext"]}
     assert {skipped[c] for c in ("dial/nic", "dial/ext", "dial/loopback")} == {"opted_out"}
     assert skipped["relay/ext"] == "actor_died"
 
@@ -196,14 +202,14 @@ def test_a_plugin_that_cannot_serve_the_initiator_is_skipped_with_the_reason() -
 @pytest.mark.parametrize(
     ("pin", "tried"),
     [
-        (Pin(), {"direct": ["dial/ext"], "spray": ["punch/ext"], "relay": ["relay/ext"]}),
+        (Pin(), HOME_TO_SERVER),
         (Pin(plugin="punch"), {"spray": ["punch/ext"]}),
         (Pin(plugin="ask"), {"direct": ["ask/ext"]}),
         (Pin(plugin="nobody"), {}),
         (Pin(af=6), {}),
         (Pin(af=4, plugin="relay"), {"relay": ["relay/ext"]}),
         (Pin(route=NIC), {}),
-        (Pin(route=EXT), {"direct": ["dial/ext"], "spray": ["punch/ext"], "relay": ["relay/ext"]}),
+        (Pin(route=EXT), HOME_TO_SERVER),
     ],
 )
 def test_a_pin_leaves_only_what_the_caller_wants(pin: Pin, tried: dict[str, list[str]]) -> None:
@@ -216,19 +222,176 @@ def test_what_nobody_pinned_is_not_even_recorded_as_skipped() -> None:
     assert not [s for s in make_plan(TECHNIQUES, STAGGERED, HOME, SERVER).skipped if s.combo.plugin == "ask"]
 
 
+# Experience
+
+REALM = "r"
+HOME_EXIT, SERVER_EXIT = Exit(REALM, 4, "198.51.100.1"), Exit(REALM, 4, "203.0.113.5")
+PUNCHED = Between(REALM, "punch", 4, CONE.signature, CONE.signature)
+
+
+def known(tracks: dict[Subject, Track]) -> Experience:
+    return Experience(REALM, tracks)
+
+
+def record(wins: int, tries: int, connect_ms: float | None = None) -> Track:
+    return Track(tries=tries, wins=wins, last_at=0, connect_ms=connect_ms)
+
+
+def planned(plan: Plan) -> dict[str, Planned]:
+    return {f"{c.combo.plugin}/{c.combo.route}": c for p in plan.phases for c in p.combos}
+
+
+def advised_against(plan: Plan) -> dict[str, str | None]:
+    return {f"{s.combo.plugin}/{s.combo.route}": s.advice for s in plan.skipped if s.reason is RULED_OUT}
+
+
+RULED_OUT = Reason.EXPERIENCE_RULES_OUT
+
+
+def test_a_long_shot_that_never_worked_is_left_out_whichever_plugin_tried() -> None:
+    tracks = {Inbound(HOME_EXIT, "dial"): record(0, 5), Inbound(HOME_EXIT, "reverse"): record(0, 3)}
+    plan = make_plan(TECHNIQUES, STAGGERED, SERVER, HOME, experience=known(tracks))
+    assert advised_against(plan) == {
+        "dial/ext": "0 of 8 tries reached TCP listeners behind 198.51.100.1 in the last 24 h"
+    }
+    assert "reverse/ext" in planned(plan), "which dials the other end"
+
+
+@pytest.mark.parametrize(
+    ("tracks", "long_shot"),
+    [
+        ({}, True),
+        ({Inbound(HOME_EXIT, "dial"): record(0, 7)}, True),
+        ({Inbound(Exit("elsewhere", 4, HOME_EXIT.address), "dial"): record(0, 32)}, True),
+        ({Inbound(SERVER_EXIT, "dial"): record(0, 32)}, True),
+        ({Inbound(HOME_EXIT, "dial"): record(1, 9)}, False),
+        ({Inbound(HOME_EXIT, "reverse"): record(1, 32), Inbound(HOME_EXIT, "dial"): record(0, 32)}, False),
+    ],
+)
+def test_a_long_shot_that_worked_once_is_none(tracks: dict[Subject, Track], long_shot: bool) -> None:
+    plan = make_plan(TECHNIQUES, STAGGERED, SERVER, HOME, experience=known(tracks))
+    assert planned(plan)["dial/ext"].long_shot is long_shot
+
+
+def test_a_punch_that_never_worked_between_such_nats_is_left_out() -> None:
+    plan = make_plan(TECHNIQUES, STAGGERED, HOME, FAR_HOME, experience=known({PUNCHED: record(0, 9)}))
+    advice = "0 of 9 tries of punch got through between port_restricted and port_restricted in the last 24 h"
+    assert advised_against(plan) == {"punch/ext": advice}
+
+
+def test_what_an_earlier_combo_makes_unlikely_to_be_needed_is_moved() -> None:
+    tracks = {Inbound(SERVER_EXIT, "reverse"): record(16, 16, 360.0)}
+    found = planned(make_plan(TECHNIQUES, STAGGERED, SERVER, HOME, experience=known(tracks)))
+    advice = "moved from 0.30 s to 0.59 s: reverse towards 203.0.113.5 won 16 of 16, in 360 ms on average"
+    assert found["punch/ext"] == Planned(Combo("punch", 4, EXT), pytest.approx(0.59), advice=advice)
+    assert found["relay/ext"] == Planned(Combo("relay", 4, EXT), 2.5), "it comes later anyway"
+    assert found["reverse/ext"].start_s == 0
+
+
+@pytest.mark.parametrize(
+    ("track", "start_s"),
+    [
+        (record(3, 3, 360.0), 0.59),
+        (record(2, 2, 360.0), 0.3),
+        (record(9, 10, 360.0), 0.59),
+        (record(8, 10, 360.0), 0.3),
+        (record(9, 9, 100.0), 0.3),
+        (record(9, 9, None), 0.3),
+        (record(9, 9, 5000.0), 2.3),  # two seconds later at most
+    ],
+)
+def test_only_what_has_proved_itself_moves_others(track: Track, start_s: float) -> None:
+    tracks: dict[Subject, Track] = {Inbound(SERVER_EXIT, "reverse"): track}
+    found = planned(make_plan(TECHNIQUES, STAGGERED, SERVER, HOME, experience=known(tracks)))
+    assert found["punch/ext"].start_s == pytest.approx(start_s)
+    assert (found["punch/ext"].advice is None) == (start_s == 0.3)
+
+
+def test_a_slow_punch_moves_the_relay() -> None:
+    found = planned(make_plan(TECHNIQUES, STAGGERED, HOME, FAR_HOME, experience=known({PUNCHED: record(4, 4, 2000.0)})))
+    assert found["relay/ext"].start_s == pytest.approx(3.35)
+    assert "punch between port_restricted and port_restricted won 4 of 4" in (found["relay/ext"].advice or "")
+
+
+def test_the_strict_policy_heeds_no_experience() -> None:
+    tracks = {Inbound(HOME_EXIT, "dial"): record(0, 32), Inbound(SERVER_EXIT, "reverse"): record(9, 9, 360.0)}
+    assert make_plan(TECHNIQUES, STRICT, SERVER, HOME, experience=known(tracks)) == make_plan(
+        TECHNIQUES, STRICT, SERVER, HOME
+    )
+    assert subjects(TECHNIQUES, STRICT, SERVER, HOME, Pin(), realm=REALM) == []
+
+
+def test_experience_that_would_leave_nothing_is_not_heeded() -> None:
+    pin, tracks = Pin(plugin="dial"), {Inbound(HOME_EXIT, "dial"): record(0, 32)}
+    plan = make_plan(TECHNIQUES, STAGGERED, SERVER, HOME, pin, experience=known(tracks))
+    assert read(plan)[0] == {"direct": ["dial/ext?"]}
+
+
+@pytest.mark.parametrize(
+    ("pin", "asked"),
+    [
+        (
+            Pin(),
+            [
+                *(Inbound(exit_, plugin) for exit_ in (HOME_EXIT, SERVER_EXIT) for plugin in ("dial", "reverse")),
+                Between(REALM, "punch", 4, OPEN.signature, CONE.signature),
+            ],
+        ),
+        (Pin(plugin="dial"), [Inbound(HOME_EXIT, "dial"), Inbound(HOME_EXIT, "reverse")]),
+        (Pin(plugin="relay"), []),
+        (Pin(af=6), []),
+    ],
+)
+def test_the_subjects_that_a_plan_may_ask_about(pin: Pin, asked: list[Subject]) -> None:
+    assert subjects(TECHNIQUES, STAGGERED, SERVER, HOME, pin, realm=REALM) == asked
+
+
+_ENDS = st.sampled_from([HOME, FLATMATE, FAR_HOME, SERVER, OFFICE])
+_TRACKS = st.builds(
+    lambda wins, losses, ms: record(wins, wins + losses, ms if wins else None),
+    st.integers(0, 20),
+    st.integers(0, 20),
+    st.floats(1, 20_000),
+)
+
+
+@given(_ENDS, _ENDS, st.data())
+def test_experience_removes_no_relay_and_starts_nothing_sooner_nor_much_later(
+    mine: PeerView, theirs: PeerView, data: st.DataObject
+) -> None:
+    asked = subjects(TECHNIQUES, STAGGERED, mine, theirs, Pin(), realm=REALM)
+    relay = Between(REALM, "relay", 4, mine.behaviour(4).signature, theirs.behaviour(4).signature)
+    tracks = {subject: data.draw(_TRACKS) for subject in [*asked, relay]}
+    without = planned(make_plan(TECHNIQUES, STAGGERED, mine, theirs))
+    advised = make_plan(TECHNIQUES, STAGGERED, mine, theirs, experience=known(tracks))
+    found = planned(advised)
+    assert "relay/ext" in found
+    assert found.keys() | advised_against(advised).keys() == without.keys()
+    for name, now in found.items():
+        before = without[name].start_s
+        assert before is not None
+        assert now.start_s is not None
+        assert before <= now.start_s <= before + 2
+        assert (now.advice is None) == (now.start_s == before)
+
+
 # The walk
 
 A, B, C, D = (Combo(name, 4, EXT) for name in "abcd")
 COMBOS = (A, B, C, D)
+_PLACES = st.tuples(*(st.sampled_from(list(Phase)) for _ in COMBOS))
 
 
-def plan(numbers: WalkNumbers, **phases: tuple[Combo, ...]) -> Plan:
+def plan(numbers: WalkNumbers, *, long_shots: Collection[Combo] = (), **phases: tuple[Combo, ...]) -> Plan:
     """`plan(STRICT, direct=(A,), relay=(B,))`."""
-    return Plan(
-        tuple(PhasePlan(phase, numbers.timings[phase], phases.get(phase.value, ())) for phase in Phase),
-        (),
-        numbers.deadline_s,
-    )
+
+    def phase_plan(phase: Phase) -> PhasePlan:
+        timing = numbers.timings[phase]
+        combos = phases.get(phase.value, ())
+        planned = tuple(Planned(combo, timing.start_s, combo in long_shots) for combo in combos)
+        return PhasePlan(phase, timing.timeout_s, planned)
+
+    return Plan(tuple(phase_plan(phase) for phase in Phase), (), numbers.deadline_s)
 
 
 def test_strict_starts_a_phase_only_when_all_of_the_earlier_one_has_ended() -> None:
@@ -323,6 +486,109 @@ def test_stopped_before_it_began_it_starts_nothing() -> None:
     assert walk.advance(0) == [Finish(None, Reason.STOPPED, (Skipped(A, DIRECT, Reason.STOPPED),))]
 
 
+# Long shots and combos that were moved
+
+
+def test_a_long_shot_is_tried_and_not_waited_for() -> None:
+    walk = Walk(plan(STAGGERED, long_shots=(A,), direct=(A,), spray=(B,), relay=(C,)))
+    assert walk.advance(0) == [Start(A, DIRECT, 5), Start(B, SPRAY, 15)]
+    walk.ended(B)
+    assert walk.advance(0.2) == [Start(C, RELAY, 10)]
+
+
+def test_where_all_else_has_failed_the_long_shot_is_waited_for() -> None:
+    walk = Walk(plan(STAGGERED, long_shots=(A,), direct=(A,), relay=(C,)))
+    walk.advance(0)
+    walk.ended(C)
+    assert walk.advance(1) == []
+    walk.ready(A)
+    assert walk.advance(2) == [Name(A)]
+    walk.agreed(A)
+    assert walk.advance(2.1) == [Finish(A, None, ())]
+
+
+def test_where_the_long_shot_fails_too_the_walk_ends() -> None:
+    walk = Walk(plan(STAGGERED, long_shots=(A,), direct=(A,), relay=(C,)))
+    walk.advance(0)
+    walk.ended(C)
+    walk.advance(1)
+    walk.ended(A)
+    assert walk.advance(5) == [Finish(None, Reason.ALL_FAILED, ())]
+
+
+def test_a_long_shot_that_is_ready_is_worth_waiting_for() -> None:
+    walk = Walk(plan(STAGGERED, long_shots=(A,), direct=(A,), spray=(B,), relay=(C,)))
+    walk.advance(0)
+    walk.ready(A)
+    walk.ended(B)
+    assert walk.advance(0.2) == [Name(A)]
+
+
+MOVED = Plan(
+    (
+        PhasePlan(DIRECT, 5, (Planned(A, 0),)),
+        PhasePlan(SPRAY, 15, (Planned(B, 0.59, advice="why"), Planned(C, 0.3))),
+    ),
+    (),
+    30,
+)
+
+
+def test_what_was_moved_starts_at_its_new_time() -> None:
+    walk = Walk(MOVED)
+    walk.advance(0)
+    assert (walk.next_wakeup_s(), walk.advance(0.3)) == (0.3, [Start(C, SPRAY, 15)])
+    assert (walk.next_wakeup_s(), walk.advance(0.59)) == (0.59, [Start(B, SPRAY, 15, "why")])
+
+
+def test_what_was_moved_starts_sooner_where_nothing_earlier_is_left() -> None:
+    walk = Walk(MOVED)
+    walk.advance(0)
+    walk.ended(A)
+    assert walk.advance(0.1) == [Start(B, SPRAY, 15, "why"), Start(C, SPRAY, 15)]
+
+
+def test_what_was_moved_and_then_not_needed_says_why() -> None:
+    walk = Walk(MOVED)
+    walk.advance(0.3)
+    walk.ready(A)
+    walk.advance(0.4)
+    walk.agreed(A)
+    *_, finish = walk.advance(0.5)
+    assert finish == Finish(A, None, (Skipped(B, SPRAY, Reason.NOT_NEEDED, "why"),))
+
+
+@given(
+    st.sampled_from([STRICT, STAGGERED]),
+    _PLACES,
+    st.sets(st.sampled_from(COMBOS)),
+    st.lists(st.tuples(st.floats(0, 3), st.sampled_from(COMBOS)), max_size=12),
+)
+def test_a_long_shot_delays_no_other_start(
+    numbers: WalkNumbers, places: tuple[Phase, ...], long_shots: set[Combo], ends: list[tuple[float, Combo]]
+) -> None:
+    def starts(combos: Collection[Combo]) -> dict[Combo, float]:
+        """When each of these is started, while attempts fail as drawn."""
+        phases = {
+            p.value: tuple(c for c, q in zip(COMBOS, places, strict=True) if p is q and c in combos) for p in Phase
+        }
+        walk = Walk(plan(numbers, long_shots=long_shots, **phases))
+        begun: dict[Combo, float] = {}
+        now_s = 0.0
+        for wait_s, combo in [(0.0, None), *ends, (numbers.deadline_s, None)]:
+            now_s += wait_s
+            while (wakeup_s := walk.next_wakeup_s()) < now_s and not walk.finished:
+                begun |= {a.combo: wakeup_s for a in walk.advance(wakeup_s) if isinstance(a, Start)}
+            if combo is not None:
+                walk.ended(combo)
+            begun |= {a.combo: now_s for a in walk.advance(now_s) if isinstance(a, Start)}
+        return begun
+
+    others = set(COMBOS) - long_shots
+    with_them, without = starts(COMBOS), starts(others)
+    assert {c: with_them[c] for c in with_them if c in others} == pytest.approx(without)
+
+
 # A state is how a walk over (A, B) came there; each input leads to what `advance` says next.
 _STATES = {
     "running": (),
@@ -379,7 +645,6 @@ _INPUTS = st.one_of(
     st.tuples(st.just("time"), st.floats(0, 10)),
     st.just(("stop", None)),
 )
-_PLACES = st.tuples(*(st.sampled_from(list(Phase)) for _ in COMBOS))
 
 
 @given(st.sampled_from([STRICT, STAGGERED]), _PLACES, st.lists(_INPUTS, max_size=40))

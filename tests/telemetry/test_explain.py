@@ -133,6 +133,36 @@ def test_the_story(directory: Path) -> None:
         assert part in text
 
 
+def test_the_story_names_what_the_observatory_advised(tmp_path: Path) -> None:
+    writer = TelemetryWriter(tmp_path, rows.sweep())
+    writer.connections([rows.direct(rows.started("aa1"))])
+    never, moved = "0 of 8 tries reached TCP listeners behind 198.18.0.4", "moved from 0.30 s to 0.59 s: because"
+    ruled_out = {"reason": Reason.EXPERIENCE_RULES_OUT, "advice": never}
+    writer.attempts(
+        [
+            rows.attempt("aa1", "1", "direct_connect", AttemptOutcome.SKIPPED, **ruled_out),
+            rows.attempt("aa1", "2", "udp_punch", AttemptOutcome.SKIPPED, reason=Reason.NOT_NEEDED, advice=moved),
+            rows.attempt("aa1", "3", "tcp_punch", AttemptOutcome.WON, started_ms=50.0, ended_ms=100.0, advice=moved),
+            rows.attempt("aa1", "4", "turn", AttemptOutcome.SKIPPED, reason=Reason.NOT_NEEDED),
+        ]
+    )
+    writer.close(rows.NOW)
+    lines = explain(tmp_path, "aa1").splitlines()
+    start = lines.index("What the observatory advised")
+    assert lines[start + 1 : start + 5] == [
+        f"  direct_connect (IPv4, external address), left out: {never}",
+        f"  tcp_punch (IPv4, external address), {moved}",
+        f"  udp_punch (IPv4, external address), {moved}",
+        "",
+    ]
+    advice = {a["plugin"]: a["advice"] for a in explain_values(tmp_path, "aa1")["attempts"]}
+    assert advice == {"direct_connect": never, "udp_punch": moved, "tcp_punch": moved, "turn": None}
+
+
+def test_without_advice_the_story_has_no_word_of_it(directory: Path) -> None:
+    assert "observatory" not in explain(directory, "aa1")
+
+
 def test_the_story_as_values(directory: Path) -> None:
     values = json.loads(json.dumps(explain_values(directory, "aa1")))
     assert values["connection"]["outcome"] == "direct"

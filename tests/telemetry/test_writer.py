@@ -46,7 +46,7 @@ def test_columns_are_those_of_the_contract(tmp_path: Path) -> None:
         "transport af route_type local_endpoint remote_endpoint connect_ms first_byte_ms rtt_ms upgraded_ms "
         "initiator_nat responder_nat error reason",
         "attempts": "sweep_id connection_id attempt_id plugin phase transport af route_type side started_ms ended_ms "
-        "outcome reason sockets packets_sent",
+        "outcome reason sockets packets_sent advice",
         "nat_observations": "sweep_id node observed_at external_ip mapping filtering port_assignment port_delta "
         "hairpin lifetime_s source confidence af",
     }

@@ -17,6 +17,7 @@ from warpfleet.actors.values import (
     Use,
 )
 from warpfleet.core.combo import AttemptOutcome, Combo, ConnectionOutcome, Phase, Reason, Side
+from warpfleet.core.experience import Ended, Evidence, evidence, subject_of
 from warpfleet.core.peer import PeerView
 from warpfleet.core.walk import Action, Cancel, Finish, Name, Plan, Skipped, Start, Technique, Walk
 from warpfleet.telemetry.records import AttemptRow, ConnectionRow, StartedRow
@@ -33,6 +34,7 @@ class _Running:
     phase: Phase | None
     started_s: float
     sent: StartAttempt
+    advice: str | None = None
     row: AttemptRow | None = None
 
 
@@ -139,6 +141,23 @@ class ConnectionRun:
         await self._settle(Walk(Plan((), (), 0)), reason)
         return self.row(mine, theirs, reason, error)
 
+    def evidence(self, mine: PeerView, theirs: PeerView) -> list[Evidence]:
+        """What the attempts of a walk that has ended teach: nothing where it has no pipe."""
+        rtt_ms = self._measured.rtt_ms if self._measured else None
+        at = self.started_at.timestamp()
+        found: list[Evidence] = []
+        for running in self._attempts.values():
+            combo, row = running.combo, running.row
+            if self._won is None or running.phase is None or row is None:
+                continue
+            requirement = self._techniques[combo.plugin].requirement
+            subject = subject_of(requirement, combo, mine, theirs, self.request.realm)
+            ran_ms = (row.ended_ms or 0) - (row.started_ms or 0)
+            ended = Ended(combo, row.outcome, row.reason, ran_ms)
+            learnt = evidence(subject, ended, self._won.combo, rtt_ms, at) if subject else None
+            found += [learnt] if learnt else []
+        return found
+
     def row(
         self, mine: PeerView | None, theirs: PeerView | None, reason: Reason | None, error: str = ""
     ) -> ConnectionRow:
@@ -239,7 +258,7 @@ class ConnectionRun:
             use=self.request.use,
         )
         self._ids[action.combo] = attempt_id
-        self._attempts[attempt_id] = _Running(action.combo, action.phase, self._elapsed_s(), order)
+        self._attempts[attempt_id] = _Running(action.combo, action.phase, self._elapsed_s(), order, action.advice)
         self._command(action.combo.plugin, order)
 
     def _cancel(self, attempt_id: str, reason: Reason) -> None:
@@ -298,6 +317,7 @@ class ConnectionRun:
             reason=report.reason,
             sockets=report.sockets,
             packets_sent=report.packets_sent,
+            advice=running.advice,
         )
         self._on_attempt(running.row)
 
@@ -315,6 +335,7 @@ class ConnectionRun:
                 side=Side.INITIATOR,
                 outcome=AttemptOutcome.SKIPPED,
                 reason=skipped.reason,
+                advice=skipped.advice,
             )
         )
 

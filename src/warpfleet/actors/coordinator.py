@@ -15,8 +15,9 @@ from warpfleet.actors.outbox import Outbox
 from warpfleet.actors.values import CancelAttempt, Command, ConnectionRequest, Report, Stage, StartAttempt, Use
 from warpfleet.configs.policy import walk_numbers
 from warpfleet.core.combo import AttemptOutcome, Combo, Policy, Reason, RouteType, Side
+from warpfleet.core.experience import Evidence, Experience, Subject, Track
 from warpfleet.core.peer import PeerView
-from warpfleet.core.walk import Plan, WalkNumbers, make_plan
+from warpfleet.core.walk import Plan, WalkNumbers, make_plan, subjects
 from warpfleet.plugins.loader import registrations
 from warpfleet.telemetry.records import AttemptRow, ConnectionRow, StartedRow
 
@@ -24,6 +25,9 @@ _RECORD_S = 5.0  # for asking a peer for its record, where the broker has none
 _REFRESHER = "get_addr"
 _SIGNAL = "signal host"
 _REPLACED_S = 5.0  # a plugin host that died is replaced within a second or two
+
+_ASKED_S = 0.25  # an answer of the observatory takes milliseconds; a plan without it is a good one, too
+_LEARN_S = 2.0  # for the last evidence, when all is over
 
 _log = logging.getLogger(__name__)
 
@@ -36,6 +40,15 @@ class TelemetryPort(Protocol):
     async def connections(self, rows: Sequence[ConnectionRow]) -> None: ...
 
     async def attempts(self, rows: Sequence[AttemptRow]) -> None: ...
+
+
+class ObservatoryPort(Protocol):
+    """Where nodes share what they learn. Either method may raise, and is then done without."""
+
+    async def tracks(self, subjects: Sequence[Subject]) -> Mapping[Subject, Track]:
+        """The fresh tracks of those subjects that have one."""
+
+    async def learn(self, evidence: Sequence[Evidence]) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +65,10 @@ CommandPort = Callable[[list[Command]], Awaitable[None]]
 class Coordinator:
     """Walks connections and reports their rows. One for each host; a plain class."""
 
-    def __init__(self, telemetry: TelemetryPort, observatory: object = None) -> None:
+    def __init__(self, telemetry: TelemetryPort, observatory: ObservatoryPort | None = None) -> None:
         self._telemetry = telemetry
+        self._observatory = observatory
+        self._evidence: Outbox[Evidence] | None = Outbox(observatory.learn) if observatory else None
         self._techniques = {r.name: r.technique for r in registrations()}
         self._phases = {r.name: r.phase for r in registrations()}
         self._hosts: dict[str, Outbox[Command]] = {}
@@ -162,6 +177,10 @@ class Coordinator:
         self._stop(self._runs.values(), Reason.STOPPED)
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._attempt_rows.drain()
+        if self._evidence:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_LEARN_S):
+                    await self._evidence.drain()
         self._ended.set()
 
     def _stop(self, runs: Iterable[ConnectionRun], reason: Reason) -> None:
@@ -208,16 +227,33 @@ class Coordinator:
             missing = request.initiator if mine is None else request.responder
             error = "" if run.stopped else f"{missing} has published no valid address record"
             return await run.fail(mine, theirs, run.stopped or Reason.NO_RECORD, error)
-        plan = self._plan(request, mine, theirs)
-        return await run.walk(plan, mine, theirs)
+        plan = await self._plan(request, mine, theirs)
+        row = await run.walk(plan, mine, theirs)
+        if self._evidence:
+            for item in run.evidence(mine, theirs):
+                self._evidence.put(item)
+        return row
 
-    def _plan(self, request: ConnectionRequest, mine: PeerView, theirs: PeerView) -> Plan:
+    async def _plan(self, request: ConnectionRequest, mine: PeerView, theirs: PeerView) -> Plan:
         if request.policy not in self._numbers:
             self._numbers[request.policy] = walk_numbers(request.policy)
+        numbers, techniques = self._numbers[request.policy], list(self._techniques.values())
+        asked = subjects(techniques, numbers, mine, theirs, request.pin, realm=request.realm)
+        experience = Experience(request.realm, await self._tracks(asked))
         unavailable = {name: Reason.ACTOR_DIED for name in self._techniques if name not in self._hosts}
         unavailable |= {plugin: Reason.OPTED_OUT for plugin, node in self._opted_out if node == request.initiator}
-        numbers = self._numbers[request.policy]
-        return make_plan(list(self._techniques.values()), numbers, mine, theirs, request.pin, unavailable=unavailable)
+        return make_plan(techniques, numbers, mine, theirs, request.pin, unavailable=unavailable, experience=experience)
+
+    async def _tracks(self, asked: Sequence[Subject]) -> Mapping[Subject, Track]:
+        """What the observatory says in time: a connection does not depend on it."""
+        if self._observatory is None or not asked:
+            return {}
+        try:
+            async with asyncio.timeout(_ASKED_S):
+                return await self._observatory.tracks(asked)
+        except Exception as error:  # noqa: BLE001 - it is another process: anything may be raised
+            _log.info("planned without the observatory: %s", type(error).__name__)
+            return {}
 
     def _view(self, node: str) -> PeerView | None:
         record = self._records.get(node)

@@ -15,6 +15,7 @@ from weakref import WeakSet
 from pydantic import ValidationError
 
 from warpfleet.actors.coordinator import Coordinator, RecordView
+from warpfleet.actors.observatory_host import ObservatoryHost
 from warpfleet.actors.plugin_host import HostPorts, PluginHost
 from warpfleet.actors.signal_host import SignalHost, SignalPorts
 from warpfleet.actors.telemetry_host import TelemetryHost
@@ -61,7 +62,8 @@ class Node:
         self._run_id = uuid4().hex  # what telemetry knows this run by, as it knows a sweep
         self._peers: dict[str, PublicIdentity] = {}
         self._telemetry = TelemetryHost()
-        self._coordinator = Coordinator(self._telemetry)
+        self._observatory = ObservatoryHost(None)
+        self._coordinator = Coordinator(self._telemetry, self._observatory)
         self._signal = SignalHost()
         self._hosts = {r.name: PluginHost(on_pipe=self._take_pipe) for r in registrations()}
         self._connecting: dict[str, asyncio.Future[Pipe | ConnectionRow]] = {}
@@ -220,6 +222,7 @@ class Node:
             await asyncio.gather(self._collector, return_exceptions=True)
         self._settle(await self._coordinator.finished(self._run_id, 0))
         await self._signal.close()
+        await self._observatory.close()
         await self._telemetry.close()
 
     async def _connected(

@@ -143,7 +143,7 @@ class IncomingSignal:
 
 @dataclass(frozen=True, slots=True)
 class ConnectionRequest:
-    """Connect an ordered pair once."""
+    """Connect an ordered pair once. Their external addresses belong to `realm`."""
 
     sweep_id: str
     connection_id: str
@@ -153,3 +153,4 @@ class ConnectionRequest:
     policy: Policy
     pin: Pin = field(default_factory=Pin)
     use: Use = Use.MEASURE
+    realm: str = "internet"

@@ -18,11 +18,11 @@ def state_dir() -> Path:
     return path
 
 
+def observatory_path() -> Path:
+    """The file in which fleets keep what they learn about NATs. MissingError."""
+    return state_dir() / "observatory.sqlite"
+
+
 def state_path() -> Path:
     """Where that folder is, or would be."""
     return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "warpfleet"
-
-
-def observatory_path() -> Path:
-    """Where what was learnt about NATs is kept. MissingError."""
-    return state_dir() / "observatory.sqlite"

@@ -86,6 +86,7 @@ class Reason(StrEnum):
     NOT_LISTENING = "not_listening"
     NAT_RULES_OUT = "nat_rules_out"
     UDP_BLOCKED = "udp_blocked"
+    EXPERIENCE_RULES_OUT = "experience_rules_out"  # the observatory knows of enough tries, none of which worked
     NO_RELAY = "no_relay"
     OPTED_OUT = "opted_out"  # the plugin's setup returned None
     NOT_NEEDED = "not_needed"  # an earlier phase won

@@ -55,6 +55,13 @@ class NatBehaviour:
         return self.translated is False and self.filtering is Filtering.EIF
 
     @property
+    def signature(self) -> str:
+        """What decides which techniques work, in one word: equal for NATs that a technique cannot tell apart."""
+        translated = {True: "translated", False: "untranslated", None: "unknown"}[self.translated]
+        udp = {True: "udp", False: "no_udp", None: "unknown"}[self.udp]
+        return f"{self.mapping}/{self.filtering}/{self.port_assignment}/{translated}/{udp}"
+
+    @property
     def alias(self) -> str:
         """The name people use for this behaviour, for display only: the model never reads it."""
         if self.udp is False:

@@ -52,7 +52,8 @@ _PUNCHABLE = {(a, b) for a in _CONES for b in _CONES} | {
 }
 
 
-_NATS_DO_NOT_MATTER = {Requirement.RELAY, Requirement.SIGNAL, Requirement.PEER_LISTENING}
+DIALS = frozenset({Requirement.PEER_REACHABLE, Requirement.SELF_REACHABLE})
+"""What is met where TCP comes in to one end."""
 
 
 def impossible(requirement: Requirement, combo: Combo, mine: PeerView, theirs: PeerView) -> Reason | None:
@@ -63,7 +64,7 @@ def impossible(requirement: Requirement, combo: Combo, mine: PeerView, theirs: P
         return None if theirs.ports(combo.af) and mine.addresses(combo.af) else Reason.NOT_LISTENING
     if requirement is Requirement.RELAY:
         return _missing_family(combo, mine, theirs) if mine.relay else Reason.NO_RELAY
-    target = mine if requirement is Requirement.SELF_REACHABLE else theirs
+    target = dialled(requirement, mine, theirs)
     source = theirs if target is mine else mine
     missing = _missing_route(combo, source, target)
     if missing or requirement is Requirement.PUNCHABLE:
@@ -74,18 +75,30 @@ def impossible(requirement: Requirement, combo: Combo, mine: PeerView, theirs: P
 
 
 def ruled_out(requirement: Requirement, combo: Combo, mine: PeerView, theirs: PeerView) -> Reason | None:
-    """Why the NATs between the two ends leave a combo no chance. None where it has one, or nothing is known."""
-    if combo.route is not RouteType.EXT or requirement in _NATS_DO_NOT_MATTER:
+    """Why the NATs between the two ends leave a combo no chance. None where it has one, or nothing is known.
+
+    What was found out about them with UDP says nothing for certain about TCP: see `is_long_shot`.
+    """
+    if combo.route is not RouteType.EXT or requirement is not Requirement.PUNCHABLE:
         return None
-    if requirement is Requirement.PUNCHABLE:
-        kinds = kind_of(mine.behaviour(combo.af)), kind_of(theirs.behaviour(combo.af))
-        if Kind.BLOCKED in kinds:
-            return Reason.UDP_BLOCKED
-        return None if kinds in _PUNCHABLE else Reason.NAT_RULES_OUT
-    target = mine if requirement is Requirement.SELF_REACHABLE else theirs
-    nat = target.behaviour(combo.af)
-    filtered = nat.filtering in (Filtering.ADF, Filtering.APDF)
-    return Reason.NAT_RULES_OUT if nat.translated or filtered else None
+    kinds = kind_of(mine.behaviour(combo.af)), kind_of(theirs.behaviour(combo.af))
+    if Kind.BLOCKED in kinds:
+        return Reason.UDP_BLOCKED
+    return None if kinds in _PUNCHABLE else Reason.NAT_RULES_OUT
+
+
+def is_long_shot(requirement: Requirement, combo: Combo, mine: PeerView, theirs: PeerView) -> bool:
+    """Whether a combo has a chance that is worth an attempt, but no waiting: a TCP connect to a host behind a NAT or a
+    filter. A forwarded port, or a firewall that passes TCP 443 alone, does not show in the UDP tests of RFC 5780."""
+    if combo.route is not RouteType.EXT or requirement not in DIALS:
+        return False
+    nat = dialled(requirement, mine, theirs).behaviour(combo.af)
+    return bool(nat.translated) or nat.filtering in (Filtering.ADF, Filtering.APDF)
+
+
+def dialled(requirement: Requirement, mine: PeerView, theirs: PeerView) -> PeerView:
+    """The end whose listener or endpoint a technique needs."""
+    return mine if requirement is Requirement.SELF_REACHABLE else theirs
 
 
 def _missing_route(combo: Combo, source: PeerView, target: PeerView) -> Reason | None:

@@ -1,12 +1,16 @@
 """The phase walk: a plan for one pair, and the state machine that walks it. Given the time, never taking it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
+from warpfleet.core.advice import Advisor, Expected
 from warpfleet.core.combo import Combo, Phase, Reason, RouteType, Transport
-from warpfleet.core.pairing import Requirement, impossible, ruled_out
+from warpfleet.core.experience import NO_EXPERIENCE, Experience, Inbound, Subject, subject_of
+from warpfleet.core.pairing import DIALS, Requirement, impossible, ruled_out
 from warpfleet.core.peer import ADDRESS_FAMILIES, AddressFamily, PeerView
+
+_MOVED_MAX_S = 2.0  # what experience promises may fail to come: a connection waits no longer for it
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +42,11 @@ class Technique:
     routes: tuple[RouteType, ...]
     families: tuple[AddressFamily, ...] = ADDRESS_FAMILIES
 
+    @property
+    def walked_in(self) -> Phase:
+        """The phase in which it is tried."""
+        return self.phase or Phase.DIRECT
+
 
 @dataclass(frozen=True, slots=True)
 class Pin:
@@ -55,20 +64,32 @@ class Pin:
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """A combo that is not tried, and why."""
+    """A combo that is not tried, and why. `advice` is what experience had to say, for people."""
 
     combo: Combo
     phase: Phase
     reason: Reason
+    advice: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A combo that is tried `start_s` seconds after the walk began, or sooner where nothing earlier is left (None: only
+    then). A long shot is never waited for. `advice` is why experience moved it, for people."""
+
+    combo: Combo
+    start_s: float | None
+    long_shot: bool = False
+    advice: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class PhasePlan:
-    """The combos of one phase."""
+    """The combos of one phase, whose attempts may take `timeout_s` each."""
 
     phase: Phase
-    timing: PhaseTiming
-    combos: tuple[Combo, ...]
+    timeout_s: float
+    combos: tuple[Planned, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,40 +109,113 @@ def make_plan(
     pin: Pin = Pin(),
     *,
     unavailable: Mapping[str, Reason] | None = None,
+    experience: Experience = NO_EXPERIENCE,
 ) -> Plan:
     """Plan the walk for one pair. A pinned technique without a phase walks in the direct phase.
 
-    `unavailable` has the plugins that cannot serve the initiator, and why.
+    `unavailable` has the plugins that cannot serve the initiator, and why. Policies that skip what is ruled out heed
+    `experience`, unless it would leave nothing to try.
     """
-    chosen: dict[Phase, list[Combo]] = {phase: [] for phase in Phase}
+    possible, skipped = _possible(techniques, numbers, mine, theirs, pin, unavailable=unavailable or {})
+    if not numbers.skip_ruled_out:
+        return Plan(_phases(possible, numbers, None), tuple(skipped), numbers.deadline_s)
+    advisor = Advisor(experience, mine, theirs)
+    against = {combo: advice for t, combo in possible if (advice := advisor.against(t.requirement, combo))}
+    if len(against) < len(possible):
+        why = Reason.EXPERIENCE_RULES_OUT
+        skipped += [Skipped(c, t.walked_in, why, against[c]) for t, c in possible if c in against]
+        possible = [(t, c) for t, c in possible if c not in against]
+    return Plan(_phases(possible, numbers, advisor), tuple(skipped), numbers.deadline_s)
+
+
+def subjects(
+    techniques: Sequence[Technique], numbers: WalkNumbers, mine: PeerView, theirs: PeerView, pin: Pin, *, realm: str
+) -> list[Subject]:
+    """What the plan of this pair may ask experience about."""
+    if not numbers.skip_ruled_out:
+        return []
+    possible, _ = _possible(techniques, numbers, mine, theirs, pin, unavailable={})
+    dialling = [t.plugin for t in techniques if t.requirement in DIALS]
+    found: dict[Subject, None] = {}
+    for technique, combo in possible:
+        subject = subject_of(technique.requirement, combo, mine, theirs, realm)
+        if isinstance(subject, Inbound):
+            found.update(dict.fromkeys(Inbound(subject.exit, plugin) for plugin in dialling))
+        elif subject and technique.requirement is not Requirement.RELAY:
+            found[subject] = None
+    return list(found)
+
+
+def _possible(
+    techniques: Sequence[Technique],
+    numbers: WalkNumbers,
+    mine: PeerView,
+    theirs: PeerView,
+    pin: Pin,
+    *,
+    unavailable: Mapping[str, Reason],
+) -> tuple[list[tuple[Technique, Combo]], list[Skipped]]:
+    """The combos that the caller wants: those that can be formed and that theory does not rule out, and the others."""
+    possible: list[tuple[Technique, Combo]] = []
     skipped: list[Skipped] = []
     for technique in techniques:
-        phase = technique.phase or Phase.DIRECT
         for combo in _combos(technique):
             if not pin.admits(technique, combo):
                 continue
-            reason = (unavailable or {}).get(combo.plugin) or impossible(technique.requirement, combo, mine, theirs)
+            reason = unavailable.get(combo.plugin) or impossible(technique.requirement, combo, mine, theirs)
             if reason is None and numbers.skip_ruled_out:
                 reason = ruled_out(technique.requirement, combo, mine, theirs)
             if reason:
-                skipped.append(Skipped(combo, phase, reason))
+                skipped.append(Skipped(combo, technique.walked_in, reason))
             else:
-                chosen[phase].append(combo)
-    phases = tuple(PhasePlan(phase, numbers.timings[phase], tuple(chosen[phase])) for phase in Phase)
-    return Plan(phases, tuple(skipped), numbers.deadline_s)
+                possible.append((technique, combo))
+    return possible, skipped
 
 
 def _combos(technique: Technique) -> list[Combo]:
     return [Combo(technique.plugin, af, route) for af in technique.families for route in technique.routes]
 
 
+def _phases(
+    possible: Sequence[tuple[Technique, Combo]], numbers: WalkNumbers, advisor: Advisor | None
+) -> tuple[PhasePlan, ...]:
+    """The phases in their order; what the advisor expects of the earlier ones moves the combos of a phase."""
+    plans: list[PhasePlan] = []
+    expected: list[Expected] = []
+    for phase in Phase:
+        timing = numbers.timings[phase]
+        soonest = min(expected, default=None)
+        combos: list[Planned] = []
+        for technique, combo in possible:
+            if technique.walked_in is not phase:
+                continue
+            long_shot = advisor is not None and advisor.is_long_shot(technique.requirement, combo)
+            planned = _moved(Planned(combo, timing.start_s, long_shot), soonest)
+            combos.append(planned)
+            if advisor and planned.start_s is not None:
+                promise = advisor.expected(technique.requirement, combo, planned.start_s)
+                expected += [promise] if promise else []
+        plans.append(PhasePlan(phase, timing.timeout_s, tuple(combos)))
+    return tuple(plans)
+
+
+def _moved(planned: Planned, expected: Expected | None) -> Planned:
+    """The same, later, so that it need not be started where an earlier pipe comes as expected."""
+    if expected is None or planned.start_s is None or expected.by_s <= planned.start_s:
+        return planned
+    start_s = min(expected.by_s, planned.start_s + _MOVED_MAX_S)
+    advice = f"moved from {planned.start_s:.2f} s to {start_s:.2f} s: {expected.why}"
+    return replace(planned, start_s=start_s, advice=advice)
+
+
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Start an attempt of this combo."""
+    """Start an attempt of this combo. `advice` is why experience moved it, for people."""
 
     combo: Combo
     phase: Phase
     timeout_s: float
+    advice: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +259,7 @@ class Walk:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._states: dict[Combo, _State] = {}
+        self._long_shots = {planned.combo for phase in plan.phases for planned in phase.combos if planned.long_shot}
         self._winner: Combo | None = None
         self._stopped: Reason | None = None
         self.finished = False
@@ -206,22 +301,29 @@ class Walk:
 
     def next_wakeup_s(self) -> float:
         """When `advance` has to be called at the latest although nothing happens."""
-        waiting = [p.timing.start_s for p in self._plan.phases if p.timing.start_s is not None and self._unstarted(p)]
+        waiting = [p.start_s for phase in self._plan.phases for p in self._unstarted(phase) if p.start_s is not None]
         return min([*waiting, self._plan.deadline_s])
 
     def _start_due(self, elapsed_s: float) -> list[Action]:
         actions: list[Action] = []
         for phase in self._plan.phases:
-            timing = phase.timing
-            on_time = timing.start_s is not None and elapsed_s >= timing.start_s
-            if on_time or all(state is _State.ENDED for state in self._states.values()):
-                for combo in self._unstarted(phase):
-                    self._states[combo] = _State.RUNNING
-                    actions.append(Start(combo, phase.phase, timing.timeout_s))
+            nothing_earlier = not self._awaited()
+            for planned in self._unstarted(phase):
+                on_time = planned.start_s is not None and elapsed_s >= planned.start_s
+                if on_time or nothing_earlier:
+                    self._states[planned.combo] = _State.RUNNING
+                    actions.append(Start(planned.combo, phase.phase, phase.timeout_s, planned.advice))
         return actions
 
-    def _unstarted(self, phase: PhasePlan) -> list[Combo]:
-        return [combo for combo in phase.combos if combo not in self._states]
+    def _awaited(self) -> bool:
+        """Whether anything is under way that later phases wait for: not long shots, unless they are as good as won."""
+        return any(
+            state is not _State.ENDED and not (state is _State.RUNNING and combo in self._long_shots)
+            for combo, state in self._states.items()
+        )
+
+    def _unstarted(self, phase: PhasePlan) -> list[Planned]:
+        return [planned for planned in phase.combos if planned.combo not in self._states]
 
     def _name_next(self) -> list[Action]:
         if _State.NAMED in self._states.values():
@@ -236,5 +338,9 @@ class Walk:
         self.finished = True
         live = [c for c, state in self._states.items() if state is not _State.ENDED and c != self._winner]
         unneeded = Reason.NOT_NEEDED if self._winner else (reason or Reason.NOT_NEEDED)
-        untried = [Skipped(c, p.phase, unneeded) for p in self._plan.phases for c in self._unstarted(p)]
+        untried = [
+            Skipped(planned.combo, phase.phase, unneeded, planned.advice)
+            for phase in self._plan.phases
+            for planned in self._unstarted(phase)
+        ]
         return [*(Cancel(combo, cancel_reason) for combo in live), Finish(self._winner, reason, tuple(untried))]

@@ -138,7 +138,7 @@ def tables(directory: Path) -> Iterator[duckdb.DuckDBPyConnection]:
     with duckdb.connect(":memory:") as database:
         try:
             for table in TableName:
-                database.read_parquet(str(directory / table / "*.parquet")).create_view(table)
+                database.read_parquet(str(directory / table / "*.parquet"), union_by_name=True).create_view(table)
             database.execute(_LAST_TRIES)
             yield database
         except duckdb.Error as error:

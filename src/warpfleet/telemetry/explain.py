@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from warpfleet.core.combo import AttemptOutcome, ConnectionOutcome, Side
+from warpfleet.core.combo import AttemptOutcome, ConnectionOutcome, Reason, Side
 from warpfleet.core.nat import NatBehaviour
 from warpfleet.telemetry.lookup import Story, find
 from warpfleet.telemetry.reasons import FILTERINGS, MAPPINGS, PORTS, sentence
@@ -56,6 +56,7 @@ def _lines(story: Story) -> Iterator[str]:
     yield ""
     yield from _time_line(story)
     yield from _skipped(story)
+    yield from _advised(story)
     yield f"Why it ended so: {_connection_why(story)}"
 
 
@@ -145,6 +146,20 @@ def _skipped(story: Story) -> Iterator[str]:
     }
     if lines:
         yield "Not tried"
+        yield from sorted(lines)
+        yield ""
+
+
+def _advised(story: Story) -> Iterator[str]:
+    """What was left out or moved because of what nodes had learnt before."""
+    lines = [
+        f"  {attempt.plugin} (IPv{attempt.af}, {_route(attempt.route_type)}), "
+        f"{'left out: ' if attempt.reason is Reason.EXPERIENCE_RULES_OUT else ''}{attempt.advice}"
+        for attempt in story.attempts
+        if attempt.advice
+    ]
+    if lines:
+        yield "What the observatory advised"
         yield from sorted(lines)
         yield ""
 

@@ -74,7 +74,19 @@ def read_log(path: Path) -> Iterator[tuple[RecordKind, pa.RecordBatch]]:
             return
         offset += size_bytes
         record_kind = RecordKind(kind)
-        yield record_kind, pa.ipc.read_record_batch(pa.py_buffer(payload), record_kind.schema)
+        yield record_kind, _read_batch(payload, record_kind.schema)
+
+
+def _read_batch(payload: bytes, schema: pa.Schema) -> pa.RecordBatch:
+    """A batch as the schema has it. New columns come last, and a batch of an older version lacks them."""
+    for count in range(len(schema), 0, -1):
+        try:
+            batch = pa.ipc.read_record_batch(pa.py_buffer(payload), pa.schema(list(schema)[:count]))
+        except (pa.ArrowInvalid, OSError):
+            continue
+        missing = [pa.nulls(batch.num_rows, field.type) for field in list(schema)[count:]]
+        return pa.record_batch([*batch.columns, *missing], schema=schema)
+    raise pa.ArrowInvalid("the record has none of the columns")
 
 
 def _checksum(kind: int, payload: bytes) -> int:

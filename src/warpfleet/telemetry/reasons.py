@@ -11,6 +11,7 @@ SENTENCES = {
     Reason.NOT_LISTENING: "the side to be dialled has no listening port",
     Reason.NAT_RULES_OUT: "the behaviour of the two NATs makes success by this technique impossible or too unlikely",
     Reason.UDP_BLOCKED: "UDP does not get through for at least one of the nodes",
+    Reason.EXPERIENCE_RULES_OUT: "it was tried often enough of late, by any node of the fleet, and never worked",
     Reason.NO_RELAY: "no TURN relay is configured",
     Reason.OPTED_OUT: "the plugin declared itself not usable on this node",
     Reason.NOT_NEEDED: "a pipe was already there before its turn came",

@@ -58,7 +58,10 @@ class ConnectionRow(StartedRow):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptRow:
-    """How one attempt ended. `started_ms` and `ended_ms` count from the connection's start; None if skipped."""
+    """How one attempt ended. `started_ms` and `ended_ms` count from the connection's start; None if skipped.
+
+    `advice` is the sentence for people where the observatory's knowledge ruled the attempt out, or moved it.
+    """
 
     sweep_id: str
     connection_id: str
@@ -75,6 +78,7 @@ class AttemptRow:
     reason: Reason | None = None
     sockets: int | None = None
     packets_sent: int | None = None
+    advice: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

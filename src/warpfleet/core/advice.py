@@ -1,0 +1,63 @@
+"""What experience advises a planner, with the numbers that speak for it, in words for people."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from warpfleet.core.combo import Combo
+from warpfleet.core.experience import Between, Experience, Inbound, Subject, subject_of
+from warpfleet.core.pairing import Requirement, is_long_shot
+from warpfleet.core.peer import PeerView
+
+# What usually takes so long may take half as long again; a busy host adds a few hundredths of a second.
+_PATIENCE = 1.5
+_PATIENCE_S = 0.05
+
+
+class Expected(NamedTuple):
+    """A pipe that is to be there `by_s` seconds after the walk began, and why that is believed."""
+
+    by_s: float
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Advisor:
+    """Experience, as it bears on one pair."""
+
+    experience: Experience
+    mine: PeerView
+    theirs: PeerView
+
+    def against(self, requirement: Requirement, combo: Combo) -> str | None:
+        """Why a combo is not worth an attempt. None where it is; a relay, the last resort, always is."""
+        subject = self._subject(requirement, combo)
+        if subject is None or requirement is Requirement.RELAY or not self.experience.hopeless(subject):
+            return None
+        tries = f"0 of {self.experience.tries(subject)} tries"
+        if isinstance(subject, Inbound):
+            return f"{tries} reached TCP listeners behind {subject.exit.address} in the last 24 h"
+        return f"{tries} of {subject.plugin} got through {self._where(subject)} in the last 24 h"
+
+    def is_long_shot(self, requirement: Requirement, combo: Combo) -> bool:
+        """Whether a combo is unlikely by theory, and has not worked before."""
+        unlikely = is_long_shot(requirement, combo, self.mine, self.theirs)
+        return unlikely and not self.experience.wins(self._subject(requirement, combo))
+
+    def expected(self, requirement: Requirement, combo: Combo, start_s: float) -> Expected | None:
+        """When a combo that starts then has its pipe; None where it has not proved itself."""
+        subject = self._subject(requirement, combo)
+        track = self.experience.tracks.get(subject) if subject else None
+        if subject is None or track is None or track.connect_ms is None or not track.proved:
+            return None
+        by_s = start_s + _PATIENCE * track.connect_ms / 1000 + _PATIENCE_S
+        record = f"won {track.wins} of {track.tries}, in {track.connect_ms:.0f} ms on average"
+        return Expected(by_s, f"{combo.plugin} {self._where(subject)} {record}")
+
+    def _subject(self, requirement: Requirement, combo: Combo) -> Subject | None:
+        return subject_of(requirement, combo, self.mine, self.theirs, self.experience.realm)
+
+    def _where(self, subject: Subject) -> str:
+        if isinstance(subject, Between):
+            ends = (view.behaviour(subject.af).alias for view in (self.mine, self.theirs))
+            return "between {} and {}".format(*ends)
+        return f"towards {subject.exit.address}"
