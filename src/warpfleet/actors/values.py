@@ -112,7 +112,7 @@ class Report:
     detail: str = ""
     pipe: PipeFacts | None = None
     sockets: int = 0
-    packets_sent: int = 0
+    packets_sent: int | None = 0
     first_byte_at_s: float | None = None
     rtt_ms: float | None = None
 
