@@ -6,12 +6,14 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from typing import Any
 
 import pytest
-from coturn_server import CANCELLER, CLOSER, HOME, PLACES, Coturn
+from coturn_server import CANCELLER, CLOSER, HOME, PLACES, Coturn, free_port
 
+from fake_node import handshakes, leave_at_once
 from warpfleet.configs.fleet import TurnServer
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.net.interfaces import ConnectionLost, ConnectRefused, Counted, DatagramSocket, RelayRefused, Unreachable
 from warpfleet.net.network import KernelNetwork
+from warpfleet.net.proving import prove_datagram
 from warpfleet.net.relay import credentials
 from warpfleet.net.vantage import Vantage
 
@@ -91,6 +93,22 @@ async def test_a_peer_that_answers_from_another_port_is_heard(coturn: Coturn, op
     assert await within(relayed.receive()) == (b"from elsewhere", actual.local)
     for closing in (relayed, expected, actual):
         closing.close()
+
+
+async def test_both_ends_are_proved_although_the_port_was_guessed_wrong(coturn: Coturn, opened: Open) -> None:
+    network = opened(coturn.server())
+    relayed, peer = await network.allocate_relay(4, timeout_s=DEADLINE_S), await network.open_udp(4)
+    wrong = Endpoint(HOME, free_port())
+    initiator, responder = handshakes()
+    ends = await within(
+        asyncio.gather(
+            prove_datagram(relayed, initiator, leave_at_once, [wrong]),
+            prove_datagram(peer, responder, leave_at_once, [relayed.local]),
+        )
+    )
+    assert ends == [peer.local, relayed.local]
+    relayed.close()
+    peer.close()
 
 
 async def test_two_relayed_addresses_meet(coturn: Coturn, opened: Open) -> None:
@@ -186,8 +204,8 @@ async def test_silence_over_udp_does_not_hold_tcp_up(coturn: Coturn, opened: Ope
 
 async def test_what_was_sent_to_no_avail_is_handed_over(coturn: Coturn, opened: Open) -> None:
     discarded: list[Counted] = []
+    network = opened(coturn.server("tcp", password="wrong-horse"))
     with pytest.raises(RelayRefused):
-        network = opened(coturn.server("tcp", password="wrong-horse"))
         await network.allocate_relay(4, timeout_s=DEADLINE_S, discard=discarded.append)
     with socket.create_server((HOME, 0)) as once:
         nobody = coturn.server("tcp", port=once.getsockname()[1])
