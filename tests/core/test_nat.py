@@ -44,3 +44,15 @@ def test_the_alias_says_no_more_than_is_known(behaviour: NatBehaviour, alias: st
 )
 def test_open_is_known_to_be_open(behaviour: NatBehaviour, is_open: bool) -> None:
     assert behaviour.open is is_open
+
+
+def test_a_behaviour_is_complete_when_nothing_that_decides_is_unknown() -> None:
+    known = {
+        "mapping": Mapping.EIM,
+        "filtering": Filtering.APDF,
+        "port_assignment": PortAssignment.PRESERVING,
+    }
+    assert NatBehaviour(**known).complete
+    for key in known:
+        assert not NatBehaviour(**{name: value for name, value in known.items() if name != key}, udp=True).complete
+    assert NatBehaviour(udp=False).complete
