@@ -135,4 +135,5 @@ def _spec(node: FleetNode, fleet: Fleet) -> NodeSpec:
         stun=services.stun,
         turn=services.turn,
         ntp=tuple(str(server) for server in services.ntp),
+        realm=fleet.realm,
     )
