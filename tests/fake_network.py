@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from warpfleet.core.endpoint import Endpoint, Interface
-from warpfleet.net.interfaces import ConnectionLost, ConnectRefused
+from warpfleet.net.interfaces import ConnectionLost, ConnectRefused, Count, uncounted
 
 DELAY_S = 0.02  # one way
 
@@ -47,6 +47,7 @@ class FakeStream:
 
     def __init__(self, internet: "Internet", local: Endpoint, remote: Endpoint) -> None:
         self.local, self.remote = local, remote
+        self.packets_sent = 0
         self.closed = False
         self.other: FakeStream | None = None
         self._buffer = bytearray()
@@ -58,6 +59,7 @@ class FakeStream:
         if self.closed or self._ended:
             raise ConnectionLost("closed")
         assert self.other is not None
+        self.packets_sent += 1
         asyncio.get_running_loop().call_later(DELAY_S, self.other.arrive, data)
 
     def arrive(self, data: bytes) -> None:
@@ -152,21 +154,21 @@ class FakeNetwork:
         assert af == 4
         return FakeUdp(self.internet, Endpoint(self.ip, port or self._next_port()))
 
-    async def connect_tcp(self, remote: Endpoint, *, timeout_s: float) -> FakeStream:
+    async def connect_tcp(self, remote: Endpoint, *, timeout_s: float, discard: Count = uncounted) -> FakeStream:
         self.dialled.append(remote)
         near, far = self.internet.stream_pair(Endpoint(self.ip, self._next_port()), remote)
+        near.packets_sent += 1  # the SYN
         try:
             async with asyncio.timeout(timeout_s):
                 await asyncio.sleep(2 * DELAY_S)
+            listener = self.internet.listeners.get(remote)
+            if listener is None or listener.closed:
+                raise ConnectRefused(f"{remote} refused")
         except BaseException:
             near.close()
             far.close()
+            discard(near)
             raise
-        listener = self.internet.listeners.get(remote)
-        if listener is None or listener.closed:
-            near.close()
-            far.close()
-            raise ConnectRefused(f"{remote} refused")
         listener.arrivals.put_nowait(far)
         return near
 
@@ -183,7 +185,7 @@ class FakeNetwork:
             raise self.stun
         return socket.seen_as
 
-    async def allocate_relay(self, af: int, *, timeout_s: float) -> FakeUdp:
+    async def allocate_relay(self, af: int, *, timeout_s: float, discard: Count = uncounted) -> FakeUdp:
         await asyncio.sleep(2 * DELAY_S)
         if self.turn:
             raise self.turn

@@ -284,8 +284,10 @@ async def test_a_peer_that_never_heard_of_the_attempt_is_not_told_of_its_end() -
 async def test_streams_that_nobody_took_are_closed() -> None:
     async def body(context: AttemptContext) -> None:
         near, _ = bench.internet.stream_pair(Endpoint("203.0.113.1", 1), Endpoint("203.0.113.2", 2))
+        await near.write(b"x")
         context.inbox.put_stream(InboundStream(near, b""))
 
     bench = Bench(body)
     assert await bench.end() == (O.LOST, Reason.REFRESHED)
     assert bench.internet.streams[0].closed
+    assert bench.reports[-1].packets_sent == 1, "what was handed to the attempt is counted"

@@ -80,6 +80,14 @@ def test_services_may_be_left_out(tmp_path: Path) -> None:
     assert (fleet.services.mqtt, fleet.services.turn) == ((), ())
 
 
+def test_external_addresses_belong_to_the_internet_unless_a_realm_is_named(tmp_path: Path) -> None:
+    nodes = "nodes: [{name: a}]\n"
+    assert _load(tmp_path, f"version: 1\nname: x\n{nodes}").realm == "internet"
+    assert _load(tmp_path, f"version: 1\nname: x\nrealm: lab-1\n{nodes}").realm == "lab-1"
+    with pytest.raises(InputError, match="realm: use 1 to 64 letters"):
+        _load(tmp_path, f"version: 1\nname: x\nrealm: a b\n{nodes}")
+
+
 def test_a_node_by_name(tmp_path: Path) -> None:
     fleet = _load(tmp_path, _EXAMPLE)
     assert fleet.node("bob").name == "bob"

@@ -7,7 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from warpfleet.core.classify import Observations, classify, filtering_of, mapping_of, port_assignment_of
+from warpfleet.core.classify import (
+    Observations,
+    classify,
+    contradicted,
+    filtering_of,
+    mapping_of,
+    port_assignment_of,
+)
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.core.nat import Filtering, Mapping, NatBehaviour, PortAssignment
 
@@ -204,3 +211,75 @@ def test_whatever_was_seen_nothing_is_claimed_without_its_test(seen: Observation
     if seen.change_both is None:
         assert behaviour.filtering is Filtering.UNKNOWN
     assert (behaviour.port_delta is not None) == (behaviour.port_assignment is PortAssignment.SEQUENTIAL)
+
+
+# What a check, a handful of packets, sees of each kind of NAT: the ports of one socket's mappings, and its two answers.
+PRIVATE, PUBLIC = "192.168.1.2", "198.51.100.1"
+CHECKS: dict[str, tuple[NatBehaviour, Observations]] = {}
+
+
+def _add(
+    name: str,
+    mapping: Mapping,
+    filtering: Filtering,
+    ports: PortAssignment,
+    *,
+    external: tuple[int, int],
+    admitted: tuple[bool, bool],
+    delta: int | None = None,
+    translated: bool = True,
+) -> None:
+    behaviour = NatBehaviour(
+        mapping=mapping,
+        filtering=filtering,
+        port_assignment=ports,
+        port_delta=delta,
+        hairpin=True,
+        lifetime_s=300,
+        translated=translated,
+        udp=True,
+    )
+    ip = OUTSIDE if translated else PUBLIC
+    CHECKS[name] = behaviour, seen(((40001, external[0]),), external, *admitted, ip=ip)
+
+
+M, F, P = Mapping, Filtering, PortAssignment
+_add("public", M.EIM, F.EIF, P.PRESERVING, external=(40001, 40001), admitted=(True, True), translated=False)
+_add(
+    "public_firewalled", M.EIM, F.APDF, P.PRESERVING, external=(40001, 40001), admitted=(False, False), translated=False
+)
+_add("full_cone", M.EIM, F.EIF, P.PRESERVING, external=(40001, 40001), admitted=(True, True))
+_add("addr_restricted", M.EIM, F.ADF, P.PRESERVING, external=(40001, 40001), admitted=(False, True))
+_add("port_restricted", M.EIM, F.APDF, P.PRESERVING, external=(40001, 40001), admitted=(False, False))
+_add("eim_random_ports", M.EIM, F.APDF, P.RANDOM, external=(31337, 31337), admitted=(False, False))
+_add("symmetric_sequential", M.APDM, F.APDF, P.SEQUENTIAL, external=(20000, 20001), admitted=(False, False), delta=1)
+_add("symmetric_random", M.APDM, F.APDF, P.RANDOM, external=(31337, 2048), admitted=(False, False))
+CHECKS["udp_blocked"] = (
+    NatBehaviour(translated=True, udp=False),
+    Observations(local_ips=frozenset({PRIVATE}), tcp_mapped=Endpoint(OUTSIDE, 5)),
+)
+
+
+@pytest.mark.parametrize("known", CHECKS)
+@pytest.mark.parametrize("met", CHECKS)
+def test_a_check_is_passed_by_the_known_nat_alone(known: str, met: str) -> None:
+    assert contradicted(CHECKS[known][0], CHECKS[met][1]) is (known != met)
+
+
+@pytest.mark.parametrize("name", [name for name in CHECKS if name != "udp_blocked"])
+def test_a_lost_packet_never_confirms(name: str) -> None:
+    known, met = CHECKS[name]
+    lost = [replace(met, mapped=met.mapped[:1])] if known.translated else []
+    if met.change_both:
+        lost.append(replace(met, change_both=False))
+    if met.change_port:
+        lost.append(replace(met, change_port=False))
+    assert all(contradicted(known, one) for one in lost)
+
+
+@given(st.integers(1024, 65535), st.integers(1024, 65535), st.integers(1, 64))
+def test_of_a_sequential_allocator_only_steps_are_plausible(first: int, second: int, delta: int) -> None:
+    known = replace(CHECKS["symmetric_sequential"][0], port_delta=delta)
+    met = seen(((1, first),), (first, second), False, False)
+    gap = min((first - second) % 65536, (second - first) % 65536)
+    assert contradicted(known, met) is (gap == 0 or gap % delta != 0 or gap > max(64, 4 * delta))

@@ -68,3 +68,15 @@ def test_the_signature_leaves_out_what_no_technique_can_tell() -> None:
 def test_the_signature_tells_apart_what_decides(change: dict[str, object]) -> None:
     open_ = NatBehaviour(mapping=Mapping.EIM, filtering=Filtering.ADF, translated=False, udp=True)
     assert replace(open_, **change).signature != open_.signature  # type: ignore[arg-type]
+
+
+def test_a_behaviour_is_complete_when_nothing_that_decides_is_unknown() -> None:
+    known = {
+        "mapping": Mapping.EIM,
+        "filtering": Filtering.APDF,
+        "port_assignment": PortAssignment.PRESERVING,
+    }
+    assert NatBehaviour(**known).complete
+    for key in known:
+        assert not NatBehaviour(**{name: value for name, value in known.items() if name != key}, udp=True).complete
+    assert NatBehaviour(udp=False).complete

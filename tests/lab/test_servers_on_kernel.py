@@ -187,6 +187,7 @@ def test_nothing_leads_in_from_the_machines_own_network(lab: Any, prefix: str) -
 
 def test_fleet_file_is_valid_and_private(lab: Any) -> None:
     fleet = load(lab.fleet_path, Fleet)
+    assert fleet.realm.startswith("lab-")
     listens = {node.name: node.listen for node in fleet.nodes}
     assert listens["public"] == (443, 0)
     assert listens["full_cone"] == (0,)

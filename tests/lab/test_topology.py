@@ -1,5 +1,6 @@
 """The topology model, and the names that expand into points of RFC 4787's space."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -109,13 +110,19 @@ def test_shipped_default_has_every_preset_once() -> None:
     assert {host.delay_ms for host in shipped.hosts} == {20}
 
 
-@pytest.mark.parametrize("name", ["home", "cgn", "dual-stack"])
+def test_every_content_has_a_realm_of_its_own() -> None:
+    one, edited = topology(), topology(hosts=[{"name": "a", "delay_ms": 1}])
+    assert one.realm == topology().realm != edited.realm
+    assert re.fullmatch(r"lab-[0-9a-f]{12}", one.realm)
+
+
+@pytest.mark.parametrize("name", ["home", "office", "cgn", "dual-stack", "everything"])
 def test_shipped_topologies_are_valid(name: str) -> None:
     assert find_topology(name).name == name
 
 
 def test_an_unknown_name_says_which_there_are() -> None:
-    with pytest.raises(InputError, match=r"no topology 'nowhere'.*cgn, default, dual-stack, home"):
+    with pytest.raises(InputError, match=r"no topology 'nowhere'.*cgn, default, dual-stack, everything, home, office"):
         find_topology("nowhere")
 
 

@@ -2,13 +2,15 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 
 from warpfleet.core.endpoint import Endpoint, Interface
-from warpfleet.core.nat import Filtering, Mapping, PortAssignment
+from warpfleet.core.exit import Exit, KnownNat
+from warpfleet.core.nat import Filtering, Mapping, NatBehaviour, NatSource, PortAssignment
 from warpfleet.net import natprobe, stun
-from warpfleet.net.natprobe import NatReport, probe
+from warpfleet.net.natprobe import NatReport, Recall, probe
 from warpfleet.net.network import KernelNetwork
 from warpfleet.net.sockets import UdpSocket
 from warpfleet.net.stunserver import StunServer
@@ -64,8 +66,12 @@ class FilteredNetwork(KernelNetwork):
         return socket
 
 
-async def probed(network: KernelNetwork, servers: Sequence[Endpoint]) -> NatReport:
-    report = await probe(network, servers, af=4)
+async def nothing_is_known(_: str) -> None:
+    """A memory that has forgotten everything."""
+
+
+async def probed(network: KernelNetwork, servers: Sequence[Endpoint], recall: Recall = nothing_is_known) -> NatReport:
+    report = await probe(network, servers, af=4, recall=recall)
     assert asyncio.all_tasks() - serving == {asyncio.current_task()}
     return report
 
@@ -161,3 +167,123 @@ async def test_cancelling_a_probe_closes_its_sockets(stun_server: StunServer) ->
     probing.cancel()
     await asyncio.gather(probing, return_exceptions=True)
     assert asyncio.all_tasks() - serving == {asyncio.current_task()}
+
+
+# What is known of the exit
+
+
+class Memory:
+    """Knows one behaviour, whatever it is asked for, and what it was asked."""
+
+    def __init__(self, behaviour: NatBehaviour | None) -> None:
+        self.behaviour = behaviour
+        self.asked: list[str] = []
+
+    async def recall(self, external_ip: str) -> KnownNat | None:
+        self.asked.append(external_ip)
+        if self.behaviour is None:
+            return None
+        return KnownNat(Exit.of("test", external_ip), self.behaviour, 0.0)
+
+
+def known(filtering: Filtering, **facts: Any) -> NatBehaviour:
+    """Loopback's own behaviour behind such a filter, with what no check can see."""
+    head: dict[str, Any] = {"mapping": Mapping.EIM, "port_assignment": PortAssignment.PRESERVING}
+    head |= {"translated": False, "udp": True, "lifetime_s": 300.0}
+    return NatBehaviour(filtering=filtering, **(head | facts))
+
+
+BLOCKED = NatBehaviour(translated=False, udp=False)
+
+
+@pytest.mark.parametrize("filtering", FILTERS)
+async def test_what_is_known_is_checked_with_four_datagrams(stun_server: StunServer, filtering: Filtering) -> None:
+    memory = Memory(known(filtering))
+    report = await probed(FilteredNetwork(FILTERS[filtering]), stun_server.endpoints, memory.recall)
+    assert (report.behaviour, report.source) == (memory.behaviour, NatSource.OBSERVATORY)
+    assert (report.external_ip, report.packets_sent, memory.asked) == (HOME, 4, [HOME])
+
+
+@pytest.mark.parametrize("believed", FILTERS)
+@pytest.mark.parametrize("filtering", FILTERS)
+async def test_a_wrong_memory_leads_to_every_test(
+    stun_server: StunServer, filtering: Filtering, believed: Filtering
+) -> None:
+    wrong = known(believed, mapping=Mapping.APDM if believed is filtering else Mapping.EIM, translated=True)
+    memory = Memory(wrong)
+    network = FilteredNetwork(FILTERS[filtering], owns="192.168.1.2")
+    report = await probed(network, stun_server.endpoints, memory.recall)
+    assert (report.behaviour.filtering, report.behaviour.mapping) == (filtering, Mapping.EIM)
+    assert (report.source, report.behaviour.lifetime_s) == (NatSource.RFC5780, None)
+    assert memory.asked == [HOME]
+
+
+async def test_a_lost_packet_that_looks_like_a_contradiction_costs_the_tests_and_no_more(
+    stun_server: StunServer,
+) -> None:
+    memory = Memory(known(Filtering.EIF))
+    network = FilteredNetwork(FILTERS[Filtering.EIF], loses=lambda send: send == 1)
+    report = await probed(network, stun_server.endpoints, memory.recall)
+    assert (report.behaviour.filtering, report.source) == (Filtering.EIF, NatSource.RFC5780)
+
+
+async def test_an_incomplete_memory_is_made_complete(stun_server: StunServer) -> None:
+    memory = Memory(known(Filtering.UNKNOWN))
+    report = await probed(FilteredNetwork(FILTERS[Filtering.ADF]), stun_server.endpoints, memory.recall)
+    assert (report.behaviour.filtering, report.source) == (Filtering.ADF, NatSource.RFC5780)
+
+
+async def test_a_server_that_cannot_contradict_does_not_confirm(stun_server: StunServer) -> None:
+    plain = [await StunServer.start([ip]) for ip in ("127.0.0.1", "127.0.0.2")]
+    serving.update(asyncio.all_tasks() - {task for task in [asyncio.current_task()] if task})
+    memory = Memory(known(Filtering.EIF))
+    servers = [server.endpoints[0] for server in plain]
+    report = await probed(FilteredNetwork(FILTERS[Filtering.APDF]), servers, memory.recall)
+    assert (report.behaviour.filtering, report.source) == (Filtering.UNKNOWN, NatSource.RFC5780)
+    for server in plain:
+        await server.close()
+
+
+async def test_an_exit_that_is_another_one_over_udp_is_not_confirmed(stun_server: StunServer) -> None:
+    async def elsewhere(_: str) -> KnownNat:
+        return KnownNat(Exit.of("test", "198.51.100.9"), known(Filtering.EIF), 0.0)
+
+    report = await probed(FilteredNetwork(FILTERS[Filtering.EIF]), stun_server.endpoints, elsewhere)
+    assert report.source is NatSource.RFC5780
+
+
+async def test_where_udp_is_known_to_be_blocked_the_answer_over_tcp_suffices(
+    stun_server: StunServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(natprobe, "UDP_TIMEOUT_S", 60)
+    memory = Memory(BLOCKED)
+    report = await probed(FilteredNetwork(lambda source, sent: False), stun_server.endpoints, memory.recall)
+    assert (report.behaviour, report.source, report.external_ip) == (BLOCKED, NatSource.OBSERVATORY, HOME)
+    assert report.packets_sent is not None
+    assert report.packets_sent >= 2 * 3 + 3, "requests over UDP until then, and SYN, ACK and request over TCP"
+
+
+async def test_blocked_udp_that_is_open_again_is_found_so(stun_server: StunServer) -> None:
+    report = await probed(FilteredNetwork(FILTERS[Filtering.APDF]), stun_server.endpoints, Memory(BLOCKED).recall)
+    assert (report.behaviour.udp, report.behaviour.filtering) == (True, Filtering.APDF)
+    assert report.source is NatSource.RFC5780
+
+
+async def test_udp_that_has_been_blocked_since_is_found_so(
+    stun_server: StunServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(natprobe, "UDP_TIMEOUT_S", 0.4)
+    memory = Memory(known(Filtering.EIF))
+    report = await probed(FilteredNetwork(lambda source, sent: False), stun_server.endpoints, memory.recall)
+    assert (report.behaviour.udp, report.source, memory.asked) == (False, NatSource.RFC5780, [HOME])
+
+
+async def test_a_memory_that_is_never_heard_of_again_costs_the_deadline(stun_server: StunServer) -> None:
+    async def silent(_: str) -> KnownNat | None:
+        await asyncio.Event().wait()
+        return None
+
+    report = await probe(
+        FilteredNetwork(FILTERS[Filtering.EIF]), stun_server.endpoints, af=4, timeout_s=0.3, recall=silent
+    )
+    assert (report.external_ip, report.source) == (HOME, NatSource.RFC5780)

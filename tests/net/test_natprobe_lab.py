@@ -9,9 +9,10 @@ import yaml
 
 from warpfleet.configs.fleet import Fleet
 from warpfleet.configs.topology import find_topology
-from warpfleet.core.nat import NatBehaviour
+from warpfleet.core.exit import Exit, KnownNat
+from warpfleet.core.nat import NatBehaviour, NatSource
 from warpfleet.lab.laboratory import laboratory
-from warpfleet.net.natprobe import probe
+from warpfleet.net.natprobe import NatReport, probe
 from warpfleet.net.network import KernelNetwork
 from warpfleet.net.vantage import Vantage
 
@@ -38,11 +39,20 @@ def fleet() -> Iterator[Fleet]:
         yield Fleet.model_validate(yaml.safe_load(Path(lab.fleet_path).read_text(encoding="utf-8")))
 
 
-async def behaviour_of(fleet: Fleet, name: str) -> NatBehaviour:
+async def report_of(fleet: Fleet, name: str, known: NatBehaviour | None = None) -> NatReport:
+    """What a probe finds at this host, to which `known` is what a memory says."""
     vantage = fleet.node(name).vantage
     assert vantage is not None
     network = KernelNetwork(Vantage(netns=vantage.netns), stun_servers=fleet.services.stun)
-    return (await probe(network, fleet.services.stun, af=4)).behaviour
+
+    async def recall(external_ip: str) -> KnownNat | None:
+        return KnownNat(Exit.of("test", external_ip), known, 0.0) if known else None
+
+    return await probe(network, fleet.services.stun, af=4, recall=recall)
+
+
+async def behaviour_of(fleet: Fleet, name: str) -> NatBehaviour:
+    return (await report_of(fleet, name)).behaviour
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -57,3 +67,23 @@ async def test_all_at_once_they_are_recognised_too(fleet: Fleet) -> None:
 
 async def test_the_step_of_a_sequential_allocator_is_found(fleet: Fleet) -> None:
     assert (await behaviour_of(fleet, "symmetric_sequential")).port_delta == 1
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+async def test_what_is_known_is_confirmed_with_few_packets(fleet: Fleet, preset: str) -> None:
+    known = await behaviour_of(fleet, preset)
+    reports = [await report_of(fleet, preset, known) for _ in range(REPEATS)]
+    assert [report.behaviour.alias for report in reports] == [preset] * REPEATS
+    confirmed = [report for report in reports if report.source is NatSource.OBSERVATORY]
+    assert len(confirmed) >= REPEATS - 1, "two random ports may lie as near each other as steps of a sequence do"
+    for report in confirmed:
+        assert report.behaviour == known
+        assert report.packets_sent is not None
+        assert report.packets_sent <= (16 if preset == "udp_blocked" else 4)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+async def test_what_is_known_of_any_other_nat_is_not_believed(fleet: Fleet, preset: str) -> None:
+    others = await asyncio.gather(*(behaviour_of(fleet, other) for other in PRESETS if other != preset))
+    reports = await asyncio.gather(*(report_of(fleet, preset, other) for other in others))
+    assert {report.behaviour.alias for report in reports} == {preset}

@@ -6,12 +6,14 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from typing import Any
 
 import pytest
-from coturn_server import CANCELLER, CLOSER, HOME, PLACES, Coturn
+from coturn_server import CANCELLER, CLOSER, HOME, PLACES, Coturn, free_port
 
+from fake_node import handshakes, leave_at_once
 from warpfleet.configs.fleet import TurnServer
 from warpfleet.core.endpoint import Endpoint
-from warpfleet.net.interfaces import ConnectionLost, ConnectRefused, DatagramSocket, RelayRefused, Unreachable
+from warpfleet.net.interfaces import ConnectionLost, ConnectRefused, Counted, DatagramSocket, RelayRefused, Unreachable
 from warpfleet.net.network import KernelNetwork
+from warpfleet.net.proving import prove_datagram
 from warpfleet.net.relay import credentials
 from warpfleet.net.vantage import Vantage
 
@@ -68,7 +70,13 @@ async def test_datagrams_go_both_ways_through_the_relay(coturn: Coturn, opened: 
     assert (await within(peer.receive()))[0] == b"through the bound channel"
     peer.send_to(b"back", relayed.local)
     assert await within(relayed.receive()) == (b"back", peer.local)
-    assert relayed.packets_sent == 4
+    assert relayed.packets_sent is not None
+    if transport == "udp":
+        assert relayed.packets_sent == 2 + 1 + 4, (
+            "to allocate without and with the nonce, to bind the channel, the data"
+        )
+    else:
+        assert relayed.packets_sent > 2 + 1 + 4, "the handshake and ACKs, too"
     assert await network.external_endpoint(relayed, timeout_s=DEADLINE_S) == relayed.local
     relayed.close()
     peer.close()
@@ -85,6 +93,22 @@ async def test_a_peer_that_answers_from_another_port_is_heard(coturn: Coturn, op
     assert await within(relayed.receive()) == (b"from elsewhere", actual.local)
     for closing in (relayed, expected, actual):
         closing.close()
+
+
+async def test_both_ends_are_proved_although_the_port_was_guessed_wrong(coturn: Coturn, opened: Open) -> None:
+    network = opened(coturn.server())
+    relayed, peer = await network.allocate_relay(4, timeout_s=DEADLINE_S), await network.open_udp(4)
+    wrong = Endpoint(HOME, free_port())
+    initiator, responder = handshakes()
+    ends = await within(
+        asyncio.gather(
+            prove_datagram(relayed, initiator, leave_at_once, [wrong]),
+            prove_datagram(peer, responder, leave_at_once, [relayed.local]),
+        )
+    )
+    assert ends == [peer.local, relayed.local]
+    relayed.close()
+    peer.close()
 
 
 async def test_two_relayed_addresses_meet(coturn: Coturn, opened: Open) -> None:
@@ -171,9 +195,26 @@ async def test_without_a_server_there_is_no_relay(opened: Open) -> None:
 async def test_silence_over_udp_does_not_hold_tcp_up(coturn: Coturn, opened: Open, silent: socket.socket) -> None:
     network = opened(coturn.server("tcp"), coturn.server("udp", port=silent.getsockname()[1]))
     began_s = asyncio.get_running_loop().time()
-    relayed = await network.allocate_relay(4, timeout_s=DEADLINE_S)
+    discarded: list[Counted] = []
+    relayed = await network.allocate_relay(4, timeout_s=DEADLINE_S, discard=discarded.append)
     assert 0.25 < asyncio.get_running_loop().time() - began_s < 1
+    assert [loser.packets_sent for loser in discarded] == [1]
     relayed.close()
+
+
+async def test_what_was_sent_to_no_avail_is_handed_over(coturn: Coturn, opened: Open) -> None:
+    discarded: list[Counted] = []
+    network = opened(coturn.server("tcp", password="wrong-horse"))
+    with pytest.raises(RelayRefused):
+        await network.allocate_relay(4, timeout_s=DEADLINE_S, discard=discarded.append)
+    with socket.create_server((HOME, 0)) as once:
+        nobody = coturn.server("tcp", port=once.getsockname()[1])
+    with pytest.raises(ConnectRefused):
+        await opened(nobody).allocate_relay(4, timeout_s=DEADLINE_S, discard=discarded.append)
+    refused, unanswered = (loser.packets_sent for loser in discarded)
+    assert refused is not None
+    assert refused > 3
+    assert unanswered == 1
 
 
 async def test_blocked_udp_is_not_waited_for(coturn: Coturn, opened: Open, silent: socket.socket) -> None:

@@ -1,11 +1,12 @@
 """The guard: an attempt stays within its targets and its budget, and what it uses is counted."""
 
 import asyncio
+import weakref
 from collections.abc import Callable
 
 import pytest
 
-from fake_network import FakeNetwork, Internet
+from fake_network import FakeNetwork, FakeStream, Internet
 from virtual_time import virtual_time
 from warpfleet.core.combo import Reason, RouteType
 from warpfleet.core.endpoint import Endpoint
@@ -111,7 +112,42 @@ async def test_sockets_and_packets_are_counted_failed_connects_included() -> Non
     socket.send_to(b"x", PEER)
     relay.send_to(b"x", PEER)
     relay.send_to(b"x", PEER)
-    assert (guarded.sockets, guarded.packets_sent) == (4, 3)
+    assert (guarded.sockets, guarded.packets_sent) == (4, 4), "three datagrams and a SYN"
+
+
+@virtual_time
+async def test_streams_are_counted_whoever_opened_them_and_after_their_end() -> None:
+    guarded, network = guard()
+    others = FakeNetwork(network.internet, PEER.ip)
+    listener = await guarded.listen_tcp(Endpoint("0.0.0.0", 443))
+    await others.listen_tcp(PEER)
+    outbound = await guarded.connect_tcp(PEER, timeout_s=1)
+    await others.connect_tcp(listener.local, timeout_s=1)
+    for stream in (outbound, await listener.accept()):
+        await stream.write(b"x")
+        stream.close()
+    assert guarded.packets_sent == 3, "a SYN, and what was written"
+
+
+@virtual_time
+async def test_a_count_that_the_kernel_does_not_tell_is_no_number() -> None:
+    guarded, network = guard()
+    near, _ = network.internet.stream_pair(PEER, PEER)
+    near.packets_sent = None
+    guarded.count(near)
+    assert guarded.packets_sent is None
+
+
+@virtual_time
+async def test_nothing_is_held_once_the_count_is_settled() -> None:
+    guarded, _ = guard()
+    stream = FakeStream(Internet(), PEER, PEER)
+    guarded.count(stream)
+    held = weakref.ref(stream)
+    del stream
+    assert held()
+    guarded.settle()
+    assert held() is None
 
 
 @virtual_time

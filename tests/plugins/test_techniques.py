@@ -249,10 +249,30 @@ async def test_a_relay_that_is_not_to_be_had_says_why(error: Exception, reason: 
 
 
 @virtual_time
-async def test_a_responder_that_does_not_know_its_address_gives_up_and_closes() -> None:
+async def test_the_responder_asks_no_stun_server_and_shows_its_port_with_its_first_frame() -> None:
     internet = Internet()
     alice, bob = two(internet)
     bob.network.stun = TimeoutError()
+    meeting = Meeting(Turn, alice, bob)
+    seen_as = Endpoint("203.0.113.2", 9)
+    open_udp = bob.network.open_udp
+
+    async def behind_a_nat(af: int, port: int = 0) -> FakeUdp:
+        socket = await open_udp(af, port)
+        socket.local, socket.seen_as = Endpoint("192.168.1.2", socket.local.port), seen_as
+        return socket
+
+    bob.network.open_udp = behind_a_nat  # type: ignore[method-assign]
+    mine, theirs = await meeting.pipes()
+    assert mine.remote == seen_as
+    await carries(mine, theirs)
+
+
+@virtual_time
+async def test_a_responder_that_does_not_know_its_address_gives_up_and_closes() -> None:
+    internet = Internet()
+    alice, bob = two(internet)
+    bob.view = replace(bob.view, external={})
     meeting = Meeting(Turn, alice, bob)
     meeting.b.opening = RelayOffer(**HEAD, relayed="198.51.100.9:4000")
     with pytest.raises(AttemptFailed) as failed:

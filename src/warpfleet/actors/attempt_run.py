@@ -24,6 +24,7 @@ from warpfleet.plugins.contract import (
     AttemptFailed,
     AttemptMessage,
     AttemptSpec,
+    Inbox,
     Strategy,
 )
 from warpfleet.plugins.guard import GuardedNetwork
@@ -77,6 +78,7 @@ class AttemptRun:
             claim=self._claim,
             post=self._post,
             release=self._network.release,
+            inbox=Inbox(self._network.count),
         )
         self._report = report
         self._post_signal = post
@@ -164,6 +166,7 @@ class AttemptRun:
             self.context.inbox.close()
         if pipe is not None:
             await self._use(pipe)
+        self._network.settle()
 
     async def _named_pipe(self, pipe: Pipe | None) -> Pipe | None:
         """The pipe, unless the plugin took it without leave: then nobody has proved anything on it."""

@@ -4,22 +4,24 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from urllib.parse import quote
 
 from pydantic import SecretStr
 
 from warpfleet.actors.coordinator import RecordView
+from warpfleet.actors.nat_memory import NatMemory
 from warpfleet.actors.outbox import Outbox
+from warpfleet.actors.shared_probes import SharedProbes
 from warpfleet.actors.values import IncomingSignal, NodeSpec, OutgoingSignal
 from warpfleet.configs.fleet import Broker
 from warpfleet.core.endpoint import Endpoint, Interface
 from warpfleet.core.errors import MissingError
 from warpfleet.core.identity import PublicIdentity
-from warpfleet.core.nat import NatBehaviour
 from warpfleet.core.peer import ADDRESS_FAMILIES, AddressFamily, PeerView
 from warpfleet.net.interfaces import Unreachable
-from warpfleet.net.natprobe import probe
+from warpfleet.net.natprobe import NatReport
 from warpfleet.net.network import KernelNetwork
 from warpfleet.plugins.contract import Abandon, AttemptMessage
 from warpfleet.plugins.loader import message_owners, message_types
@@ -30,23 +32,22 @@ from warpfleet.signal.record import AddressRecord, InterfaceAddress, ListenerAdd
 from warpfleet.signal.roster import UntrustedPeer
 
 _CONNECT_S = 15.0  # for the first connection to a broker, failover to the last of several included
-_PROBE_S = 5.0
 _NTP_S = 2.0
 _RECORDS_S = 15.0  # until every peer's record has come from the brokers
 _FAREWELL_S = 0.5  # for what is being said when we close, such as that attempts are given up: an answer or two
 _RECORD_LIFETIME_S = 3600.0  # a node that vanished is not dialled an hour later
-_PROBES_AT_ONCE = 32  # a probe opens some ten sockets and sends some fifty packets in its first round trip
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class NodeReport:
-    """What a node found out about itself when it was opened."""
+    """What a node found out about itself when it was opened; `nats` has the families that it was probed for."""
 
     name: str
     view: PeerView
     clock: ClockEstimate | None
+    nats: dict[AddressFamily, NatReport] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -65,6 +66,8 @@ class SignalPorts:
     """By plugin: takes messages from peers."""
     learn: Callable[[dict[str, RecordView]], Awaitable[None]]
     """Takes address records, as they become known."""
+    memory: NatMemory | None = None
+    """Spares probes where the NATs at a node's exit are known."""
 
 
 @dataclass(slots=True)
@@ -98,7 +101,6 @@ class SignalHost:
         self._work = _Work()
         self._sending = _Work()
         self._watched: set[str] = set()
-        self._probing = asyncio.Semaphore(_PROBES_AT_ONCE)
         self._closed = asyncio.Event()
 
     def bind(self, ports: SignalPorts) -> None:
@@ -111,22 +113,26 @@ class SignalHost:
         specs: Sequence[NodeSpec],
         listeners: Mapping[str, Sequence[Endpoint]],
         roster: Sequence[PublicIdentity],
-        views: Mapping[str, PeerView] | None = None,
+        reports: Sequence[NodeReport] = (),
     ) -> list[NodeReport]:
-        """Connect, probe and publish every node, then wait until the record of every peer is known. A node of `views`
-        was probed before, by the host whose place this one takes.
+        """Connect, probe and publish every node, then wait until the record of every peer is known. Those that the host
+        before this one has `reports` of are not probed again.
 
         MissingError where a broker, a STUN server or a peer's record is out of reach.
         """
         self._hub.trust(roster)
         for spec in specs:
-            self._nodes[spec.name] = _Node(spec, listeners.get(spec.name, ()), view=(views or {}).get(spec.name))
+            self._nodes[spec.name] = _Node(spec, listeners.get(spec.name, ()))
             urls = [broker_url(broker) for broker in spec.brokers]
             self._hub.open_node(spec.identity, urls, spec.vantage.connect_blocking)
-        reports = await asyncio.gather(*(self._open(self._nodes[spec.name]) for spec in specs))
+        probes = SharedProbes(self._ports.memory if self._ports else None, self._now)
+        known = {report.name: report.nats for report in reports}
+        opening = (self._open(self._nodes[spec.name], probes, known.get(spec.name)) for spec in specs)
+        opened = await asyncio.gather(*opening)
+        await probes.remember()
         if specs:
             await self._watch(specs[0].name, [identity.name for identity in roster], wait=True)
-        return reports
+        return opened
 
     async def trust(self, node: str, identities: Sequence[PublicIdentity]) -> None:
         """Exchange signals with these peers, too, and hear their records by this node's connection, as they come."""
@@ -183,20 +189,22 @@ class SignalHost:
         await asyncio.gather(*(outbox.drain() for outbox in self._outboxes.values()))
         self._closed.set()
 
-    async def _open(self, node: _Node) -> NodeReport:
+    async def _open(
+        self, node: _Node, probes: SharedProbes, known: dict[AddressFamily, NatReport] | None
+    ) -> NodeReport:
         spec = node.spec
-        _, clock, view = await asyncio.gather(
-            self._connected(spec), measure(spec.ntp, _NTP_S, spec.vantage.call_inside), self._look(node)
+        _, clock, found = await asyncio.gather(
+            self._connected(spec),
+            measure(spec.ntp, _NTP_S, spec.vantage.call_inside),
+            _discover(spec, probes) if known is None else asyncio.sleep(0),
         )
+        nats = known if known is not None else found or {}
         if clock and (self._clock is None or clock.error_s < self._clock.error_s):
             self._clock = clock
-        node.view = view
+        node.view = _own_view(node, nats)
         self._publish(node)
         self._work.start(self._republish(node))
-        return NodeReport(spec.name, view, clock)
-
-    async def _look(self, node: _Node) -> PeerView:
-        return replace(node.view, listeners=tuple(node.listeners)) if node.view else await self._discover(node)
+        return NodeReport(spec.name, node.view, clock, nats)
 
     async def _connected(self, spec: NodeSpec) -> None:
         try:
@@ -205,33 +213,6 @@ class SignalHost:
             brokers = ", ".join(str(broker) for broker in spec.brokers)
             message = f"node {spec.name}: no MQTT broker answered ({brokers}); start one, or mend services.mqtt"
             raise MissingError(message) from None
-
-    async def _discover(self, node: _Node) -> PeerView:
-        spec = node.spec
-        network = KernelNetwork(spec.vantage, stun_servers=spec.stun)
-        interfaces = tuple(network.interfaces())
-        external: dict[AddressFamily, str] = {}
-        nat: dict[AddressFamily, NatBehaviour] = {}
-        for af in ADDRESS_FAMILIES:
-            if not any(server.af == af for server in spec.stun):
-                continue
-            async with self._probing:
-                try:
-                    found = await probe(network, spec.stun, af=af, timeout_s=_PROBE_S)
-                except Unreachable:
-                    continue
-            if found.external_ip:
-                external[af] = found.external_ip
-                nat[af] = found.behaviour
-        return PeerView(
-            name=spec.name,
-            machine=spec.vantage.machine_id(),
-            interfaces=interfaces,
-            listeners=tuple(node.listeners),
-            external=external,
-            nat=nat,
-            relay=bool(spec.turn),
-        )
 
     def _now(self) -> float:
         """The wall clock in seconds since 1970, corrected by what NTP servers said."""
@@ -319,6 +300,29 @@ class SignalHost:
     def _deliver(self, signal: IncomingSignal) -> None:
         if signal.plugin in self._outboxes:
             self._outboxes[signal.plugin].put(signal)
+
+
+async def _discover(spec: NodeSpec, probes: SharedProbes) -> dict[AddressFamily, NatReport]:
+    network = KernelNetwork(spec.vantage, stun_servers=spec.stun)
+    nats: dict[AddressFamily, NatReport] = {}
+    for af in ADDRESS_FAMILIES:
+        if any(server.af == af for server in spec.stun):
+            with suppress(Unreachable):
+                nats[af] = await probes.probe(network, spec.stun, realm=spec.realm, af=af)
+    return nats
+
+
+def _own_view(node: _Node, nats: Mapping[AddressFamily, NatReport]) -> PeerView:
+    spec = node.spec
+    return PeerView(
+        name=spec.name,
+        machine=spec.vantage.machine_id(),
+        interfaces=tuple(spec.vantage.interfaces()),
+        listeners=tuple(node.listeners),
+        external={af: report.external_ip for af, report in nats.items() if report.external_ip},
+        nat={af: report.behaviour for af, report in nats.items() if report.external_ip},
+        relay=bool(spec.turn),
+    )
 
 
 def broker_url(broker: Broker) -> str:

@@ -6,6 +6,7 @@ from enum import Enum
 from warpfleet.configs.fleet import Broker, TurnServer
 from warpfleet.core.combo import AttemptOutcome, Combo, Policy, Reason, Side, Transport
 from warpfleet.core.endpoint import Endpoint
+from warpfleet.core.exit import INTERNET
 from warpfleet.core.identity import Identity
 from warpfleet.core.peer import PeerView
 from warpfleet.core.walk import Pin
@@ -15,7 +16,7 @@ from warpfleet.plugins.contract import AttemptMessage
 
 @dataclass(frozen=True, slots=True)
 class NodeSpec:
-    """One node to serve, with everything that it needs."""
+    """One node to serve, with everything that it needs. `realm` is where its external addresses are unique."""
 
     identity: Identity
     vantage: Vantage
@@ -24,6 +25,7 @@ class NodeSpec:
     stun: tuple[Endpoint, ...]
     turn: tuple[TurnServer, ...]
     ntp: tuple[str, ...]
+    realm: str = INTERNET
 
     @property
     def name(self) -> str:
@@ -112,7 +114,7 @@ class Report:
     detail: str = ""
     pipe: PipeFacts | None = None
     sockets: int = 0
-    packets_sent: int = 0
+    packets_sent: int | None = 0
     first_byte_at_s: float | None = None
     rtt_ms: float | None = None
 

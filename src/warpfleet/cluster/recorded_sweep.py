@@ -66,9 +66,10 @@ def _observations(sweep_id: str, reports: Sequence[NodeReport]) -> list[NatObser
             port_delta=nat.port_delta,
             hairpin=nat.hairpin,
             lifetime_s=nat.lifetime_s,
-            source="rfc5780",
+            source=report.nats[af].source,
             confidence=_confidence(nat),
             af=af,
+            packets_sent=report.nats[af].packets_sent,
         )
         for report in reports
         for af, nat in report.view.nat.items()

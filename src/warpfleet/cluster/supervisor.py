@@ -89,7 +89,7 @@ class Supervisor:
         """Open a fleet's nodes. MissingError where a broker, a port or a peer's record is out of reach."""
         self._specs = specs
         await asyncio.gather(*(self._open_nodes(plugin) for plugin in self._plugins))
-        self.reports = await self._open_signals(views=False)
+        self.reports = await self._open_signals()
         await asyncio.gather(*(self._give_views(plugin) for plugin in self._plugins))
 
     async def close(self) -> None:
@@ -171,7 +171,7 @@ class Supervisor:
         """The new one connects and publishes again what the one before had found out; nothing is probed again."""
         await self._tell_signal({plugin: self.actors[plugin].handle for plugin in self._plugins})
         if self.reports:
-            await self._open_signals(views=True)
+            self.reports = await self._open_signals()
         await asyncio.gather(*(self._acquaint(plugin) for plugin in self._opened))
         await self.call(COORDINATOR, "signal_back")()
 
@@ -204,11 +204,10 @@ class Supervisor:
         opted_out = [(plugin, node) for node, ports in self._opened[plugin].items() if ports is None]
         await self.call(COORDINATOR, "opted_out")(opted_out)
 
-    async def _open_signals(self, *, views: bool) -> list[NodeReport]:
+    async def _open_signals(self) -> list[NodeReport]:
         listeners = {node: ports for opened in self._opened.values() for node, ports in opened.items() if ports}
-        known = {report.name: report.view for report in self.reports} if views else {}
         roster = [spec.identity.public for spec in self._specs]
-        reports = await self.call(SIGNAL, "open_nodes")(self._specs, listeners, roster, known)
+        reports = await self.call(SIGNAL, "open_nodes")(self._specs, listeners, roster, self.reports)
         assert isinstance(reports, list)
         return reports
 

@@ -23,6 +23,7 @@ from warpfleet.configs.loader import error_at
 from warpfleet.core.combo import Transport
 from warpfleet.core.endpoint import Endpoint, Scope, scope_of
 from warpfleet.core.errors import InputError
+from warpfleet.core.exit import INTERNET
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")  # no colon or comma: `--pairs a:b,c:d` is made of names
 _HOST_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?)*\.?")
@@ -269,10 +270,15 @@ class FleetNode(_Strict):
 
 
 class Fleet(_Strict):
-    """A whole fleet file, checked."""
+    """A whole fleet file, checked.
+
+    `realm` is the address realm (RFC 2663 section 2.1) that external addresses belong to: laboratories have one each,
+    since all use the same addresses.
+    """
 
     version: Literal[1]
     name: Name
+    realm: Name = INTERNET
     services: Services = Services()
     nodes: tuple[FleetNode, ...]
 

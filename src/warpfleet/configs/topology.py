@@ -1,6 +1,7 @@
 """A laboratory on paper: hosts, and the routers that they stand behind. Pure values; `lab/` builds them."""
 
 from enum import StrEnum
+from hashlib import sha256
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -16,6 +17,7 @@ DEFAULT_UDP_LIFETIME_S = 300
 # What a network that blocks UDP still lets out: the web, and TURN over TCP on its registered port.
 WEB_AND_TURN_PORTS = (80, 443, 3478)
 PUBLIC = "public"
+_REALM_DIGITS = 12  # 48 bits: chance makes no two topologies of one user alike
 CORE, WIRE = "core", "wire"  # the places of the servers and of the delay: no host or router may be called so
 
 # Without dots, which separate the parts of a namespace's name, and short enough for it to be a node's vantage.
@@ -196,6 +198,12 @@ class Topology(_Spec):
 
     def _places(self) -> tuple[tuple[str, tuple[_Place, ...]], ...]:
         return ("routers", self.routers), ("hosts", self.hosts)
+
+    @property
+    def realm(self) -> str:
+        """The address realm (RFC 2663 section 2.1) of its laboratories. Of all topologies' the addresses are the same,
+        so the realm goes with the content: what is known of one NAT is not taken for another's."""
+        return "lab-" + sha256(self.model_dump_json().encode()).hexdigest()[:_REALM_DIGITS]
 
     def all_routers(self) -> tuple[RouterSpec, ...]:
         """The named routers, and the one of each host that has its own (named after the host)."""

@@ -13,6 +13,8 @@ MIN_PORTS = 4  # fewer mappings show no pattern that chance could not
 MAX_GAP_PORTS = 64
 MAX_GAP_STEPS = 4  # for allocators with a large step
 PORTS = 65_536
+# Whether packets come in from another address and port, and from another port of an address that was sent to.
+_ADMITTED = {Filtering.EIF: (True, True), Filtering.ADF: (False, True), Filtering.APDF: (False, False)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +97,34 @@ def port_assignment_of(ports: Sequence[tuple[int, int]]) -> tuple[PortAssignment
         return PortAssignment.PRESERVING, None
     delta = _step([external for _, external in ports])
     return (PortAssignment.RANDOM, None) if delta is None else (PortAssignment.SEQUENTIAL, delta)
+
+
+def contradicted(known: NatBehaviour, seen: Observations) -> bool:
+    """Whether a check (one socket's mappings, its port, and one request of each filtering test) speaks against a
+    behaviour that was known to be complete. A lost packet may look as if it did."""
+    found = classify(seen)
+    if (found.udp, found.translated) != (known.udp, known.translated):
+        return True
+    if found.udp is False:
+        return False
+    if found.mapping is Mapping.UNKNOWN or (found.mapping is Mapping.EIM) is not (known.mapping is Mapping.EIM):
+        return True
+    if known.translated and not _plausible_ports(known, seen):
+        return True
+    return (seen.change_both, seen.change_port) != _ADMITTED.get(known.filtering)
+
+
+def _plausible_ports(known: NatBehaviour, seen: Observations) -> bool:
+    """Whether the ports of a check's few mappings may be of an allocator of the known kind."""
+    [(local, first)] = seen.ports
+    preserved = local == first
+    if preserved or known.port_assignment is PortAssignment.PRESERVING:
+        return preserved and known.port_assignment is PortAssignment.PRESERVING
+    gap = max(abs(_signed(mapped.port - first)) for _, mapped in seen.mapped)
+    if known.port_assignment is PortAssignment.RANDOM:
+        return gap == 0 or gap > MAX_GAP_PORTS  # equal ones are an endpoint-independent mapping's
+    delta = abs(known.port_delta or 1)
+    return gap % delta == 0 and gap <= max(MAX_GAP_PORTS, MAX_GAP_STEPS * delta)
 
 
 def _step(external: Sequence[int]) -> int | None:

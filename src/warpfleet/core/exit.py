@@ -7,6 +7,7 @@ from typing import Self
 from warpfleet.core.nat import NatBehaviour
 from warpfleet.core.peer import AddressFamily
 
+INTERNET = "internet"  # the realm of addresses that are unique in the whole world
 _SITE_PREFIX_BITS = 64  # RFC 4291 section 2.5.4: a site's hosts share the first 64 bits, and its firewall
 
 

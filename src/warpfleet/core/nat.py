@@ -31,6 +31,13 @@ class PortAssignment(StrEnum):
     UNKNOWN = "unknown"
 
 
+class NatSource(StrEnum):
+    """How a behaviour came to be known."""
+
+    RFC5780 = "rfc5780"  # every test was run
+    OBSERVATORY = "observatory"  # it was known of the exit, and a check did not contradict it
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NatBehaviour:
     """What is known of the NATs between one node and the internet, for one address family.
@@ -48,6 +55,12 @@ class NatBehaviour:
     lifetime_s: float | None = None
     translated: bool | None = None
     udp: bool | None = None
+
+    @property
+    def complete(self) -> bool:
+        """Whether everything that decides about techniques is known; of blocked UDP there is no more to know."""
+        unknown = {Mapping.UNKNOWN, Filtering.UNKNOWN, PortAssignment.UNKNOWN}
+        return self.udp is False or unknown.isdisjoint((self.mapping, self.filtering, self.port_assignment))
 
     @property
     def open(self) -> bool:

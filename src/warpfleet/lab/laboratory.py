@@ -172,7 +172,7 @@ def _write_fleet(plan: Plan, services: dict[str, object], folder: Path) -> None:
     nodes = [
         {"name": node.name, "vantage": {"netns": node.namespace}, "listen": list(node.listen)} for node in plan.nodes
     ]
-    fleet = {"version": 1, "name": plan.lab, "services": services, "nodes": nodes}
+    fleet = {"version": 1, "name": plan.lab, "realm": plan.realm, "services": services, "nodes": nodes}
     draft = servers.private_file(folder / "fleet.draft", yaml.safe_dump(fleet, sort_keys=False))
     draft.rename(folder / _FLEET)
 

@@ -76,6 +76,7 @@ class Plan:
     """Everything that a laboratory consists of, apart from its servers. Namespaces are in order, the core first."""
 
     lab: str
+    realm: str
     dual_stack: bool
     namespaces: tuple[Namespace, ...]
     links: tuple[Link, ...]
@@ -133,7 +134,9 @@ class _Layout:
         for router in sorted(self._routers.values(), key=lambda router: len(self._chain(router))):
             self._add_router(router)
         nodes = tuple(self._add_host(host) for host in self._topology.hosts)
-        return Plan(self._lab, self._dual, tuple(self._namespaces.values()), tuple(self._links), nodes)
+        return Plan(
+            self._lab, self._topology.realm, self._dual, tuple(self._namespaces.values()), tuple(self._links), nodes
+        )
 
     def _chain(self, router: RouterSpec) -> list[RouterSpec]:
         """The routers between this one and the internet, the nearest first."""

@@ -1,6 +1,6 @@
 """The interfaces of a network. Plugins see only these: the kernel's network and the simulated one both have them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -21,16 +21,41 @@ class Unreachable(WarpfleetError):
     """The network has no route, or answered with an ICMP error; also: the vantage has no address of the family."""
 
 
-class DatagramSocket(Protocol):
-    """A UDP socket at a vantage, or a relayed transport address that behaves like one."""
+class Counted(Protocol):
+    """Something that sends packets, and knows how many; also after it was closed."""
+
+    @property
+    def packets_sent(self) -> int | None:
+        """How many packets have been handed to the network: datagrams, or TCP segments with SYN, retransmissions and
+        pure ACKs. None where the kernel does not tell."""
+
+
+Count = Callable[[Counted], None]
+"""Takes something whose packets are to be counted."""
+
+
+def uncounted(_: Counted) -> None:
+    """For whoever does not count."""
+
+
+def packets_sent_by(senders: Iterable[Counted]) -> int | None:
+    """The sum of their packets; None where one of them does not know."""
+    total = 0
+    for sender in senders:
+        count = sender.packets_sent
+        if count is None:
+            return None
+        total += count
+    return total
+
+
+class DatagramSocket(Counted, Protocol):
+    """A UDP socket at a vantage, or a relayed transport address that behaves like one; then what it exchanges with its
+    server is counted, too."""
 
     @property
     def local(self) -> Endpoint:
         """The bound (or relayed) transport address."""
-
-    @property
-    def packets_sent(self) -> int:
-        """How many datagrams have been handed to the network through this socket."""
 
     def send_to(self, data: bytes, remote: Endpoint) -> None:
         """Send one datagram. What the network does with it is not known; errors it reports are swallowed like loss."""
@@ -42,7 +67,7 @@ class DatagramSocket(Protocol):
         """Close; idempotent. A pending `receive` raises ConnectionLost."""
 
 
-class ByteStream(Protocol):
+class ByteStream(Counted, Protocol):
     """A connected TCP stream (or one that looks like it)."""
 
     @property
@@ -101,6 +126,16 @@ class Network(Protocol):
     async def allocate_relay(self, af: int, *, timeout_s: float) -> DatagramSocket:
         """A relayed transport address (RFC 8656): `local` is the relayed address. TimeoutError, ConnectRefused,
         Unreachable, or RelayRefused. Whether the server is reached over UDP or TCP is the network's business."""
+
+
+class CountableNetwork(Network, Protocol):
+    """A network that also hands over what it tried in vain, so that whoever counts packets misses none."""
+
+    async def connect_tcp(self, remote: Endpoint, *, timeout_s: float, discard: Count = uncounted) -> ByteStream:
+        """As above; `discard` gets a connect that failed or was cancelled."""
+
+    async def allocate_relay(self, af: int, *, timeout_s: float, discard: Count = uncounted) -> DatagramSocket:
+        """As above; `discard` gets each allocation, and each connect for one, that is not returned."""
 
 
 class RelayRefused(WarpfleetError):

@@ -1,17 +1,21 @@
-"""NAT behaviour discovery (RFC 5780): the tests, all at once on sockets of their own, in about four round trips."""
+"""NAT behaviour discovery (RFC 5780): the tests, all at once on sockets of their own, in about four round trips.
+
+Where the NATs at the external address are known already, a check comes first: two round trips, a handful of packets.
+"""
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from warpfleet.core.classify import Observations, classify
+from warpfleet.core.classify import Observations, classify, contradicted
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.core.errors import WarpfleetError
-from warpfleet.core.nat import Mapping, NatBehaviour
+from warpfleet.core.exit import Exit, KnownNat
+from warpfleet.core.nat import Mapping, NatBehaviour, NatSource
 from warpfleet.net import stun
-from warpfleet.net.interfaces import ConnectionLost, DatagramSocket, Network
+from warpfleet.net.interfaces import ConnectionLost, CountableNetwork, Counted, DatagramSocket, packets_sent_by
 from warpfleet.net.stun import Answer, Transactions
 
 T = TypeVar("T")
@@ -27,30 +31,59 @@ MIN_GRACE_S = 0.05  # for the last of their answers, for the same reason
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NatReport:
-    """What a probe found: the behaviour, the address that servers see, and what was observed."""
+    """What a probe found: the behaviour, how it is known, the address that servers see, and what was observed.
+
+    `packets_sent` counts datagrams and TCP segments; None where the kernel does not tell of the latter.
+    """
 
     behaviour: NatBehaviour
+    source: NatSource
     external_ip: str | None
     seen: Observations
+    packets_sent: int | None
 
 
-async def probe(network: Network, servers: Sequence[Endpoint], *, af: int, timeout_s: float = 5.0) -> NatReport:
+Recall = Callable[[str], Awaitable[KnownNat | None]]
+"""Asks what is known of the NATs at an external IP address."""
+
+
+async def _recall_nothing(_: str) -> None:
+    """For whoever has no memory."""
+
+
+async def probe(
+    network: CountableNetwork,
+    servers: Sequence[Endpoint],
+    *,
+    af: int,
+    timeout_s: float = 5.0,
+    recall: Recall = _recall_nothing,
+) -> NatReport:
     """Probe the NATs before a network, for address family 4 or 6. What cannot be found out in time stays unknown.
 
     One server with an OTHER-ADDRESS (RFC 5780 section 7.4) suffices; without one, two servers show the mapping.
+    `recall` is asked once, as soon as an answer shows the external address; what it knows is checked and, where nothing
+    contradicts it, is the result, with what the check cannot see (hairpinning, lifetime). Else every test is run.
     Unreachable where the vantage has no such family.
     """
     local_ips = frozenset(interface.ip for interface in network.interfaces())
     notes = _Notes(Observations(local_ips=local_ips))
     usable = [server for server in servers if server.af == af][:MAX_SERVERS]
+    known: KnownNat | None = None
     async with _Bench(network, af) as bench:
         try:
             async with asyncio.timeout(timeout_s):
                 if usable:
-                    await _Probe(network, bench, notes).run(usable)
+                    known = await _Probe(network, bench, notes).run(usable, recall)
         except TimeoutError:
             pass
-    return NatReport(behaviour=classify(notes.seen), external_ip=notes.seen.external_ip, seen=notes.seen)
+    return NatReport(
+        behaviour=known.behaviour if known else classify(notes.seen),
+        source=NatSource.OBSERVATORY if known else NatSource.RFC5780,
+        external_ip=notes.seen.external_ip,
+        seen=notes.seen,
+        packets_sent=packets_sent_by(bench.counted),
+    )
 
 
 class _Notes:
@@ -80,9 +113,10 @@ class _Station:
 
 
 class _Bench:
-    """The probe's sockets and tasks: all are closed, cancelled and awaited in the end."""
+    """The probe's sockets and tasks: all are closed, cancelled and awaited in the end. `counted` is all that sent."""
 
-    def __init__(self, network: Network, af: int) -> None:
+    def __init__(self, network: CountableNetwork, af: int) -> None:
+        self.counted: list[Counted] = []
         self._network = network
         self._af = af
         self._stations: list[_Station] = []
@@ -91,6 +125,7 @@ class _Bench:
     async def station(self) -> _Station:
         station = _Station(await self._network.open_udp(self._af))
         self._stations.append(station)
+        self.counted.append(station.socket)
         return station
 
     def start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
@@ -115,22 +150,75 @@ class _Bench:
 class _Probe:
     """One run of the tests. Every test writes what it sees into the notes."""
 
-    def __init__(self, network: Network, bench: _Bench, notes: _Notes) -> None:
+    def __init__(self, network: CountableNetwork, bench: _Bench, notes: _Notes) -> None:
         self._network = network
         self._bench = bench
         self._notes = notes
         self._rtt_s = 0.0
         self._asked: dict[Endpoint, asyncio.Task[Answer | None]] = {}
 
-    async def run(self, servers: list[Endpoint]) -> None:
+    async def run(self, servers: list[Endpoint], recall: Recall) -> KnownNat | None:
+        """Check what is known, or run every test: what is known and was confirmed, or None."""
         main = await self._bench.station()
         over_tcp = self._bench.start(self._over_tcp(servers))
-        found = await self._primary(main, servers)
+        primary = self._bench.start(self._primary(main, servers))
+        external_ip = await self._external_ip(primary, over_tcp)
+        known = await recall(external_ip) if external_ip else None
+        if known and await self._confirmed(known, main, primary):
+            return known
+        found = await primary
         if found is None:
             await over_tcp
-            return
-        over_tcp.cancel()
+        else:
+            over_tcp.cancel()
+            await self._all_tests(main, *found)
+        return None
+
+    async def _external_ip(
+        self, primary: asyncio.Task[tuple[Endpoint, Answer] | None], over_tcp: asyncio.Task[None]
+    ) -> str | None:
+        """The external address, as soon as an answer over UDP or TCP shows it."""
+        pending: set[asyncio.Task[Any]] = {primary, over_tcp}
+        while pending and self._notes.seen.external_ip is None:
+            _, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+        if self._notes.seen.mapped:
+            over_tcp.cancel()
+        return self._notes.seen.external_ip
+
+    async def _confirmed(
+        self, known: KnownNat, main: _Station, primary: asyncio.Task[tuple[Endpoint, Answer] | None]
+    ) -> bool:
+        """Whether a check speaks for what is known."""
+        if not known.behaviour.complete:
+            return False
+        if known.behaviour.udp is False:
+            return not contradicted(known.behaviour, self._notes.seen)
+        found = await primary
+        if found is None:
+            return False
         server, answer = found
+        if answer.other is None:  # a server that cannot contradict cannot confirm
+            return False
+        same_exit = Exit.of(known.exit.realm, answer.mapped.ip) == known.exit
+        return same_exit and not contradicted(known.behaviour, await self._check(main, server, answer, answer.other))
+
+    async def _check(self, main: _Station, server: Endpoint, answer: Answer, other: Endpoint) -> Observations:
+        """One transmission of each test that could contradict. What it sees stays out of the notes: one packet's
+        silence proves nothing."""
+        fresh = await self._bench.station()
+        from_both, from_port, _ = await asyncio.gather(
+            self._changed(fresh, server, stun.CHANGE_IP | stun.CHANGE_PORT, sends=1),
+            self._changed(fresh, server, stun.CHANGE_PORT, sends=1),
+            self._ask(main, Endpoint(other.ip, server.port)),
+        )
+        return replace(
+            self._notes.seen,
+            ports=((main.socket.local.port, answer.mapped.port),),
+            change_both={other: True, None: False}.get(from_both),
+            change_port={Endpoint(server.ip, other.port): True, None: False}.get(from_port),
+        )
+
+    async def _all_tests(self, main: _Station, server: Endpoint, answer: Answer) -> None:
         stations = [await self._bench.station() for _ in range(PORT_SOCKETS + 2)]
         ports, filters = stations[:PORT_SOCKETS], stations[PORT_SOCKETS:]
         # In this order: the ports' mappings are to be consecutive ones.
@@ -250,18 +338,20 @@ class _Probe:
             return True
         return await self._changed(main, server, stun.CHANGE_IP | stun.CHANGE_PORT) is not None
 
-    async def _changed(self, station: _Station, server: Endpoint, change: int) -> Endpoint | None:
+    async def _changed(
+        self, station: _Station, server: Endpoint, change: int, *, sends: int = SENDS
+    ) -> Endpoint | None:
         """From where the server answered a request to change its address or port; None where it was not heard."""
         request = stun.Message(stun.Method.BINDING, stun.Class.REQUEST)
         request.attributes["CHANGE-REQUEST"] = change
-        return await self._heard(station, request, server, station)
+        return await self._heard(station, request, server, station, sends=sends)
 
     async def _heard(
-        self, sender: _Station, message: stun.Message, remote: Endpoint, receiver: _Station
+        self, sender: _Station, message: stun.Message, remote: Endpoint, receiver: _Station, *, sends: int = SENDS
     ) -> Endpoint | None:
         """Send a message several times, and hear from where it, or its answer, arrives, or that it does not."""
         interval_s = max(self._rtt_s / 4, MIN_INTERVAL_S)
-        times_s = [turn * interval_s for turn in range(SENDS)]
+        times_s = [turn * interval_s for turn in range(sends)]
         timeout_s = times_s[-1] + self._rtt_s + max(self._rtt_s, MIN_GRACE_S)
         try:
             _, source = await sender.transactions.exchange(
@@ -276,7 +366,9 @@ class _Probe:
         await asyncio.sleep(TCP_STAGGER_S)
         for server in servers:
             try:
-                stream = await self._network.connect_tcp(server, timeout_s=UDP_TIMEOUT_S)
+                counted = self._bench.counted.append
+                stream = await self._network.connect_tcp(server, timeout_s=UDP_TIMEOUT_S, discard=counted)
+                counted(stream)
             except (WarpfleetError, TimeoutError):
                 continue
             try:

@@ -8,7 +8,7 @@ from socket import SOCK_DGRAM, SOCK_STREAM
 from warpfleet.configs.fleet import TurnServer
 from warpfleet.core.endpoint import Endpoint, Interface
 from warpfleet.net import sockets
-from warpfleet.net.interfaces import ConnectionLost, DatagramSocket
+from warpfleet.net.interfaces import ConnectionLost, Count, DatagramSocket, uncounted
 from warpfleet.net.racing import race
 from warpfleet.net.relay import Relays, RelaySocket
 from warpfleet.net.sockets import TcpListener, TcpStream, UdpSocket
@@ -36,13 +36,15 @@ class KernelNetwork:
         """A bound UDP socket. Unreachable where the vantage has no such family, OSError where the port is taken."""
         return UdpSocket(self.vantage.open(af, SOCK_DGRAM, port=port))
 
-    async def connect_tcp(self, remote: Endpoint, *, timeout_s: float, local_port: int | None = None) -> TcpStream:
-        """Connect. ConnectRefused, Unreachable, or TimeoutError.
+    async def connect_tcp(
+        self, remote: Endpoint, *, timeout_s: float, local_port: int | None = None, discard: Count = uncounted
+    ) -> TcpStream:
+        """Connect. ConnectRefused, Unreachable, or TimeoutError; `discard` gets a connect that failed.
 
         `local_port` is shared with a listener and with other streams from it; OSError where others have it.
         """
         opened = self.vantage.open(remote.af, SOCK_STREAM, port=local_port, shared=local_port is not None)
-        return await sockets.connect(opened, remote, timeout_s=timeout_s)
+        return await sockets.connect(opened, remote, timeout_s=timeout_s, discard=discard)
 
     async def listen_tcp(self, endpoint: Endpoint, *, shared: bool = False) -> TcpListener:
         """Listen at a local transport address; the unspecified address and port 0 mean any. OSError where it is taken.
@@ -80,9 +82,10 @@ class KernelNetwork:
         ]
         return await race(asking, stagger_s=SERVER_STAGGER_S, timeout_s=timeout_s)
 
-    async def allocate_relay(self, af: int, *, timeout_s: float) -> RelaySocket:
-        """A relayed transport address (RFC 8656). TimeoutError, ConnectRefused, Unreachable, or RelayRefused."""
-        return await self.relays.allocate(af, timeout_s=timeout_s)
+    async def allocate_relay(self, af: int, *, timeout_s: float, discard: Count = uncounted) -> RelaySocket:
+        """A relayed transport address (RFC 8656). TimeoutError, ConnectRefused, Unreachable, or RelayRefused;
+        `discard` gets what was tried beside the one that is returned."""
+        return await self.relays.allocate(af, timeout_s=timeout_s, discard=discard)
 
     async def close(self) -> None:
         """Wait for what runs behind the scenes: closed relays that delete their allocations."""

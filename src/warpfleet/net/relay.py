@@ -10,6 +10,7 @@ import hashlib
 import hmac
 import ssl
 import time
+from asyncio.trsock import TransportSocket
 from collections import deque
 from collections.abc import Coroutine, Sequence
 from socket import SOCK_DGRAM, SOCK_STREAM
@@ -21,9 +22,9 @@ from warpfleet.configs.fleet import TurnServer
 from warpfleet.core.combo import Transport
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.net import stun
-from warpfleet.net.interfaces import ConnectRefused, RelayRefused, Unreachable
+from warpfleet.net.interfaces import ConnectRefused, Count, RelayRefused, Unreachable, uncounted
 from warpfleet.net.racing import race
-from warpfleet.net.sockets import Inbox, connect
+from warpfleet.net.sockets import Inbox, connect, segments_sent
 from warpfleet.net.vantage import Vantage
 
 STAGGER_S = 0.3  # an allocation over UDP takes two round trips: most are done before TCP is tried beside it
@@ -88,11 +89,29 @@ class _Client(turn.TurnClientMixin):
 
 
 class _UdpClient(_Client, turn.TurnClientUdpProtocol):
-    pass
+    packets_sent = 0
+
+    def _send(self, data: bytes) -> None:
+        super()._send(data)
+        self.packets_sent += 1
 
 
 class _TcpClient(_Client, turn.TurnClientTcpProtocol):
-    pass
+    _packets_sent: int | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._socket: TransportSocket = transport.get_extra_info("socket")
+
+    @property
+    def packets_sent(self) -> int | None:
+        if self._socket.fileno() >= 0:  # a TLS transport has closed it before it says so
+            self._packets_sent = segments_sent(self._socket)
+        return self._packets_sent
+
+    def end(self, error: Exception) -> None:
+        self._packets_sent = self.packets_sent
+        super().end(error)
 
 
 class _PortInUse(RelayRefused):
@@ -131,7 +150,6 @@ class RelaySocket:
         self._inbox = inbox
         self._tasks = tasks
         self._channels: dict[Endpoint, _Channel] = {}
-        self._packets_sent = 0
         self._closed = False
         assert client.refresh_task is not None
         client.refresh_task.add_done_callback(self._refresh_ended)
@@ -142,9 +160,9 @@ class RelaySocket:
         return self._local
 
     @property
-    def packets_sent(self) -> int:
-        """How many datagrams were handed to the server."""
-        return self._packets_sent
+    def packets_sent(self) -> int | None:
+        """What the allocation has sent to its server: requests, renewals and data; TCP segments where that is TCP."""
+        return self._client.packets_sent
 
     def send_to(self, data: bytes, remote: Endpoint) -> None:
         """Send one datagram through the server, as soon as the channel to its peer is bound."""
@@ -194,7 +212,6 @@ class RelaySocket:
 
     def _transmit(self, channel: _Channel, data: bytes) -> None:
         self._client._send(channel.number.to_bytes(2, "big") + len(data).to_bytes(2, "big") + data)
-        self._packets_sent += 1
 
     def _refresh_ended(self, task: "asyncio.Task[None]") -> None:
         """The allocation could not be renewed: it is gone, unless it was closed here."""
@@ -228,42 +245,49 @@ class Relays:
         self._servers = servers
         self._tasks = _Tasks()
 
-    async def allocate(self, af: int, *, timeout_s: float) -> RelaySocket:
+    async def allocate(self, af: int, *, timeout_s: float, discard: Count = uncounted) -> RelaySocket:
         """A relayed transport address of family 4 or 6: servers over UDP first, over TCP beside them soon after.
 
         RelayRefused, ConnectRefused, Unreachable or TimeoutError. Unreachable, too, where there is no server.
+        `discard` gets the allocations, and the connects for some, that were tried beside the one that is returned.
         """
+
+        async def close(socket: RelaySocket) -> None:
+            socket.close()
+            discard(socket)
+
         servers = sorted(self._servers, key=lambda server: server.transport is Transport.TCP)
         ways = [
-            functools.partial(self._allocate_at, server, af)
+            functools.partial(self._allocate_at, server, af, discard)
             for server in servers
             if not (self.udp_blocked and server.transport is Transport.UDP)
         ]
         if not ways:
             raise Unreachable("the fleet has no TURN server that can be reached")
-        return await race(ways, stagger_s=STAGGER_S, timeout_s=timeout_s, discard=_close)
+        return await race(ways, stagger_s=STAGGER_S, timeout_s=timeout_s, discard=close)
 
     async def close(self) -> None:
         """Wait until closed sockets have deleted their allocations, about a second at most."""
         await self._tasks.finished()
 
-    async def _allocate_at(self, server: TurnServer, af: int) -> RelaySocket:
+    async def _allocate_at(self, server: TurnServer, af: int, discard: Count) -> RelaySocket:
         refusal: Exception = Unreachable(f"{server.host} has no address")
         for remote in await self._vantage.resolve(server.host, server.port):
             try:
-                return await self._allocate(server, remote, af)
+                return await self._allocate(server, remote, af, discard)
             except _PortInUse:
-                return await self._allocate(server, remote, af)
+                return await self._allocate(server, remote, af, discard)
             except (ConnectRefused, Unreachable) as error:
                 refusal = error
         raise refusal
 
-    async def _allocate(self, server: TurnServer, remote: Endpoint, af: int) -> RelaySocket:
+    async def _allocate(self, server: TurnServer, remote: Endpoint, af: int, discard: Count) -> RelaySocket:
         inbox = Inbox()
-        client = await self._client(server, remote, af, inbox)
+        client = await self._client(server, remote, af, inbox, discard)
         try:
             local = await client.allocate()
         except BaseException as error:
+            discard(client)
             self._tasks.start(_farewell(client))
             if isinstance(error, stun.TransactionFailed):
                 kind = _PortInUse if "(437 " in str(error) else RelayRefused
@@ -275,7 +299,9 @@ class Relays:
             raise
         return RelaySocket(client, local, inbox, self._tasks)
 
-    async def _client(self, server: TurnServer, remote: Endpoint, af: int, inbox: Inbox) -> _UdpClient | _TcpClient:
+    async def _client(
+        self, server: TurnServer, remote: Endpoint, af: int, inbox: Inbox, discard: Count
+    ) -> _UdpClient | _TcpClient:
         """A client of the server whose transport is connected."""
         loop = asyncio.get_running_loop()
         username, password = credentials(server, time.time())
@@ -293,7 +319,8 @@ class Relays:
             return client
         client = _TcpClient(remote, username, password, LIFETIME_S, LIFETIME_S)
         client.begin(af, inbox)
-        stream = await connect(self._vantage.open(remote.af, SOCK_STREAM), remote, timeout_s=BIND_TIMEOUT_S)
+        opened = self._vantage.open(remote.af, SOCK_STREAM)
+        stream = await connect(opened, remote, timeout_s=BIND_TIMEOUT_S, discard=discard)
         opened = stream.detach()
         try:
             context = ssl.create_default_context() if server.tls else None
@@ -302,6 +329,7 @@ class Relays:
             )
         except OSError as error:
             opened.close()
+            discard(stream)
             raise Unreachable(f"{remote}: {error}") from error
         return client
 
@@ -313,10 +341,6 @@ def credentials(server: TurnServer, now_s: float) -> tuple[str | None, str | Non
     username = f"{int(now_s) + EPHEMERAL_LIFETIME_S}:{server.username or 'warpfleet'}"
     digest = hmac.new(server.secret.get_secret_value().encode(), username.encode(), hashlib.sha1).digest()
     return username, base64.b64encode(digest).decode()
-
-
-async def _close(socket: RelaySocket) -> None:
-    socket.close()
 
 
 async def _farewell(client: _UdpClient | _TcpClient) -> None:

@@ -9,18 +9,23 @@ import asyncio
 import errno
 import os
 import socket
+import struct
+from asyncio.trsock import TransportSocket
 from collections import deque
 from collections.abc import Callable
 from typing import Self
 
 from warpfleet.core.endpoint import Endpoint
-from warpfleet.net.interfaces import ConnectionLost, ConnectRefused, Unreachable
+from warpfleet.net.interfaces import ConnectionLost, ConnectRefused, Count, Unreachable, uncounted
 
 RECEIVE_QUEUE_DATAGRAMS = 256  # a reader that is this far behind loses packets, as it would in the kernel's own buffer
 MAX_DATAGRAM_BYTES = 65_535  # the largest UDP datagram
 DATAGRAMS_A_TURN = 32  # read before other sockets get their turn
 LISTEN_BACKLOG = 128
 READ_LIMIT_BYTES = 262_144  # one recv() at most, whatever the caller would take
+# struct tcp_info of linux/tcp.h up to tcpi_segs_out: 8 bytes of states and flags, 24 words from tcpi_rto to
+# tcpi_total_retrans, 4 double words from tcpi_pacing_rate to tcpi_bytes_received. Later kernels append to it.
+_TCP_INFO = struct.Struct("=8x 24I 4Q I")
 
 
 def local_endpoint(opened: socket.socket) -> Endpoint:
@@ -29,14 +34,26 @@ def local_endpoint(opened: socket.socket) -> Endpoint:
     return Endpoint(ip, port)
 
 
+def segments_sent(opened: socket.socket | TransportSocket) -> int | None:
+    """How many segments the kernel has sent on a TCP socket: SYN, retransmissions and pure ACKs included, but not the
+    SYN-ACK of an accepted one, which its listener sent. None where the kernel does not tell (Linux before 4.2)."""
+    info = opened.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
+    return int(_TCP_INFO.unpack(info)[-1]) if len(info) == _TCP_INFO.size else None
+
+
 class _Readiness:
-    """Waiting until a socket is readable or writable, which `close` ends with ConnectionLost."""
+    """Waiting until a TCP socket is readable or writable, which `close` ends with ConnectionLost."""
 
     def __init__(self, opened: socket.socket) -> None:
         self.socket = opened
         self.closed = False
         self._loop = asyncio.get_running_loop()
         self._waiters: set[asyncio.Future[None]] = set()
+        self._sent_in_the_end: int | None = None
+
+    @property
+    def packets_sent(self) -> int | None:
+        return self._sent_in_the_end if self.closed else segments_sent(self.socket)
 
     async def readable(self) -> None:
         await self._wait(self._loop.add_reader, self._loop.remove_reader)
@@ -63,6 +80,7 @@ class _Readiness:
 
     def detach(self) -> socket.socket:
         self.require_open()
+        self._sent_in_the_end = self.packets_sent
         self.closed = True
         self._loop.remove_reader(self.socket.fileno())
         self._loop.remove_writer(self.socket.fileno())
@@ -211,6 +229,11 @@ class TcpStream:
         """The remote transport address."""
         return self._remote
 
+    @property
+    def packets_sent(self) -> int | None:
+        """How many segments the kernel has sent (see `segments_sent`), until it was closed or detached."""
+        return self._ready.packets_sent
+
     async def write(self, data: bytes) -> None:
         """Write all of `data`. ConnectionLost where the stream has ended."""
         left = memoryview(data)
@@ -286,8 +309,11 @@ class TcpListener:
         self._ready.close()
 
 
-async def connect(opened: socket.socket, remote: Endpoint, *, timeout_s: float) -> TcpStream:
+async def connect(
+    opened: socket.socket, remote: Endpoint, *, timeout_s: float, discard: Count = uncounted
+) -> TcpStream:
     """Connect a non-blocking TCP socket, which is owned from here on. ConnectRefused, Unreachable or TimeoutError.
+    Where it fails or is cancelled, `discard` gets the count of its segments.
 
     The verdict of `connect_ex` counts: where the peer's crossing SYN already owns the 4-tuple it is EADDRNOTAVAIL, and
     the socket would report itself writable without an error all the same.
@@ -303,13 +329,13 @@ async def connect(opened: socket.socket, remote: Endpoint, *, timeout_s: float) 
             raise _refusal(code, remote)
         return TcpStream(ready.detach())
     except OSError as error:
-        ready.close()
         if isinstance(error, TimeoutError):
             raise TimeoutError(f"{remote} did not answer within {timeout_s:g} s") from error
         raise Unreachable(f"{remote}: {error.strerror}") from error
-    except BaseException:
-        ready.close()
-        raise
+    finally:
+        if not ready.closed:
+            ready.close()
+            discard(ready)
 
 
 def _refusal(code: int, remote: Endpoint) -> Exception:

@@ -17,7 +17,7 @@ from warpfleet.core.identity import Identity, PublicIdentity
 from warpfleet.core.pairing import Requirement
 from warpfleet.core.peer import ADDRESS_FAMILIES, AddressFamily, PeerView
 from warpfleet.net.handshake import Handshake
-from warpfleet.net.interfaces import ByteStream, DatagramSocket, Network, Pipe
+from warpfleet.net.interfaces import ByteStream, Count, DatagramSocket, Network, Pipe, uncounted
 from warpfleet.net.pipe import DatagramPipe, StreamPipe
 from warpfleet.net.proving import Claim, prove_datagram, prove_stream
 from warpfleet.signal.messages import ProtoMessage
@@ -80,9 +80,10 @@ class InboundStream:
 
 
 class Inbox:
-    """What arrives for one attempt: messages of the peer's side, and streams that it opened."""
+    """What arrives for one attempt: messages of the peer's side, and streams that it opened, each told to `count`."""
 
-    def __init__(self) -> None:
+    def __init__(self, count: Count = uncounted) -> None:
+        self._count = count
         self._messages: asyncio.Queue[AttemptMessage | AttemptFailed] = asyncio.Queue(_INBOX_MAX_ITEMS)
         self._streams: asyncio.Queue[InboundStream] = asyncio.Queue(_INBOX_MAX_ITEMS)
         self._closed = False
@@ -102,6 +103,7 @@ class Inbox:
         if self._closed or self._streams.full():
             inbound.stream.close()
         else:
+            self._count(inbound.stream)
             self._streams.put_nowait(inbound)
 
     async def message(self, kind: type[M]) -> M:

@@ -6,7 +6,15 @@ from collections.abc import Callable, Sequence
 from warpfleet.core.combo import Reason, RouteType
 from warpfleet.core.endpoint import Endpoint, Interface
 from warpfleet.core.targets import Budget, may_be_peer
-from warpfleet.net.interfaces import ByteStream, DatagramSocket, Listener, Network
+from warpfleet.net.interfaces import (
+    ByteStream,
+    Count,
+    CountableNetwork,
+    Counted,
+    DatagramSocket,
+    Listener,
+    packets_sent_by,
+)
 from warpfleet.plugins.contract import AttemptFailed
 
 # Per attempt and target address: a punch sends a few packets a second, an echo some more.
@@ -20,24 +28,29 @@ class GuardedNetwork:
 
     `alias` is the peer's loopback alias."""
 
-    def __init__(self, network: Network, routes: Sequence[RouteType], alias: str) -> None:
+    def __init__(self, network: CountableNetwork, routes: Sequence[RouteType], alias: str) -> None:
         self._network = network
         self._routes = routes
         self._alias = alias
         self._interfaces = network.interfaces() if RouteType.NIC in routes else ()
         self._budgets: dict[str, Budget] = {}
-        self._datagram_sockets: list[GuardedSocket] = []
-        self._streams_opened = 0
-
-    @property
-    def sockets(self) -> int:
+        self._counted: list[Counted] = []
+        self.sockets = 0
         """How many sockets the attempt has opened."""
-        return len(self._datagram_sockets) + self._streams_opened
 
     @property
-    def packets_sent(self) -> int:
-        """How many datagrams the attempt has sent, those to STUN and TURN servers included."""
-        return sum(socket.packets_sent for socket in self._datagram_sockets)
+    def packets_sent(self) -> int | None:
+        """How many datagrams and TCP segments the attempt has sent, those to STUN and TURN servers included, and those
+        of sockets that came to nothing. None where the kernel does not tell."""
+        return packets_sent_by(self._counted)
+
+    def count(self, sender: Counted) -> None:
+        """Count the packets of something that the attempt uses, or has used."""
+        self._counted.append(sender)
+
+    def settle(self) -> None:
+        """Let go of what was counted, once the last count was read: a pipe lives no longer than its holder wants."""
+        self._counted.clear()
 
     def interfaces(self) -> Sequence[Interface]:
         return self._network.interfaces()
@@ -47,27 +60,29 @@ class GuardedNetwork:
 
     async def connect_tcp(self, remote: Endpoint, *, timeout_s: float) -> ByteStream:
         self._check(remote)
-        self._streams_opened += 1
-        return await self._network.connect_tcp(remote, timeout_s=timeout_s)
+        self.sockets += 1
+        stream = await self._network.connect_tcp(remote, timeout_s=timeout_s, discard=self.count)
+        self.count(stream)
+        return stream
 
     async def listen_tcp(self, endpoint: Endpoint) -> Listener:
-        self._streams_opened += 1
-        return await self._network.listen_tcp(endpoint)
+        self.sockets += 1
+        return CountedListener(await self._network.listen_tcp(endpoint), self.count)
 
     async def external_endpoint(self, socket: DatagramSocket, *, timeout_s: float) -> Endpoint:
         return await self._network.external_endpoint(self.release(socket), timeout_s=timeout_s)
 
     async def allocate_relay(self, af: int, *, timeout_s: float) -> DatagramSocket:
-        return self._guard(await self._network.allocate_relay(af, timeout_s=timeout_s))
+        return self._guard(await self._network.allocate_relay(af, timeout_s=timeout_s, discard=self.count))
 
     def release(self, socket: DatagramSocket) -> DatagramSocket:
         """The bare socket: the peer that proved itself on it wants what comes."""
         return socket.inner if isinstance(socket, GuardedSocket) else socket
 
     def _guard(self, socket: DatagramSocket) -> "GuardedSocket":
-        guarded = GuardedSocket(socket, self._check, self._permits)
-        self._datagram_sockets.append(guarded)
-        return guarded
+        self.sockets += 1
+        self.count(socket)
+        return GuardedSocket(socket, self._check, self._permits)
 
     def _permits(self, remote: Endpoint) -> bool:
         return any(may_be_peer(remote.ip, route, self._interfaces, self._alias) for route in self._routes)
@@ -98,7 +113,7 @@ class GuardedSocket:
         return self.inner.local
 
     @property
-    def packets_sent(self) -> int:
+    def packets_sent(self) -> int | None:
         return self.inner.packets_sent
 
     def send_to(self, data: bytes, remote: Endpoint) -> None:
@@ -113,3 +128,23 @@ class GuardedSocket:
 
     def close(self) -> None:
         self.inner.close()
+
+
+class CountedListener:
+    """A listening socket whose streams are counted when they are accepted."""
+
+    def __init__(self, inner: Listener, count: Count) -> None:
+        self._inner = inner
+        self._count = count
+
+    @property
+    def local(self) -> Endpoint:
+        return self._inner.local
+
+    async def accept(self) -> ByteStream:
+        stream = await self._inner.accept()
+        self._count(stream)
+        return stream
+
+    def close(self) -> None:
+        self._inner.close()

@@ -83,7 +83,8 @@ class AttemptRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NatObservationRow:
-    """What was seen of the NATs before one node. `source` says how, `confidence` is 0 to 1."""
+    """What was seen of the NATs before one node. `source` says how, `confidence` is 0 to 1; `packets_sent` is what it
+    cost, in datagrams and TCP segments."""
 
     sweep_id: str
     node: str
@@ -98,6 +99,7 @@ class NatObservationRow:
     source: str
     confidence: float
     af: int | None = None
+    packets_sent: int | None = None
 
 
 Row = StartedRow | AttemptRow | NatObservationRow

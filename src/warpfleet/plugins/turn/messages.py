@@ -15,7 +15,10 @@ class RelayOffer(AttemptMessage):
 
 
 class RelayAnswer(AttemptMessage):
-    """The endpoint that the responder sends from, as `ip:port`: permit it, and send to it."""
+    """The endpoint that the responder sends from, as `ip:port`: permit its address, and send to it.
+
+    Its port is a guess unless it is a relayed endpoint.
+    """
 
     kind: ClassVar[str] = "turn.answer"
 
