@@ -10,7 +10,14 @@ from warpfleet.core.combo import ConnectionOutcome, Policy, Reason
 from warpfleet.telemetry.columns import TableName, to_batch
 from warpfleet.telemetry.log import Log, RecordKind, read_log
 from warpfleet.telemetry.records import AttemptRow, ConnectionRow, Row, StartedRow
-from warpfleet.telemetry.segments import attempt_key, attempt_keys, create_tables, ended_ids, last_generation, write_segment
+from warpfleet.telemetry.segments import (
+    attempt_key,
+    attempt_keys,
+    create_tables,
+    ended_ids,
+    last_generation,
+    write_segment,
+)
 
 LOG_FOLDER = "log"
 _INTERRUPTED = "the sweep ended before this connection did"
