@@ -142,6 +142,15 @@ async def test_two_fleets_share_one_file(file: Path) -> None:
     assert (await two.tracks([INBOUND]))[INBOUND].wins == 3
 
 
+async def test_two_that_begin_at_once_have_one_file(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = host(file)
+    monkeypatch.setattr(Path, "exists", lambda _path: False)  # as the second sees it, who looked a moment earlier
+    two = host(file)
+    await one.learn([won()])
+    assert (await two.tracks([INBOUND]))[INBOUND].wins == 1
+    assert set(modes(file.parent)) == {f"{file.name}{suffix}" for suffix in ("", "-wal", "-shm")}
+
+
 async def test_it_serves_until_it_is_closed(file: Path) -> None:
     one = host(file)
     await one.learn([won()])

@@ -279,6 +279,13 @@ def test_a_punch_that_never_worked_between_such_nats_is_left_out() -> None:
     assert advised_against(plan) == {"punch/ext": advice}
 
 
+def test_a_relay_is_never_left_out() -> None:
+    relayed = Between(REALM, "relay", 4, CONE.signature, CONE.signature)
+    plan = make_plan(TECHNIQUES, STAGGERED, HOME, FAR_HOME, experience=known({relayed: record(0, 32)}))
+    assert advised_against(plan) == {}
+    assert "relay/ext" in planned(plan)
+
+
 def test_what_an_earlier_combo_makes_unlikely_to_be_needed_is_moved() -> None:
     tracks = {Inbound(SERVER_EXIT, "reverse"): record(16, 16, 360.0)}
     found = planned(make_plan(TECHNIQUES, STAGGERED, SERVER, HOME, experience=known(tracks)))

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import duckdb
+import pyarrow as pa
 import pytest
 import telemetry_rows as rows
 from hypothesis import given, settings
@@ -17,9 +18,10 @@ from hypothesis import strategies as st
 from warpfleet.core.combo import AttemptOutcome, ConnectionOutcome, Reason
 from warpfleet.core.errors import InputError
 from warpfleet.telemetry import store
-from warpfleet.telemetry.columns import STARTED_SCHEMA, to_batch
+from warpfleet.telemetry.columns import SCHEMAS, STARTED_SCHEMA, TableName, to_batch
 from warpfleet.telemetry.log import Log, RecordKind, read_log
-from warpfleet.telemetry.records import NatObservationRow
+from warpfleet.telemetry.lookup import find
+from warpfleet.telemetry.records import AttemptRow, NatObservationRow
 from warpfleet.telemetry.sweep import Sweep
 from warpfleet.telemetry.writer import MIN_SEGMENT_AGE_S, TelemetryWriter, recover
 
@@ -129,6 +131,34 @@ def test_who_takes_over_goes_on_and_knows_what_was_written(tmp_path: Path) -> No
     second.close(rows.NOW)
     assert sorted(read(tmp_path, "connections", "connection_id, outcome")) == [("c1", "direct"), ("c2", "cancelled")]
     assert sorted(read(tmp_path, "attempts", "attempt_id")) == [("1",), ("2",)]
+
+
+@pytest.mark.parametrize("left_behind", ["segments", "log"])
+def test_a_sweep_of_a_version_with_fewer_columns_is_read_and_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left_behind: str
+) -> None:
+    with monkeypatch.context() as older:
+        attempts = [field for field in SCHEMAS[TableName.ATTEMPTS] if field.name != "advice"]
+        fewer = SCHEMAS | {TableName.ATTEMPTS: pa.schema(attempts)}
+        older.setattr("warpfleet.telemetry.log.SCHEMAS", fewer)
+        older.setattr("warpfleet.telemetry.segments.SCHEMAS", fewer)
+        writer = TelemetryWriter(tmp_path, rows.sweep())
+        writer.connections([rows.direct(rows.started("c1"))])
+        writer.attempts([rows.attempt("c1", "1", "tcp_punch", AttemptOutcome.WON)])
+        writer.close(rows.NOW) if left_behind == "segments" else abandon(writer)
+    (attempt,) = recovered(tmp_path, "c1")
+    assert attempt.advice is None
+    writer = TelemetryWriter(tmp_path, rows.sweep(), resume=True)
+    writer.connections([rows.direct(rows.started("c2", repeat=1))])
+    writer.attempts([rows.attempt("c2", "2", "tcp_punch", AttemptOutcome.WON, advice="moved")])
+    writer.close(rows.NOW)
+    assert [a.advice for name in ("c1", "c2") for a in recovered(tmp_path, name)] == [None, "moved"]
+
+
+def recovered(directory: Path, connection: str) -> tuple[AttemptRow, ...]:
+    """A connection's attempts, as `explain` finds them."""
+    recover(directory)
+    return find(directory, connection).attempts
 
 
 def copy_at_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, work: Callable[[], None], where: Path) -> int:

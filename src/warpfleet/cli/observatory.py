@@ -61,7 +61,7 @@ def _track_table(tracks: dict[Subject, Track], now: float) -> Table:
         if isinstance(subject, Inbound):
             realm, where = subject.exit.realm, subject.exit.address
         else:
-            realm, where = subject.realm, f"{subject.initiator} and {subject.responder}"
+            realm, where = subject.realm, f"{subject.initiator} and\n{subject.responder}"
         times = _ms(track.connect_ms), _ms(track.rtt_ms), _age(now - track.last_at)
         table.add_row(realm, subject.plugin, where, f"{track.wins} of {track.tries}", *times)
     return table

@@ -202,7 +202,7 @@ class ObservatoryStore:
         """What to go on with after an error of the file."""
         path, self._path = self._path, None
         if path and (isinstance(error, _Outdated) or _code(error) in _DAMAGED):
-            with suppress(sqlite3.DatabaseError, OSError):
+            with suppress(sqlite3.DatabaseError, OSError, _Outdated):
                 self._set_aside(path)
                 database, self._path = self._open_file(path), path
                 return database
