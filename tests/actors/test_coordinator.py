@@ -23,7 +23,7 @@ from warpfleet.actors.values import (
 from warpfleet.core.combo import AttemptOutcome, Combo, ConnectionOutcome, Policy, Reason, RouteType, Side, Transport
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.core.exit import Exit
-from warpfleet.core.experience import Between, Evidence, Inbound, Subject, Track
+from warpfleet.core.experience import Between, Evidence, Inbound, RoundTrip, Subject, Track
 from warpfleet.core.nat import Filtering, Mapping, NatBehaviour
 from warpfleet.core.peer import PeerView
 from warpfleet.core.walk import Pin
@@ -447,7 +447,8 @@ async def test_the_observatory_is_asked_about_what_the_plan_may_use() -> None:
         for plugin in ("direct_connect", "reverse_connect")
     ]
     (asked,) = observatory.asked
-    assert set(asked) == {PUNCHED, *dials}
+    round_trips = {RoundTrip("internet", p, 4, "198.51.100.1", "198.51.100.2") for p in (PUNCH, RELAY)}
+    assert set(asked) == {PUNCHED, *dials, *round_trips}
 
 
 @virtual_time
@@ -514,7 +515,9 @@ async def test_a_connection_with_a_pipe_teaches_how_each_attempt_did() -> None:
     await world.row()
     relayed, punched = replace(PUNCHED, realm="lab", plugin=RELAY), replace(PUNCHED, realm="lab")
     taught = {e.subject: e for e in observatory.taught}
-    assert taught.keys() == {relayed, punched}
+    path = RoundTrip("lab", RELAY, 4, "198.51.100.1", "198.51.100.2")
+    assert taught.keys() == {relayed, punched, path}
+    assert taught[path].rtt_ms == 80.0
     assert (taught[relayed].connect_ms, taught[relayed].rtt_ms) == (pytest.approx(1500), 80.0)
     assert (taught[punched].worked, taught[punched].connect_ms) == (False, None)
     assert taught[punched].at == pytest.approx(time.time(), abs=60)

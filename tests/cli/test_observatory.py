@@ -61,7 +61,7 @@ def test_it_lists_exits_and_tracks_with_their_age() -> None:
 
 def test_the_same_as_json(learnt: float) -> None:
     values = json.loads(run("--json"))
-    (exit_,), (inbound, between) = values["exits"], values["tracks"]
+    (exit_,), (between, inbound) = values["exits"], values["tracks"]
     assert (exit_["realm"], exit_["af"], exit_["address"], exit_["alias"]) == (
         "lab-0123",
         4,

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from warpfleet.core.combo import Combo, Phase, Reason, RouteType, Transport
 from warpfleet.core.endpoint import Endpoint, Interface
 from warpfleet.core.exit import Exit
-from warpfleet.core.experience import Between, Experience, Inbound, Subject, Track
+from warpfleet.core.experience import Between, Experience, Inbound, RoundTrip, Subject, Track
 from warpfleet.core.nat import Filtering, Mapping, NatBehaviour, PortAssignment
 from warpfleet.core.pairing import Requirement
 from warpfleet.core.peer import PeerView
@@ -334,6 +334,20 @@ def test_experience_that_would_leave_nothing_is_not_heeded() -> None:
     assert read(plan)[0] == {"direct": ["dial/ext?"]}
 
 
+def round_trip(plugin: str) -> RoundTrip:
+    """Between the exits of SERVER and HOME."""
+    return RoundTrip(REALM, plugin, 4, *sorted((HOME_EXIT.address, SERVER_EXIT.address)))
+
+
+def test_a_known_round_trip_is_in_the_plan() -> None:
+    tracks = {round_trip("punch"): Track(tries=3, wins=3, last_at=0.0, rtt_ms=82.0)}
+    plan = make_plan(TECHNIQUES, STAGGERED, SERVER, HOME, experience=known(tracks))
+    known_ms = {planned.combo.plugin: planned.rtt_ms for phase in plan.phases for planned in phase.combos}
+    assert {plugin for plugin, rtt_ms in known_ms.items() if rtt_ms == 82.0} == {"punch"}
+    starts = [action for action in Walk(plan).advance(30.0 - 1e-6) if isinstance(action, Start)]
+    assert {start.combo.plugin: start.rtt_ms for start in starts}["punch"] == 82.0
+
+
 @pytest.mark.parametrize(
     ("pin", "asked"),
     [
@@ -342,10 +356,11 @@ def test_experience_that_would_leave_nothing_is_not_heeded() -> None:
             [
                 *(Inbound(exit_, plugin) for exit_ in (HOME_EXIT, SERVER_EXIT) for plugin in ("dial", "reverse")),
                 Between(REALM, "punch", 4, OPEN.signature, CONE.signature),
+                *(round_trip(plugin) for plugin in ("punch", "relay")),
             ],
         ),
         (Pin(plugin="dial"), [Inbound(HOME_EXIT, "dial"), Inbound(HOME_EXIT, "reverse")]),
-        (Pin(plugin="relay"), []),
+        (Pin(plugin="relay"), [round_trip("relay")]),
         (Pin(af=6), []),
     ],
 )

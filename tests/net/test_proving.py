@@ -315,3 +315,17 @@ async def test_a_stream_that_ends_half_way_is_lost() -> None:
     far.close()
     with pytest.raises(ConnectionLost):
         await prove_stream(near, handshakes()[0], leave_at_once)
+
+
+@virtual_time
+@pytest.mark.parametrize(("rtt_ms", "sent_by_s"), [(None, 3), (200.0, 1), (10.0, 3), (9_000.0, 1)])
+async def test_where_the_round_trip_is_known_nothing_is_sent_before_an_answer_can_have_come(
+    rtt_ms: float | None, sent_by_s: int
+) -> None:
+    socket = FakeUdp(Internet(), Endpoint("198.51.100.1", 1))
+    silent = Endpoint("198.51.100.9", 9)
+    proving = asyncio.create_task(prove_datagram(socket, handshakes()[0], leave_at_once, [silent], rtt_ms=rtt_ms))
+    await asyncio.sleep(0.2)
+    assert len(socket.sent) == sent_by_s
+    proving.cancel()
+    await asyncio.gather(proving, return_exceptions=True)

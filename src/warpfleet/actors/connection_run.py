@@ -17,7 +17,7 @@ from warpfleet.actors.values import (
     Use,
 )
 from warpfleet.core.combo import AttemptOutcome, Combo, ConnectionOutcome, Phase, Reason, Side
-from warpfleet.core.experience import Ended, Evidence, evidence, subject_of
+from warpfleet.core.experience import Ended, Evidence, evidence, round_trip_of, subject_of
 from warpfleet.core.peer import PeerView
 from warpfleet.core.walk import Action, Cancel, Finish, Name, Plan, Skipped, Start, Technique, Walk
 from warpfleet.telemetry.records import AttemptRow, ConnectionRow, StartedRow
@@ -129,7 +129,7 @@ class ConnectionRun:
         await self._settle(walk, self.stopped or Reason.NOT_NEEDED)
         ends = [s.reason for s in plan.skipped] + [a.row.reason for a in self._attempts.values() if a.row]
         reason = finish.reason
-        if reason in (Reason.NOTHING_TO_TRY, Reason.ALL_FAILED) and Reason.ACTOR_DIED in ends:
+        if reason in (Reason.NOTHING_TO_TRY, Reason.ALL_FAILED, Reason.ONLY_LONG_SHOTS) and Reason.ACTOR_DIED in ends:
             reason = Reason.ACTOR_DIED  # nobody knows what would have become of it
         return self.row(mine, theirs, None if self._won else reason)
 
@@ -156,6 +156,9 @@ class ConnectionRun:
             ended = Ended(combo, row.outcome, row.reason, ran_ms)
             learnt = evidence(subject, ended, self._won.combo, rtt_ms, at) if subject else None
             found += [learnt] if learnt else []
+        if self._won and rtt_ms is not None:
+            path = round_trip_of(self._won.combo, mine, theirs, self.request.realm)
+            found += [Evidence(path, True, at, rtt_ms=rtt_ms)] if path else []
         return found
 
     def row(
@@ -256,6 +259,7 @@ class ConnectionRun:
             peer=self.request.responder,
             theirs=theirs,
             use=self.request.use,
+            rtt_ms=action.rtt_ms,
         )
         self._ids[action.combo] = attempt_id
         self._attempts[attempt_id] = _Running(action.combo, action.phase, self._elapsed_s(), order, action.advice)

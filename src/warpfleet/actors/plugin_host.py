@@ -191,6 +191,7 @@ class PluginHost:
             combo=order.combo,
             timeout_s=order.timeout_s,
             theirs=order.theirs,
+            rtt_ms=order.rtt_ms,
         )
         self._uses[order.node, order.attempt_id] = order.use
         self._run(node, peer, spec)
@@ -209,6 +210,7 @@ class PluginHost:
             combo=Combo(self.registration.name, message.af, message.route),
             timeout_s=_RESPONDER_TIMEOUT_S,
             opening=message,
+            rtt_ms=message.rtt_ms,
         )
         self._respond(node, peer, spec)
 

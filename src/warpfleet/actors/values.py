@@ -53,6 +53,7 @@ class StartAttempt:
     peer: str
     theirs: PeerView
     use: Use
+    rtt_ms: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from rich.table import Table
 from warpfleet.cli.options import Json, console
 from warpfleet.configs.state import observatory_path
 from warpfleet.core.exit import KnownNat
-from warpfleet.core.experience import Inbound, Subject, Track
+from warpfleet.core.experience import Inbound, RoundTrip, Subject, Track
 from warpfleet.telemetry.observatory_store import ObservatoryStore
 
 
@@ -60,6 +60,8 @@ def _track_table(tracks: dict[Subject, Track], now: float) -> Table:
     for subject, track in tracks.items():
         if isinstance(subject, Inbound):
             realm, where = subject.exit.realm, subject.exit.address
+        elif isinstance(subject, RoundTrip):
+            realm, where = subject.realm, f"{subject.one} and {subject.other}"
         else:
             realm, where = subject.realm, f"{subject.initiator} and\n{subject.responder}"
         times = _ms(track.connect_ms), _ms(track.rtt_ms), _age(now - track.last_at)

@@ -24,10 +24,10 @@ _STOP_S = 10.0  # cancelled connections end in milliseconds; what takes longer i
 
 
 def should_have_worked(row: ConnectionRow) -> bool:
-    """Whether a connection failed that ought not to: one that had nothing to try (a pinned plugin that the NATs rule
-    out), or that the user cancelled, is no such failure."""
+    """Whether a connection failed that ought not to: one that had nothing likely to try (a pinned plugin that the NATs
+    rule out), or that the user cancelled, is no such failure."""
     bad = row.outcome in (ConnectionOutcome.FAILED, ConnectionOutcome.ERROR)
-    return bad and row.reason is not Reason.NOTHING_TO_TRY
+    return bad and row.reason not in (Reason.NOTHING_TO_TRY, Reason.ONLY_LONG_SHOTS)
 
 
 async def run_sweep(

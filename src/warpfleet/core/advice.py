@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from warpfleet.core.combo import Combo
-from warpfleet.core.experience import Between, Experience, Inbound, Subject, subject_of
+from warpfleet.core.experience import Between, Experience, Inbound, Subject, round_trip_of, subject_of
 from warpfleet.core.pairing import Requirement, is_long_shot
 from warpfleet.core.peer import PeerView
 
@@ -43,6 +43,12 @@ class Advisor:
         unlikely = is_long_shot(requirement, combo, self.mine, self.theirs)
         return unlikely and not self.experience.wins(self._subject(requirement, combo))
 
+    def rtt_ms(self, combo: Combo) -> float | None:
+        """The round trip of the pipes that this combo made before between the two exits."""
+        subject = round_trip_of(combo, self.mine, self.theirs, self.experience.realm)
+        track = self.experience.tracks.get(subject) if subject else None
+        return track.rtt_ms if track else None
+
     def expected(self, requirement: Requirement, combo: Combo, start_s: float) -> Expected | None:
         """When a combo that starts then has its pipe; None where it has not proved itself."""
         subject = self._subject(requirement, combo)
@@ -60,4 +66,4 @@ class Advisor:
         if isinstance(subject, Between):
             ends = (view.behaviour(subject.af).alias for view in (self.mine, self.theirs))
             return "between {} and {}".format(*ends)
-        return f"towards {subject.exit.address}"
+        return f"towards {subject.exit.address}" if isinstance(subject, Inbound) else f"{subject.one} {subject.other}"

@@ -108,6 +108,7 @@ class Reason(StrEnum):
     INTERRUPTED = "interrupted"  # found unfinished in the log of a sweep that was killed
     DEADLINE = "deadline"  # the connection's own deadline passed
     ALL_FAILED = "all_failed"
+    ONLY_LONG_SHOTS = "only_long_shots"  # all that could be tried was unlikely to work, and did not
     REFRESHED = "refreshed"  # it brought the peer's current address record; such an attempt carries no pipe
     NOTHING_TO_TRY = "nothing_to_try"
     PEER_CLOSED = "peer_closed"  # the other end gave this attempt up

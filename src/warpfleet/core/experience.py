@@ -18,8 +18,9 @@ _PROVED_WINS = 3
 _PROVED_SHARE = 0.9
 _SMOOTHING = 0.25  # the last four wins make up two thirds of a mean
 
-# A TCP connect and the proof of both identities take 3 round trips of the path, a reverse connect one signal more.
-_FAIR_ROUND_TRIPS = 5
+# A TCP connect and the proof of both identities take 3 round trips of the path. A reverse connect waits for a signal
+# first, as does nearly everything that may outrun it.
+_FAIR_ROUND_TRIPS = 4
 _FAIR_MIN_MS = 50.0  # the two hosts' own work takes its time, however short the path
 _NETWORK_SAID_NO = frozenset({Reason.REFUSED, Reason.UNREACHABLE, Reason.RESET, Reason.NO_ANSWER})
 
@@ -46,7 +47,26 @@ class Between:
     responder: str
 
 
-Subject = Inbound | Between
+@dataclass(frozen=True, slots=True)
+class RoundTrip:
+    """How long a packet and its answer take between two exits by a plugin's pipe. The addresses are in order."""
+
+    realm: str
+    plugin: str
+    af: AddressFamily
+    one: str
+    other: str
+
+
+Subject = Inbound | Between | RoundTrip
+
+
+def round_trip_of(combo: Combo, mine: PeerView, theirs: PeerView, realm: str) -> RoundTrip | None:
+    """What the round trip of a combo's pipe is evidence about. None where the two exits are not known."""
+    ours, peers = _exit(mine, combo.af, realm), _exit(theirs, combo.af, realm)
+    if combo.route is not RouteType.EXT or ours is None or peers is None:
+        return None
+    return RoundTrip(realm, combo.plugin, combo.af, *sorted((ours.address, peers.address)))
 
 
 def subject_of(requirement: Requirement, combo: Combo, mine: PeerView, theirs: PeerView, realm: str) -> Subject | None:

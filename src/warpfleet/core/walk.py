@@ -6,7 +6,7 @@ from enum import Enum
 
 from warpfleet.core.advice import Advisor, Expected
 from warpfleet.core.combo import Combo, Phase, Reason, RouteType, Transport
-from warpfleet.core.experience import NO_EXPERIENCE, Experience, Inbound, Subject, subject_of
+from warpfleet.core.experience import NO_EXPERIENCE, Experience, Inbound, Subject, round_trip_of, subject_of
 from warpfleet.core.pairing import DIALS, Requirement, impossible, ruled_out
 from warpfleet.core.peer import ADDRESS_FAMILIES, AddressFamily, PeerView
 
@@ -75,12 +75,14 @@ class Skipped:
 @dataclass(frozen=True, slots=True)
 class Planned:
     """A combo that is tried `start_s` seconds after the walk began, or sooner where nothing earlier is left (None: only
-    then). A long shot is never waited for. `advice` is why experience moved it, for people."""
+    then). A long shot is never waited for. `advice` is why experience moved it, for people; `rtt_ms` is the round trip
+    that its pipe is known to have."""
 
     combo: Combo
     start_s: float | None
     long_shot: bool = False
     advice: str | None = None
+    rtt_ms: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +145,9 @@ def subjects(
             found.update(dict.fromkeys(Inbound(subject.exit, plugin) for plugin in dialling))
         elif subject and technique.requirement is not Requirement.RELAY:
             found[subject] = None
+        round_trip = round_trip_of(combo, mine, theirs, realm)
+        if round_trip and technique.transport is Transport.UDP:  # TCP paces itself
+            found[round_trip] = None
     return list(found)
 
 
@@ -190,7 +195,8 @@ def _phases(
             if technique.walked_in is not phase:
                 continue
             long_shot = advisor is not None and advisor.is_long_shot(technique.requirement, combo)
-            planned = _moved(Planned(combo, timing.start_s, long_shot), soonest)
+            rtt_ms = advisor.rtt_ms(combo) if advisor else None
+            planned = _moved(Planned(combo, timing.start_s, long_shot, rtt_ms=rtt_ms), soonest)
             combos.append(planned)
             if advisor and planned.start_s is not None:
                 promise = advisor.expected(technique.requirement, combo, planned.start_s)
@@ -210,12 +216,13 @@ def _moved(planned: Planned, expected: Expected | None) -> Planned:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Start an attempt of this combo. `advice` is why experience moved it, for people."""
+    """Start an attempt of this combo. `advice` and `rtt_ms` are those of the plan."""
 
     combo: Combo
     phase: Phase
     timeout_s: float
     advice: str | None = None
+    rtt_ms: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,13 +303,18 @@ class Walk:
         actions = self._start_due(elapsed_s)
         actions += self._name_next()
         if not actions and all(state is _State.ENDED for state in self._states.values()):
-            return self._finish(Reason.ALL_FAILED, Reason.ALL_FAILED if self._states else Reason.NOTHING_TO_TRY)
+            return self._finish(Reason.ALL_FAILED, self._nothing_came())
         return actions
 
     def next_wakeup_s(self) -> float:
         """When `advance` has to be called at the latest although nothing happens."""
         waiting = [p.start_s for phase in self._plan.phases for p in self._unstarted(phase) if p.start_s is not None]
         return min([*waiting, self._plan.deadline_s])
+
+    def _nothing_came(self) -> Reason:
+        if not self._states:
+            return Reason.NOTHING_TO_TRY
+        return Reason.ONLY_LONG_SHOTS if self._states.keys() <= self._long_shots else Reason.ALL_FAILED
 
     def _start_due(self, elapsed_s: float) -> list[Action]:
         actions: list[Action] = []
@@ -312,7 +324,7 @@ class Walk:
                 on_time = planned.start_s is not None and elapsed_s >= planned.start_s
                 if on_time or nothing_earlier:
                     self._states[planned.combo] = _State.RUNNING
-                    actions.append(Start(planned.combo, phase.phase, phase.timeout_s, planned.advice))
+                    actions.append(Start(planned.combo, phase.phase, phase.timeout_s, planned.advice, planned.rtt_ms))
         return actions
 
     def _awaited(self) -> bool:

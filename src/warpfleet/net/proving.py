@@ -13,6 +13,7 @@ from warpfleet.net.interfaces import ByteStream, ConnectionLost, DatagramSocket
 _RESEND_FIRST_S = 0.05
 _RESEND_FACTOR = 1.5
 _RESEND_MAX_S = 0.5
+_RESEND_RTTS = 1.5  # of a known round trip: an answer that a busy host delays costs no packet
 
 Claim = Callable[[], Awaitable[None]]
 """Asks whoever names the winner for leave to take this pipe; raises where another was named."""
@@ -49,15 +50,22 @@ async def prove_stream(stream: ByteStream, handshake: Handshake, claim: Claim, *
 
 
 async def prove_datagram(
-    socket: DatagramSocket, handshake: Handshake, claim: Claim, candidates: Sequence[Endpoint]
+    socket: DatagramSocket,
+    handshake: Handshake,
+    claim: Claim,
+    candidates: Sequence[Endpoint],
+    *,
+    rtt_ms: float | None = None,
 ) -> Endpoint:
-    """Prove both ends over a UDP socket towards several candidate endpoints at once, and agree on one.
+    """Prove both ends over a UDP socket towards several candidate endpoints at once, and agree on one. Where the round
+    trip is known, nothing is sent again before an answer can have come.
 
     An authentic packet from an endpoint that nobody predicted is as good as any: the peer-reflexive candidates of
     RFC 8445 section 7.3.1.3. Returns the peer's endpoint. PeerClosed, ConnectionLost, or what `claim` raises.
     The caller bounds the time; whatever ends the attempt without agreement is told to the peer.
     """
-    proof = _DatagramProof(socket, handshake, claim, candidates)
+    resend_first_s = max(_RESEND_FIRST_S, min(_RESEND_RTTS * (rtt_ms or 0) / 1000, _RESEND_MAX_S))
+    proof = _DatagramProof(socket, handshake, claim, candidates, resend_first_s)
     try:
         return await proof.run()
     except BaseException:
@@ -71,8 +79,14 @@ async def prove_datagram(
 
 class _DatagramProof:
     def __init__(
-        self, socket: DatagramSocket, handshake: Handshake, claim: Claim, candidates: Sequence[Endpoint]
+        self,
+        socket: DatagramSocket,
+        handshake: Handshake,
+        claim: Claim,
+        candidates: Sequence[Endpoint],
+        resend_first_s: float,
     ) -> None:
+        self._resend_first_s = resend_first_s
         self._socket = socket
         self._handshake = handshake
         self._claim = claim
@@ -84,14 +98,14 @@ class _DatagramProof:
         self.seen: set[Endpoint] = set()  # endpoints that authentic frames came from
 
     async def run(self) -> Endpoint:
-        interval_s = _RESEND_FIRST_S
+        interval_s = self._resend_first_s
         while True:
             for target in self._targets:
                 self._socket.send_to(self._message, target)
             agreed, restart = await self._listen(interval_s)
             if agreed:
                 return agreed
-            interval_s = _RESEND_FIRST_S if restart else min(interval_s * _RESEND_FACTOR, _RESEND_MAX_S)
+            interval_s = self._resend_first_s if restart else min(interval_s * _RESEND_FACTOR, _RESEND_MAX_S)
 
     async def stop(self) -> None:
         tasks = [task for task in (self._receiving, self._claiming) if task]

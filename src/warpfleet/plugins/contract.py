@@ -23,6 +23,7 @@ from warpfleet.net.proving import Claim, prove_datagram, prove_stream
 from warpfleet.signal.messages import ProtoMessage
 
 _STARTED_AT_US_BOUND = 2**53  # the year 2255; what a peer sends must fit the columns of the telemetry
+_RTT_MAX_MS = 10_000.0  # beyond any path that a person would wait for
 _INBOX_MAX_ITEMS = 64  # an attempt exchanges a handful of messages; more is a peer that misbehaves
 
 
@@ -49,6 +50,7 @@ class AttemptMessage(ProtoMessage):
     af: Literal[4, 6]
     route: RouteType
     started_at_us: int = Field(ge=0, lt=_STARTED_AT_US_BOUND)
+    rtt_ms: float | None = Field(default=None, ge=0, le=_RTT_MAX_MS)
 
 
 class Abandon(AttemptMessage):
@@ -177,7 +179,8 @@ class AttemptSpec:
     initiator's clock, in microseconds since 1970 (UTC).
 
     `theirs` is the peer's address record (None on the responder's side), `opening` the message that opened the
-    responder's side (None on the initiator's, and where a stream opened it).
+    responder's side (None on the initiator's, and where a stream opened it). `rtt_ms` is the round trip that earlier
+    pipes of this plugin had between the two exits, by what the initiator knows.
     """
 
     attempt_id: str
@@ -188,6 +191,7 @@ class AttemptSpec:
     timeout_s: float
     theirs: PeerView | None = None
     opening: AttemptMessage | None = None
+    rtt_ms: float | None = None
 
 
 @dataclass(kw_only=True)
@@ -221,6 +225,7 @@ class AttemptContext(AttemptSpec):
             "af": self.combo.af,
             "route": self.combo.route,
             "started_at_us": self.started_at_us,
+            "rtt_ms": self.rtt_ms,
         }
         self.post(kind.model_validate(head | fields))
 
@@ -250,7 +255,7 @@ class AttemptContext(AttemptSpec):
         handshake = self.handshake()
         of_family = [candidate for candidate in candidates if candidate.af == self.combo.af]
         async with self._one_claim_at_a_time(socket) as claim:
-            remote = await prove_datagram(socket, handshake, claim, of_family)
+            remote = await prove_datagram(socket, handshake, claim, of_family, rtt_ms=self.rtt_ms)
         return DatagramPipe(self.release(socket), remote, handshake, relayed=relayed)
 
     @asynccontextmanager

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 from uuid import uuid4
 
 from warpfleet.core.exit import Exit, KnownNat
-from warpfleet.core.experience import FRESH_S, KEPT_TRIES, Between, Evidence, Inbound, Subject, Track, track
+from warpfleet.core.experience import FRESH_S, KEPT_TRIES, Between, Evidence, Inbound, RoundTrip, Subject, Track, track
 from warpfleet.core.nat import Filtering, Mapping, NatBehaviour, PortAssignment
 
 SCHEMA_VERSION = 1
@@ -27,10 +27,10 @@ CREATE TABLE nats (
     PRIMARY KEY (realm, af, address)
 );
 CREATE TABLE tries (
-    realm TEXT, af INTEGER, plugin TEXT, address TEXT, initiator TEXT, responder TEXT,
+    kind TEXT, realm TEXT, af INTEGER, plugin TEXT, one TEXT, other TEXT,
     worked INTEGER, at REAL, connect_ms REAL, rtt_ms REAL
 );
-CREATE INDEX tries_by_subject ON tries (realm, af, plugin, address, initiator, responder);
+CREATE INDEX tries_by_subject ON tries (kind, realm, af, plugin, one, other);
 CREATE INDEX tries_by_age ON tries (at);
 PRAGMA user_version = {SCHEMA_VERSION};
 """
@@ -39,11 +39,11 @@ _NAT = "SELECT * FROM nats WHERE realm = ? AND af = ? AND address = ? AND observ
 _NATS = "SELECT * FROM nats WHERE observed_at >= ? ORDER BY realm, af, address"
 _OLD_NATS = "DELETE FROM nats WHERE observed_at < ?"
 
-_SUBJECT = "realm = ? AND af = ? AND plugin = ? AND address = ? AND initiator = ? AND responder = ?"
+_SUBJECT = "kind = ? AND realm = ? AND af = ? AND plugin = ? AND one = ? AND other = ?"
 _PUT_TRY = "INSERT INTO tries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _TRIES = f"SELECT * FROM tries WHERE {_SUBJECT} AND at >= ? ORDER BY rowid"  # noqa: S608
 _ALL_TRIES = """
-SELECT * FROM tries WHERE at >= ? ORDER BY realm, af, plugin, address, initiator, responder, rowid
+SELECT * FROM tries WHERE at >= ? ORDER BY kind, realm, af, plugin, one, other, rowid
 """
 _OLD_TRIES = "DELETE FROM tries WHERE at < ?"
 _SURPLUS = f"""
@@ -64,26 +64,29 @@ class _Outdated(Exception):
 
 
 class _Key(NamedTuple):
-    """A subject as columns; '' where a subject of its kind has no such thing."""
+    """A subject as columns: what kind it is, and what it is about (`other` is '' where that is one exit)."""
 
+    kind: str
     realm: str
     af: int
     plugin: str
-    address: str
-    initiator: str
-    responder: str
+    one: str
+    other: str
 
     @classmethod
     def of(cls, subject: Subject) -> "_Key":
         if isinstance(subject, Inbound):
-            return cls(subject.exit.realm, subject.exit.af, subject.plugin, subject.exit.address, "", "")
-        return cls(subject.realm, subject.af, subject.plugin, "", subject.initiator, subject.responder)
+            return cls("inbound", subject.exit.realm, subject.exit.af, subject.plugin, subject.exit.address, "")
+        if isinstance(subject, RoundTrip):
+            return cls("round_trip", subject.realm, subject.af, subject.plugin, subject.one, subject.other)
+        return cls("between", subject.realm, subject.af, subject.plugin, subject.initiator, subject.responder)
 
     @property
     def subject(self) -> Subject:
-        if self.address:
-            return Inbound(Exit(self.realm, self.af, self.address), self.plugin)
-        return Between(self.realm, self.plugin, self.af, self.initiator, self.responder)
+        if self.kind == "inbound":
+            return Inbound(Exit(self.realm, self.af, self.one), self.plugin)
+        kind = RoundTrip if self.kind == "round_trip" else Between
+        return kind(self.realm, self.plugin, self.af, self.one, self.other)
 
 
 class ObservatoryStore:

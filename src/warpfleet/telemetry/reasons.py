@@ -31,6 +31,7 @@ SENTENCES = {
     Reason.INTERRUPTED: "the sweep was killed or ended before it had finished",
     Reason.DEADLINE: "the time allowed for the whole connection had passed",
     Reason.ALL_FAILED: "everything that could be tried was tried, and none of it gave a pipe",
+    Reason.ONLY_LONG_SHOTS: "what could be tried was unlikely to work between these NATs, and did not work",
     Reason.REFRESHED: "it brought the peer's current address record, and was never to give a pipe",
     Reason.PEER_CLOSED: "the other end gave this attempt up",
     Reason.NOTHING_TO_TRY: "no technique applied to this pair",
