@@ -18,9 +18,11 @@ from warpfleet.actors.values import IncomingSignal, NodeSpec, OutgoingSignal
 from warpfleet.configs.fleet import Broker
 from warpfleet.core.endpoint import Endpoint, Interface
 from warpfleet.core.errors import MissingError
+from warpfleet.core.exit import Exit, KnownNat
 from warpfleet.core.identity import PublicIdentity
 from warpfleet.core.peer import ADDRESS_FAMILIES, AddressFamily, PeerView
 from warpfleet.net.interfaces import Unreachable
+from warpfleet.net.lifetime import mapping_lifetime_s
 from warpfleet.net.natprobe import NatReport
 from warpfleet.net.network import KernelNetwork
 from warpfleet.plugins.contract import Abandon, AttemptMessage
@@ -34,6 +36,7 @@ from warpfleet.signal.roster import UntrustedPeer
 _CONNECT_S = 15.0  # for the first connection to a broker, failover to the last of several included
 _NTP_S = 2.0
 _RECORDS_S = 15.0  # until every peer's record has come from the brokers
+_SETTLED_S = 30.0  # a short sweep is over by then, and measures no lifetimes
 _FAREWELL_S = 0.5  # for what is being said when we close, such as that attempts are given up: an answer or two
 _RECORD_LIFETIME_S = 3600.0  # a node that vanished is not dialled an hour later
 
@@ -56,6 +59,7 @@ class _Node:
     listeners: Sequence[Endpoint]
     seq: int = 0
     view: PeerView | None = None
+    report: NodeReport | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +136,13 @@ class SignalHost:
         await probes.remember()
         if specs:
             await self._watch(specs[0].name, [identity.name for identity in roster], wait=True)
+        self._measure_lifetimes(specs)
         return opened
+
+    async def reports(self) -> list[NodeReport]:
+        """What the nodes have found out about themselves by now."""
+        nodes = [node for node in self._nodes.values() if node.report and node.view]
+        return [replace(node.report, view=node.view) for node in nodes if node.report and node.view]
 
     async def trust(self, node: str, identities: Sequence[PublicIdentity]) -> None:
         """Exchange signals with these peers, too, and hear their records by this node's connection, as they come."""
@@ -204,7 +214,40 @@ class SignalHost:
         node.view = _own_view(node, nats)
         self._publish(node)
         self._work.start(self._republish(node))
-        return NodeReport(spec.name, node.view, clock, nats)
+        node.report = NodeReport(spec.name, node.view, clock, nats)
+        return node.report
+
+    def _measure_lifetimes(self, specs: Sequence[NodeSpec]) -> None:
+        """Find out in the background, once for each exit, how long an idle mapping lives, where that is not known."""
+        first: dict[Exit, tuple[_Node, AddressFamily]] = {}
+        for node in (self._nodes[spec.name] for spec in specs):
+            for af, nat in node.view.nat.items() if node.view else ():
+                if nat.udp and not nat.open and nat.lifetime_s is None:
+                    first.setdefault(self._exit(node, af), (node, af))
+        for node, af in first.values():
+            self._work.start(self._measure_lifetime(node, af))
+
+    async def _measure_lifetime(self, node: _Node, af: AddressFamily) -> None:
+        await asyncio.sleep(_SETTLED_S)
+        network = KernelNetwork(node.spec.vantage)
+        server = next(server for server in node.spec.stun if server.af == af)
+        try:
+            lifetime_s = await mapping_lifetime_s(network, server)
+        except (Unreachable, OSError) as error:
+            _log.info("the lifetime of mappings of %s is not known: %s", node.spec.name, error)
+            return
+        place = self._exit(node, af)
+        for other in self._nodes.values():
+            if other.view and af in other.view.nat and self._exit(other, af) == place:
+                nat = replace(other.view.nat[af], lifetime_s=lifetime_s)
+                other.view = replace(other.view, nat={**other.view.nat, af: nat})
+        memory = self._ports.memory if self._ports else None
+        if memory and lifetime_s is not None and node.view and node.view.nat[af].complete:
+            await memory.remember([KnownNat(place, node.view.nat[af], self._now())])
+
+    def _exit(self, node: _Node, af: AddressFamily) -> Exit:
+        assert node.view is not None
+        return Exit.of(node.spec.realm, node.view.external[af])
 
     async def _connected(self, spec: NodeSpec) -> None:
         try:

@@ -30,6 +30,7 @@ async def recorded_sweep(
     on_progress: Callable[[Progress], None],
 ) -> list[ConnectionRow]:
     """Sweep and record; the rows of this run. InputError where the directory cannot take the sweep."""
+    await supervisor.refresh_reports()
     sweep = await supervisor.open_sweep(directory, plan.sweep(fleet, supervisor.reports), resume=resume)
     try:
         done = {Trial(*key) for key in completed_pairs(directory)} if resume else set()

@@ -105,6 +105,13 @@ class Supervisor:
         """A method of the actor that has this role now."""
         return remote(self.actors[role].handle, method, timeout_s=timeout_s)
 
+    async def refresh_reports(self) -> None:
+        """Learn what the nodes have found out since they were opened; what they had found, while nobody can say."""
+        with suppress(RayError):
+            reports = await self.call(SIGNAL, "reports")()
+            assert isinstance(reports, list)
+            self.reports = reports or self.reports
+
     async def open_sweep(self, directory: Path, sweep: Sweep, *, resume: bool) -> Sweep:
         """Have a sweep recorded; the sweep as it is recorded. InputError where the directory cannot take it."""
         recorded = await self._patiently(TELEMETRY, "open_sweep", directory, sweep, resume=resume)

@@ -25,9 +25,21 @@ LAST_RTO_S = 1.6
 CHANGE_IP = 0x04  # RFC 5780 section 7.2
 CHANGE_PORT = 0x02
 _HEADER = struct.Struct("!HHI12s")
-# What the codec lacks and RFC 8656 has (sections 18.4 and 18.6).
+_PORT = struct.Struct("!HH")
+
+
+def _pack_port(port: int) -> bytes:
+    return _PORT.pack(port, 0)
+
+
+def _unpack_port(data: bytes) -> int:
+    return int(_PORT.unpack(data)[0])
+
+
+# What the codec lacks: RFC 8656 sections 18.4 and 18.6, RFC 5780 section 7.5 (a port, and two bytes of padding).
 _FURTHER_ATTRIBUTES: tuple[codec.AttributeEntry, ...] = (
     (0x0013, "DATA", codec.pack_bytes, codec.unpack_bytes),
+    (0x0027, "RESPONSE-PORT", _pack_port, _unpack_port),
     (0x0017, "REQUESTED-ADDRESS-FAMILY", codec.pack_unsigned, codec.unpack_unsigned),
 )
 for _entry in _FURTHER_ATTRIBUTES:
