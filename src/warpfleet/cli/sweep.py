@@ -22,7 +22,7 @@ from warpfleet.core.walk import Pin
 from warpfleet.lab import rootless
 from warpfleet.lab.laboratory import laboratory
 from warpfleet.telemetry import analysis
-from warpfleet.telemetry.report import report
+from warpfleet.telemetry.report import ending
 from warpfleet.telemetry.sweep import FILE_NAME, Sweep, check_directory
 
 _EXIT_FAILED = 1
@@ -111,7 +111,7 @@ def _run(
     if as_json:
         print(json.dumps(_summary(out), default=str))
     else:
-        console().print(report(out))
+        console().print(ending(out))
     raise typer.Exit(status)
 
 
@@ -178,11 +178,12 @@ def _interrupts(stopping: asyncio.Event) -> Callable[[], None]:
 
 
 def _summary(directory: Path) -> dict[str, Any]:
-    return {
-        "sweep_id": Sweep.read(directory).sweep_id,
-        "directory": str(directory),
-        "outcomes": analysis.outcomes(directory),
-        "matrix": [asdict(cell) for cell in analysis.matrix(directory)],
-        "summary": [asdict(share) for share in analysis.summary(directory)],
-        "failures": [asdict(failure) for failure in analysis.failures(directory)],
-    }
+    with analysis.tables(directory) as database:
+        return {
+            "sweep_id": Sweep.read(directory).sweep_id,
+            "directory": str(directory),
+            "outcomes": analysis.outcomes(database),
+            "matrix": [asdict(cell) for cell in analysis.matrix(database)],
+            "summary": [asdict(share) for share in analysis.summary(database)],
+            "failures": [asdict(failure) for failure in analysis.failures(database)],
+        }
