@@ -127,7 +127,8 @@ def completed_pairs(directory: Path) -> set[tuple[str, str, int]]:
 def tables(directory: Path) -> Iterator[DuckDBPyConnection]:
     """An in-memory database with the views connections, attempts, nat_observations and tries.
 
-    A column of today that an older version did not write is null. InputError where the directory holds no sweep, or files that are no tables of ours.
+    A column of today that an older version did not write is null. InputError where the directory holds no sweep, or
+    files that are no tables of ours.
     """
     Sweep.read(directory)
     with duckdb.connect(":memory:") as database:
@@ -136,9 +137,7 @@ def tables(directory: Path) -> Iterator[DuckDBPyConnection]:
                 files = database.read_parquet(str(directory / table / "*.parquet"), union_by_name=True)
                 files.create_view(f"{table}_files")
                 database.register(f"{table}_columns", SCHEMAS[table].empty_table())
-                database.execute(
-                    f"CREATE VIEW {table} AS FROM {table}_files UNION ALL BY NAME FROM {table}_columns"
-                )
+                database.execute(f"CREATE VIEW {table} AS FROM {table}_files UNION ALL BY NAME FROM {table}_columns")
             database.execute(_LAST_TRIES)
             yield database
         except duckdb.Error as error:

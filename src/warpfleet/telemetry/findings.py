@@ -34,8 +34,11 @@ class NatPair:
 
 @dataclass(frozen=True, slots=True)
 class PluginSuccess:
-    """How one plugin's attempts ended on the initiator's side. `worked` counts those that gave a proved pipe, whether it
-    was chosen or not, of those that were not cut short; `cancelled` were."""
+    """How one plugin's attempts ended on the initiator's side.
+
+    `worked` counts those that gave a proved pipe, whether it was chosen or not, of those that were not cut short;
+    `cancelled` were.
+    """
 
     plugin: str
     worked: Proportion
@@ -230,12 +233,12 @@ def _attempt_failures(database: DuckDBPyConnection) -> list[AttemptFailure]:
 
 def _times(database: DuckDBPyConnection) -> list[PluginTimes]:
     return [
-        PluginTimes(plugin, _sample(*values[:6]), _sample(*values[6:]))
+        PluginTimes(plugin, _sample(values[:6]), _sample(values[6:]))
         for plugin, *values in database.execute(_TIMES).fetchall()
     ]
 
 
-def _sample(
-    n: int, least: float | None, median: float | None, p95: float | None, greatest: float | None, curve: list[float]
-) -> Times:
+def _sample(values: Sequence[Any]) -> Times:
+    """The columns of `_SAMPLE`."""
+    n, least, median, p95, greatest, curve = values
     return Times(n, least, median, p95 if supports(n, 0.95) else None, greatest, tuple(curve or ()))
