@@ -16,7 +16,7 @@ from warpfleet.telemetry.analysis import Cell
 from warpfleet.telemetry.explain import explain, explain_values
 from warpfleet.telemetry.reasons import FILTERINGS, MAPPINGS, PORTS, SENTENCES
 from warpfleet.telemetry.records import NatObservationRow
-from warpfleet.telemetry.report import matrix_table, report
+from warpfleet.telemetry.report import ending, matrix_table
 from warpfleet.telemetry.writer import TelemetryWriter
 
 
@@ -83,7 +83,8 @@ def test_every_reason_and_term_has_a_sentence() -> None:
 
 
 def test_the_matrix(directory: Path) -> None:
-    cells = {(cell.initiator, cell.responder): cell for cell in analysis.matrix(directory)}
+    with analysis.tables(directory) as database:
+        cells = {(cell.initiator, cell.responder): cell for cell in analysis.matrix(database)}
     assert cells["alice", "bob"] == Cell(
         "alice", "bob", 2, 2, ConnectionOutcome.DIRECT, "tcp_punch", Transport.TCP, 150.0
     )
@@ -92,13 +93,15 @@ def test_the_matrix(directory: Path) -> None:
 
 
 def test_the_summary_and_the_failures(directory: Path) -> None:
-    punch, relay = analysis.summary(directory)
+    with analysis.tables(directory) as database:
+        punch, relay = analysis.summary(database)
+        (failure,) = analysis.failures(database)
+        outcomes = analysis.outcomes(database)
     assert (punch.phase, punch.plugin, punch.count, punch.share) == (Phase.PUNCH, "tcp_punch", 2, 0.5)
     assert (punch.connect_ms_median, punch.connect_ms_p95) == (150.0, 195.0)
     assert (relay.phase, relay.first_byte_ms_median) == (Phase.RELAY, None)
-    (failure,) = analysis.failures(directory)
     assert (failure.reason, failure.count, failure.example) == (Reason.ALL_FAILED, 1, "c1")
-    assert analysis.outcomes(directory)[ConnectionOutcome.DIRECT] == 2
+    assert outcomes[ConnectionOutcome.DIRECT] == 2
 
 
 def test_a_second_try_stands_for_the_interrupted_first(tmp_path: Path) -> None:
@@ -110,7 +113,8 @@ def test_a_second_try_stands_for_the_interrupted_first(tmp_path: Path) -> None:
     writer.connections([rows.direct(rows.started("x2"))])
     writer.close(rows.NOW)
     assert analysis.completed_pairs(tmp_path) == {("alice", "bob", 0)}
-    assert analysis.outcomes(tmp_path)[ConnectionOutcome.CANCELLED] == 1
+    with analysis.tables(tmp_path) as database:
+        assert analysis.outcomes(database)[ConnectionOutcome.CANCELLED] == 1
 
 
 def test_the_story(directory: Path) -> None:
@@ -193,8 +197,8 @@ def test_a_connection_that_is_not_there(directory: Path, wanted: str, message: s
     assert message in str(caught.value)
 
 
-def test_the_report_has_no_colour_off_a_terminal(directory: Path) -> None:
-    text = shown(report(directory), 100)
+def test_the_ending_has_no_colour_off_a_terminal(directory: Path) -> None:
+    text = shown(ending(directory), 100)
     assert "4 connections: 2 direct, 1 relayed, 1 failed" in text
     assert "tcp 150" in text
     assert "turn* 300" in text

@@ -12,6 +12,7 @@ from warpfleet.cli.explain import explain
 from warpfleet.cli.nat import nat
 from warpfleet.cli.observatory import observatory
 from warpfleet.cli.plugins import plugins
+from warpfleet.cli.report import report
 from warpfleet.cli.sweep import lab_sweep, sweep
 from warpfleet.core.errors import InputError, WarpfleetError
 
@@ -24,7 +25,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (sweep, connect, nat, explain, observatory, plugins, doctor):
+for command in (sweep, connect, nat, explain, report, observatory, plugins, doctor):
     app.command()(command)
 lab.app.command("sweep")(lab_sweep)
 app.add_typer(lab.app, name="lab")

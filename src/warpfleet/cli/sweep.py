@@ -107,12 +107,12 @@ def _run(
             status = asyncio.run(_sweep(fleet, options, out.absolute(), resume=resume, concurrency=concurrency))
     except (KeyboardInterrupt, asyncio.CancelledError):
         raise typer.Exit(_EXIT_INTERRUPTED) from None
-    from warpfleet.telemetry.report import report  # noqa: PLC0415 - DuckDB and Arrow take their time
+    from warpfleet.telemetry.report import ending  # noqa: PLC0415 - DuckDB and Arrow take their time
 
     if as_json:
         print(json.dumps(_summary(out), default=str))
     else:
-        console().print(report(out))
+        console().print(ending(out))
     raise typer.Exit(status)
 
 
@@ -179,11 +179,12 @@ def _interrupts(stopping: asyncio.Event) -> Callable[[], None]:
 def _summary(directory: Path) -> dict[str, Any]:
     from warpfleet.telemetry import analysis  # noqa: PLC0415
 
-    return {
-        "sweep_id": Sweep.read(directory).sweep_id,
-        "directory": str(directory),
-        "outcomes": analysis.outcomes(directory),
-        "matrix": [asdict(cell) for cell in analysis.matrix(directory)],
-        "summary": [asdict(share) for share in analysis.summary(directory)],
-        "failures": [asdict(failure) for failure in analysis.failures(directory)],
-    }
+    with analysis.tables(directory) as database:
+        return {
+            "sweep_id": Sweep.read(directory).sweep_id,
+            "directory": str(directory),
+            "outcomes": analysis.outcomes(database),
+            "matrix": [asdict(cell) for cell in analysis.matrix(database)],
+            "summary": [asdict(share) for share in analysis.summary(database)],
+            "failures": [asdict(failure) for failure in analysis.failures(database)],
+        }

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import duckdb
+from duckdb import DuckDBPyConnection
 
 from warpfleet.core.combo import ConnectionOutcome, Phase, Reason, Transport
 from warpfleet.core.errors import InputError
-from warpfleet.telemetry.columns import TableName
+from warpfleet.telemetry.columns import SCHEMAS, TableName
 from warpfleet.telemetry.sweep import Sweep
 
 
@@ -91,34 +92,28 @@ SELECT DISTINCT initiator, responder, repeat FROM connections WHERE outcome IN (
 """
 
 
-def matrix(directory: Path) -> list[Cell]:
+def matrix(database: DuckDBPyConnection) -> list[Cell]:
     """Every ordered pair that has a connection."""
-    with tables(directory) as database:
-        rows = database.execute(_MATRIX).fetchall()
     return [
         Cell(a, b, tries, connected, ConnectionOutcome(outcome), plugin, transport and Transport(transport), ms)
-        for a, b, tries, connected, outcome, plugin, transport, ms in rows
+        for a, b, tries, connected, outcome, plugin, transport, ms in database.execute(_MATRIX).fetchall()
     ]
 
 
-def summary(directory: Path) -> list[Share]:
+def summary(database: DuckDBPyConnection) -> list[Share]:
     """What won, by phase and plugin, in the order of the phases."""
-    with tables(directory) as database:
-        rows = database.execute(_SUMMARY).fetchall()
-    return [Share(Phase(phase), *rest) for phase, *rest in rows]
+    return [Share(Phase(phase), *rest) for phase, *rest in database.execute(_SUMMARY).fetchall()]
 
 
-def failures(directory: Path) -> list[Failure]:
+def failures(database: DuckDBPyConnection) -> list[Failure]:
     """Connections without a pipe by reason, the most frequent first."""
-    with tables(directory) as database:
-        rows = database.execute(_FAILURES).fetchall()
+    rows = database.execute(_FAILURES).fetchall()
     return [Failure(ConnectionOutcome(outcome), reason and Reason(reason), *rest) for outcome, reason, *rest in rows]
 
 
-def outcomes(directory: Path) -> dict[ConnectionOutcome, int]:
+def outcomes(database: DuckDBPyConnection) -> dict[ConnectionOutcome, int]:
     """How many connections ended in each way, the last try of each pair and repeat counted."""
-    with tables(directory) as database:
-        counts = dict(database.execute(_OUTCOMES).fetchall())
+    counts = dict(database.execute(_OUTCOMES).fetchall())
     return {outcome: counts.get(outcome.value, 0) for outcome in ConnectionOutcome}
 
 
@@ -129,16 +124,20 @@ def completed_pairs(directory: Path) -> set[tuple[str, str, int]]:
 
 
 @contextmanager
-def tables(directory: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+def tables(directory: Path) -> Iterator[DuckDBPyConnection]:
     """An in-memory database with the views connections, attempts, nat_observations and tries.
 
-    InputError where the directory holds no sweep, or files that are no tables of ours.
+    A column of today that an older version did not write is null. InputError where the directory holds no sweep, or
+    files that are no tables of ours.
     """
     Sweep.read(directory)
     with duckdb.connect(":memory:") as database:
         try:
             for table in TableName:
-                database.read_parquet(str(directory / table / "*.parquet"), union_by_name=True).create_view(table)
+                files = database.read_parquet(str(directory / table / "*.parquet"), union_by_name=True)
+                files.create_view(f"{table}_files")
+                database.register(f"{table}_columns", SCHEMAS[table].empty_table())
+                database.execute(f"CREATE VIEW {table} AS FROM {table}_files UNION ALL BY NAME FROM {table}_columns")
             database.execute(_LAST_TRIES)
             yield database
         except duckdb.Error as error:

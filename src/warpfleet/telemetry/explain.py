@@ -27,12 +27,16 @@ def explain(directory: Path, connection: str) -> str:
 
 
 def explain_values(directory: Path, connection: str) -> dict[str, Any]:
-    """The same as JSON-ready values, a `why` sentence with each end."""
-    story = find(directory, connection)
+    """The same as JSON-ready values."""
+    return story_values(find(directory, connection))
+
+
+def story_values(story: Story) -> dict[str, Any]:
+    """A story as JSON-ready values, a `why` sentence with each end."""
     return {
         "connection": asdict(story.connection)
         | {"started_at": story.connection.started_at.isoformat(), "why": _connection_why(story)},
-        "attempts": [asdict(attempt) | {"why": _attempt_why(attempt)} for attempt in story.attempts],
+        "attempts": [asdict(attempt) | {"why": attempt_why(attempt)} for attempt in story.attempts],
         "nats": {
             name: asdict(seen) | {"observed_at": seen.observed_at.isoformat(), "alias": _alias(seen)} if seen else None
             for name, seen in (
@@ -54,7 +58,7 @@ def _lines(story: Story) -> Iterator[str]:
     yield f"  {row.initiator} (initiator): {_nat(story.initiator_nat, row.initiator_nat)}"
     yield f"  {row.responder} (responder): {_nat(story.responder_nat, row.responder_nat)}"
     yield ""
-    yield from _time_line(story)
+    yield from time_line(story)
     yield from _skipped(story)
     yield from _advised(story)
     yield f"Why it ended so: {_connection_why(story)}"
@@ -104,7 +108,8 @@ def _alias(seen: NatObservationRow) -> str:
     return NatBehaviour(mapping=seen.mapping, filtering=seen.filtering, port_assignment=seen.port_assignment).alias
 
 
-def _time_line(story: Story) -> Iterator[str]:
+def time_line(story: Story) -> Iterator[str]:
+    """A line for each attempt that ran, in the order of their start."""
     ran = [attempt for attempt in story.attempts if attempt.outcome is not AttemptOutcome.SKIPPED]
     if not ran:
         yield "Nothing was tried, or nothing of it was recorded."
@@ -113,7 +118,7 @@ def _time_line(story: Story) -> Iterator[str]:
     yield "Time line (ms from the start)"
     for attempt in ran:
         times = f"{_ms(attempt.started_ms)} .. {_ms(attempt.ended_ms)}"
-        yield f"  {times}  {_what(attempt, story)}: {_attempt_why(attempt)}"
+        yield f"  {times}  {_what(attempt, story)}: {attempt_why(attempt)}"
     yield ""
 
 
@@ -127,7 +132,8 @@ def _what(attempt: AttemptRow, story: Story) -> str:
     return f"{attempt.plugin} ({carrier}IPv{attempt.af}, {_route(attempt.route_type)}) on {node}, the {attempt.side}"
 
 
-def _attempt_why(attempt: AttemptRow) -> str:
+def attempt_why(attempt: AttemptRow) -> str:
+    """How an attempt ended and what it cost, in plain English."""
     end = _ENDS[attempt.outcome]
     if attempt.outcome is not AttemptOutcome.WON:
         end += f": {sentence(attempt.reason)}"

@@ -58,16 +58,20 @@ class Story:
 def find(directory: Path, connection: str) -> Story:
     """By id, by the unique beginning of one, by `alice:bob` (the latest) or `alice:bob:repeat`. InputError if none."""
     with tables(directory) as database:
-        connection_id = _find_id(database, directory, connection)
-        row = ConnectionRow(**_rows(database, _CONNECTION, [connection_id], ConnectionOutcome)[0])
-        attempts = [AttemptRow(**one) for one in _rows(database, _ATTEMPTS, [connection_id], AttemptOutcome)]
-        nats = [
-            next(
-                (NatObservationRow(**one) for one in _rows(database, _OBSERVATION, [row.sweep_id, node, row.af or 4])),
-                None,
-            )
-            for node in (row.initiator, row.responder)
-        ]
+        return story(database, _find_id(database, directory, connection))
+
+
+def story(database: DuckDBPyConnection, connection_id: str) -> Story:
+    """By its whole id, which the tables must have."""
+    row = ConnectionRow(**_rows(database, _CONNECTION, [connection_id], ConnectionOutcome)[0])
+    attempts = [AttemptRow(**one) for one in _rows(database, _ATTEMPTS, [connection_id], AttemptOutcome)]
+    nats = [
+        next(
+            (NatObservationRow(**one) for one in _rows(database, _OBSERVATION, [row.sweep_id, node, row.af or 4])),
+            None,
+        )
+        for node in (row.initiator, row.responder)
+    ]
     return Story(row, tuple(attempts), nats[0], nats[1])
 
 

@@ -1,7 +1,7 @@
 """The tables of a sweep for the terminal. Colour is rich's business: it appears on a terminal only."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 
@@ -12,8 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from warpfleet.core.combo import ConnectionOutcome
-from warpfleet.telemetry.analysis import Cell, Failure, Share, failures, matrix, outcomes, summary
+from warpfleet.telemetry.analysis import Cell, Failure, Share, failures, matrix, outcomes, summary, tables
 from warpfleet.telemetry.reasons import sentence
+from warpfleet.telemetry.statistics import supports
 
 MAX_FULL_NODES = 9  # with the times: 11 columns each, on 120
 MAX_MATRIX_NODES = 24  # with two letters: 3 columns each, on 100
@@ -36,17 +37,24 @@ _SHORT = {
 }
 
 
-def report(directory: Path) -> RenderableType:
-    """Everything about a sweep: the matrix, what won, what failed. InputError where there is none."""
-    counts = outcomes(directory)
-    total = sum(counts.values())
-    line = ", ".join(f"{count} {outcome}" for outcome, count in counts.items() if count) or "none yet"
-    parts: list[RenderableType] = [Text(f"{total} connections: {line}"), matrix_table(matrix(directory))]
-    parts.append(summary_table(summary(directory)))
-    failed = failures(directory)
+def ending(directory: Path) -> RenderableType:
+    """What a sweep ends with: the matrix, what won, what failed. InputError where there is none."""
+    with tables(directory) as database:
+        parts: list[RenderableType] = [
+            outcomes_line(outcomes(database)),
+            matrix_table(matrix(database)),
+            summary_table(summary(database)),
+        ]
+        failed = failures(database)
     if failed:
         parts.append(failures_table(failed))
     return Group(*parts)
+
+
+def outcomes_line(counts: Mapping[ConnectionOutcome, int]) -> Text:
+    """How many connections ended in which way."""
+    line = ", ".join(f"{count} {outcome}" for outcome, count in counts.items() if count) or "none yet"
+    return Text(f"{sum(counts.values())} connections: {line}")
 
 
 def matrix_table(cells: Sequence[Cell]) -> RenderableType:
@@ -69,14 +77,14 @@ def matrix_table(cells: Sequence[Cell]) -> RenderableType:
 
 def summary_table(shares: Sequence[Share]) -> Table:
     """What won, by phase and plugin."""
-    table = Table(title="what won (times in ms, median / 95th percentile)", title_justify="left")
+    table = Table(title="what won (times in ms, median / 95th percentile where n supports it)", title_justify="left")
     for heading in ("phase", "plugin"):
         table.add_column(heading)
     for heading in ("count", "share", "connect", "first byte"):
         table.add_column(heading, justify="right")
     for share in shares:
-        connect = _pair(share.connect_ms_median, share.connect_ms_p95)
-        first_byte = _pair(share.first_byte_ms_median, share.first_byte_ms_p95)
+        connect = _pair(share.connect_ms_median, share.connect_ms_p95, share.count)
+        first_byte = _pair(share.first_byte_ms_median, share.first_byte_ms_p95, share.count)
         table.add_row(share.phase, escape(share.plugin), str(share.count), f"{share.share:.1%}", connect, first_byte)
     return table
 
@@ -150,5 +158,7 @@ def _initiator_list(cells: Sequence[Cell]) -> RenderableType:
     return Group(table, Text(f"and {more} more initiators")) if more > 0 else table
 
 
-def _pair(middle: float | None, high: float | None) -> str:
-    return "" if middle is None or high is None else f"{middle:.0f} / {high:.0f}"
+def _pair(middle: float | None, high: float | None, n: int) -> str:
+    if middle is None or high is None:
+        return ""
+    return f"{middle:.0f} / {high:.0f}" if supports(n, 0.95) else f"{middle:.0f} / -"
