@@ -29,7 +29,7 @@ def report(
         from warpfleet.telemetry.page import page  # noqa: PLC0415
 
         _write(html, page(found), "--html")
-        say(f"{html}")
+        say(str(html))
     if figures:
         from warpfleet.telemetry.figures import draw  # noqa: PLC0415
 
@@ -49,8 +49,11 @@ def _write(path: Path, content: str, option: str) -> None:
             raise IsADirectoryError(EISDIR, "is a directory")
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.tmp")
-        temporary.write_text(content, encoding="utf-8")
-        temporary.replace(path)
+        try:
+            temporary.write_text(content, encoding="utf-8")
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise InputError(f"{path}: cannot be written: {reason}; give another {option}") from None
