@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -38,12 +39,11 @@ def run(environment: dict[str, str], *arguments: object) -> "subprocess.Complete
 
 
 def listening_elsewhere(family: list[psutil.Process]) -> set[str]:
-    addresses = {
-        connection.laddr.ip
-        for process in family
-        for connection in process.net_connections("tcp")
-        if connection.status == psutil.CONN_LISTEN
-    }
+    addresses = set()
+    for process in family:
+        with suppress(psutil.NoSuchProcess):  # Ray starts and ends workers as it likes
+            sockets = process.net_connections("tcp")
+            addresses |= {socket.laddr.ip for socket in sockets if socket.status == psutil.CONN_LISTEN}
     assert addresses
     return addresses - {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
 

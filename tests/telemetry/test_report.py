@@ -132,7 +132,9 @@ def test_a_large_sample_is_its_quantiles(tmp_path: Path) -> None:
 
 
 def test_what_it_took(directory: Path) -> None:
-    assert findings(directory).cost == Cost(attempts=8, attempt_packets=18, probe_packets=None, superseded=0)
+    assert findings(directory).cost == Cost(
+        attempts=8, packets=18, attempt_packets=18, probe_packets=None, superseded=0
+    )
 
 
 def test_packets_of_probes_count_where_they_are_recorded(directory: Path) -> None:
@@ -143,7 +145,8 @@ def test_packets_of_probes_count_where_they_are_recorded(directory: Path) -> Non
         dict.fromkeys(names) | {"packets_sent": count} for count in (20, None, 3)
     ]
     pq.write_table(type(empty).from_pylist(newer), segment.with_name("00000009.parquet"))
-    assert findings(directory).cost.probe_packets == 23
+    cost = findings(directory).cost
+    assert (cost.probe_packets, cost.packets) == (23, 41)
 
 
 def test_an_older_directory_lacks_columns(directory: Path) -> None:
@@ -167,7 +170,7 @@ def test_an_interrupted_try_counts_once(tmp_path: Path) -> None:
     writer.connections([rows.direct(rows.started("x2"))])
     writer.close(rows.NOW)
     found = findings(tmp_path)
-    assert found.cost == Cost(attempts=0, attempt_packets=None, probe_packets=None, superseded=1)
+    assert found.cost == Cost(attempts=0, packets=None, attempt_packets=None, probe_packets=None, superseded=1)
     assert (found.connected.count, found.connected.n, found.plugins) == (1, 1, [])
 
 

@@ -50,7 +50,7 @@ def test_its_ends_are_where_the_score_test_just_rejects(count_of_n: tuple[int, i
     [(81, 263, (0.2553, 0.3662)), (15, 148, (0.0624, 0.1605)), (0, 20, (0.0, 0.1611)), (1, 29, (0.0061, 0.1718))],
 )
 def test_published_intervals(count: int, n: int, interval: tuple[float, float]) -> None:
-    """Newcombe, "Two-sided confidence intervals for the single proportion", Stat. in Medicine 17 (1998), table I."""
+    """Newcombe, "Two-sided confidence intervals for the single proportion", Stat. Med. 17 (1998), 857-872."""
     assert wilson(count, n) == pytest.approx(interval, abs=5e-5)
 
 

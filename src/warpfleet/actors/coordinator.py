@@ -24,7 +24,7 @@ from warpfleet.telemetry.records import AttemptRow, ConnectionRow, StartedRow
 _RECORD_S = 5.0  # for asking a peer for its record, where the broker has none
 _REFRESHER = "get_addr"
 _SIGNAL = "signal host"
-_REPLACED_S = 5.0  # a plugin host that died is replaced within a second or two
+_REPLACED_S = 20.0  # a host that died is replaced within a second or two; a loaded machine may take ten times as long
 
 _ASKED_S = 0.25  # an answer of the observatory takes milliseconds; a plan without it is a good one, too
 _LEARN_S = 2.0  # for the last evidence, when all is over

@@ -1,10 +1,10 @@
 """`warpfleet sweep`: connect many pairs of a fleet, and record how."""
 
 import asyncio
+import functools
 import json
 import secrets
 import signal
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
@@ -140,17 +140,22 @@ async def _sweep(fleet: Fleet, options: SweepOptions, out: Path, *, resume: bool
     plan.trials(fleet)
     if resume and (out / FILE_NAME).exists():
         Sweep.read(out).continued_by(plan.sweep(fleet, ()), out)
-    if not fleet.services.turn:
-        print("warpfleet: no TURN server in the fleet file: pairs without a direct path will fail", file=sys.stderr)
     stopping = asyncio.Event()
     stop_softly = _interrupts(stopping)
     request = SweepRequest(fleet=fleet, plan=plan, directory=out, resume=resume, concurrency=concurrency)
     say = sayer("sweep")
+
+    @functools.cache
+    def begin() -> None:
+        stop_softly()
+        if not fleet.services.turn:
+            say("no TURN server in the fleet file: pairs without a direct path will fail")
+
     with show_progress() as on_progress:
 
         def on_event(event: object) -> None:
             if isinstance(event, Progress):
-                stop_softly()
+                begin()
                 on_progress(event)
             else:
                 say(str(event))

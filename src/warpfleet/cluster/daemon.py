@@ -194,7 +194,7 @@ def _actor_status(actor: Actor) -> ActorStatus:
         role=actor.role,
         host=socket.gethostname(),
         pid=actor.pid,
-        alive=actor.alive,
+        alive=actor.ready.is_set(),
         restarts=actor.restarts,
         memory_mib=_memory_mib(actor.pid),
     )

@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ray.exceptions import RayError
@@ -43,13 +43,14 @@ class ClusterLost(MissingError):
 
 @dataclass(slots=True)
 class Actor:
-    """One actor: its handle changes when it is replaced. `pid` is None while it starts."""
+    """One actor: its handle changes when it is replaced. `pid` is None while it starts, and `ready` is set once it has
+    been introduced to the others."""
 
     role: str
     handle: Handle
     pid: int | None = None
     restarts: int = 0
-    alive: bool = True
+    ready: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class Supervisor:
@@ -83,7 +84,9 @@ class Supervisor:
                 await asyncio.gather(*(self._introduce_plugin(plugin) for plugin in self._plugins))
         except TimeoutError:
             raise MissingError(f"the actors did not start within {_START_S:g} s; is this machine overloaded?") from None
-        self._keepers = [asyncio.create_task(self._keep(actor)) for actor in self.actors.values()]
+        for actor in self.actors.values():
+            actor.ready.set()
+            self._keepers.append(asyncio.create_task(self._keep(actor)))
 
     async def open(self, specs: Sequence[NodeSpec]) -> None:
         """Open a fleet's nodes. MissingError where a broker, a port or a peer's record is out of reach."""
@@ -111,6 +114,17 @@ class Supervisor:
             reports = await self.call(SIGNAL, "reports")()
             assert isinstance(reports, list)
             self.reports = reports or self.reports
+
+    async def ask(self, role: str, method: str, *arguments: object) -> object:
+        """Call a method of an actor, once it is there. RayError where it dies before it answers; ClusterLost."""
+        waiting = asyncio.ensure_future(self.actors[role].ready.wait())
+        try:
+            await asyncio.wait({waiting, self.lost}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            waiting.cancel()
+        if self.lost.done():
+            raise ClusterLost(f"{self.lost.result()}; what is recorded stays: go on with --resume")
+        return await self.call(role, method)(*arguments)
 
     async def open_sweep(self, directory: Path, sweep: Sweep, *, resume: bool) -> Sweep:
         """Have a sweep recorded; the sweep as it is recorded. InputError where the directory cannot take it."""
@@ -235,13 +249,14 @@ class Supervisor:
                 return
             except RayError as error:
                 _log.warning("the %s actor died (%s): replacing it", actor.role, type(error).__name__)
-            actor.alive, actor.pid = False, None
+            actor.ready.clear()
+            actor.pid = None
             actor.restarts += 1
             if not await self._revive(actor, introduce.get(actor.role, lambda: self._introduce_plugin(actor.role))):
                 if not self.lost.done():
                     self.lost.set_result(f"the {actor.role} actor died and could not be replaced")
                 return
-            actor.alive = True
+            actor.ready.set()
 
     async def _revive(self, actor: Actor, introduce: Callable[[], Awaitable[None]]) -> bool:
         for _ in range(_REVIVALS_MAX):

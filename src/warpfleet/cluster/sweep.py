@@ -121,9 +121,8 @@ class _SweepRun:
     async def _ask(self, method: str, *arguments: object) -> list[ConnectionRow] | None:
         """Ask the coordinator; one that dies before it answers leaves orphans, which are seen by its successor."""
         try:
-            rows = await self._supervisor.call(COORDINATOR, method)(*arguments)
+            rows = await self._supervisor.ask(COORDINATOR, method, *arguments)
         except RayError:
-            await asyncio.wait({self._supervisor.lost}, timeout=_POLL_S)
             return None
         assert rows is None or isinstance(rows, list)
         return rows

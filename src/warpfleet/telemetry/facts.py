@@ -27,8 +27,9 @@ def cost_facts(cost: Cost, connections: int) -> list[tuple[str, str]]:
     """What its connections took, together and on average."""
     facts = [
         ("attempts started, on either side", _total(cost.attempts, connections)),
-        ("packets sent by attempts", _total(cost.attempt_packets, connections)),
-        ("packets sent to find out the NATs", count_text(cost.probe_packets)),
+        ("packets sent", _total(cost.packets, connections)),
+        ("of them by attempts", count_text(cost.attempt_packets)),
+        ("of them to find out the NATs", count_text(cost.probe_packets)),
     ]
     if cost.superseded:
         facts.append(("interrupted and tried again, not counted", count_text(cost.superseded)))

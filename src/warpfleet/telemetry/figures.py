@@ -14,7 +14,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 
 from warpfleet.telemetry.findings import Findings, NatPair, PluginTimes, Times, nat_order
 from warpfleet.telemetry.statistics import Proportion, supports, wilson
-from warpfleet.telemetry.units import time_text
+from warpfleet.telemetry.units import count_text, time_text
 
 COLUMN_IN = 3.5  # one column of a two-column paper
 PAGE_IN = 7.2  # both
@@ -106,24 +106,26 @@ def _first_byte_time(found: Findings) -> Figure | None:
 
 def _ecdf(label: str, samples: Sequence[tuple[PluginTimes, Times]], connections: int) -> Figure | None:
     """A curve for each plugin, of what it won; one for all connections, those that failed included."""
-    samples = [(one, times) for one, times in samples if times.n]
-    if not samples:
+    drawn = [times for _, times in samples if times.n]
+    if not drawn:
         return None
-    legend_in = ROW_IN * ((len(samples) + 1) // 2)
+    legend_in = ROW_IN * ((len(drawn) + 1) // 2)
     figure, axes = _figure(COLUMN_IN, PLOT_IN + legend_in)
-    for number, (one, times) in enumerate(samples):
+    for number, (one, times) in enumerate(samples):  # a plugin has one colour, also where another has no such times
+        if not times.n:
+            continue
         if one.plugin is None:
             style = {"color": COLOURS["ink"], "linewidth": 1.6}
-            _curve(axes, times, connections, f"all, n = {connections}", style)
+            _curve(axes, times, connections, f"all, n = {count_text(connections)}", style)
         else:
             series, dashes = (number - 1) % len(_SERIES), (number - 1) // len(_SERIES) % len(_DASHES)
             style = {"color": _SERIES[series], "linestyle": _DASHES[dashes], "linewidth": 1.1}
-            _curve(axes, times, times.n, f"{one.plugin}, n = {times.n}", style)
+            _curve(axes, times, times.n, f"{one.plugin}, n = {count_text(times.n)}", style)
     axes.set_ylim(0, 1.02)
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
     axes.set_ylabel("share within the time")
     axes.set_xlabel(label)
-    _time_axis(axes, [times for _, times in samples])
+    _time_axis(axes, drawn)
     figure.legend(loc="outside upper left", ncols=2, handlelength=1.5, columnspacing=1.2)
     return figure
 
@@ -159,7 +161,7 @@ def _success_by_plugin(found: Findings) -> Figure | None:
     if not rows:
         return None
     figure, axes = _figure(COLUMN_IN, AXIS_IN + ROW_IN * max(len(rows), 2))
-    _intervals(axes, [f"{name}, n = {one.n}" for name, one in rows], [one for _, one in rows])
+    _intervals(axes, [f"{name}, n = {count_text(one.n)}" for name, one in rows], [one for _, one in rows])
     axes.set_xlabel("attempts that gave a proved pipe,\nwith 95 % Wilson interval")
     return figure
 
@@ -253,7 +255,7 @@ def _failures(found: Findings) -> Figure | None:
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.margins(x=0.12)
     axes.grid(visible=False, axis="y")
-    axes.set_xlabel(f"connections without a pipe, of {sum(found.outcomes.values())}")
+    axes.set_xlabel(f"connections without a pipe, of {count_text(sum(found.outcomes.values()))}")
     return figure
 
 

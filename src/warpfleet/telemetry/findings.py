@@ -85,6 +85,7 @@ class Cost:
     """What the connections took. `attempts` were started, on either side. Packets are None where none were counted."""
 
     attempts: int
+    packets: int | None  # those of attempts and of probes
     attempt_packets: int | None
     probe_packets: int | None  # to find out the NATs
     superseded: int  # connections that were interrupted and tried again: they are in no other number
@@ -185,7 +186,7 @@ def findings(directory: Path) -> Findings:
             failures=failures(database),
             attempt_failures=_attempt_failures(database),
             slowest=[story(database, connection_id) for (connection_id,) in slowest],
-            cost=Cost(*database.execute(_COST).fetchall()[0]),
+            cost=_cost(database),
         )
 
 
@@ -236,6 +237,12 @@ def _times(database: DuckDBPyConnection) -> list[PluginTimes]:
         PluginTimes(plugin, _sample(values[:6]), _sample(values[6:]))
         for plugin, *values in database.execute(_TIMES).fetchall()
     ]
+
+
+def _cost(database: DuckDBPyConnection) -> Cost:
+    attempts, by_attempts, by_probes, superseded = database.execute(_COST).fetchall()[0]
+    counted = [packets for packets in (by_attempts, by_probes) if packets is not None]
+    return Cost(attempts, sum(counted) if counted else None, by_attempts, by_probes, superseded)
 
 
 def _sample(values: Sequence[Any]) -> Times:

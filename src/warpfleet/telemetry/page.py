@@ -13,7 +13,7 @@ from warpfleet.core.combo import AttemptOutcome, Side
 from warpfleet.telemetry.explain import attempt_why
 from warpfleet.telemetry.facts import cost_facts, sweep_facts
 from warpfleet.telemetry.figures import COLOURS, draw
-from warpfleet.telemetry.findings import Findings, nat_order
+from warpfleet.telemetry.findings import NOT_OBSERVED, Findings, nat_order
 from warpfleet.telemetry.lookup import Story
 from warpfleet.telemetry.reasons import sentence
 from warpfleet.telemetry.records import AttemptRow
@@ -97,5 +97,5 @@ def _template() -> Template:
         "sentence": sentence,
         "time": time_text,
     }
-    environment.globals |= {"NOTHING": NOTHING, "supports": supports}
+    environment.globals |= {"NOTHING": NOTHING, "NOT_OBSERVED": NOT_OBSERVED, "supports": supports}
     return environment.get_template(_TEMPLATE)

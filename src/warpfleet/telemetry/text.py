@@ -10,7 +10,15 @@ from rich.text import Text
 
 from warpfleet.telemetry.explain import time_line
 from warpfleet.telemetry.facts import cost_facts, sweep_facts
-from warpfleet.telemetry.findings import AttemptFailure, Findings, NatPair, PluginSuccess, Times, nat_order
+from warpfleet.telemetry.findings import (
+    NOT_OBSERVED,
+    AttemptFailure,
+    Findings,
+    NatPair,
+    PluginSuccess,
+    Times,
+    nat_order,
+)
 from warpfleet.telemetry.lookup import Story
 from warpfleet.telemetry.reasons import sentence
 from warpfleet.telemetry.report import failures_table, matrix_table, outcomes_line
@@ -148,8 +156,9 @@ def _slowest(stories: Sequence[Story]) -> Iterator[Text]:
     yield Text(f"the slowest {len(stories)} that connected\n" if len(stories) > 1 else "the one that connected\n")
     for story in stories:
         row = story.connection
+        nats = f"{row.initiator_nat or NOT_OBSERVED} to {row.responder_nat or NOT_OBSERVED}"
         yield Text(
             f"{row.initiator} -> {row.responder}, repeat {row.repeat}: {row.outcome} by {row.plugin} after "
-            f"{time_text(row.connect_ms)} ({row.initiator_nat} to {row.responder_nat}), {row.connection_id}"
+            f"{time_text(row.connect_ms)} ({nats}), {row.connection_id}"
         )
         yield Text("\n".join(time_line(story)))
