@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ray.exceptions import RayError
 
@@ -117,11 +118,12 @@ class Supervisor:
 
     async def ask(self, role: str, method: str, *arguments: object) -> object:
         """Call a method of an actor, once it is there. RayError where it dies before it answers; ClusterLost."""
-        waiting = asyncio.ensure_future(self.actors[role].ready.wait())
+        ready = asyncio.ensure_future(self.actors[role].ready.wait())
+        waiting: set[asyncio.Future[Any]] = {ready, self.lost}
         try:
-            await asyncio.wait({waiting, self.lost}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            waiting.cancel()
+            ready.cancel()
         if self.lost.done():
             raise ClusterLost(f"{self.lost.result()}; what is recorded stays: go on with --resume")
         return await self.call(role, method)(*arguments)
