@@ -72,10 +72,14 @@ class FakeNode:
     learned: list[tuple[str, bytes]] = field(default_factory=list)
     tasks: list["asyncio.Future[None]"] = field(default_factory=list)
     callbacks: list[Callable[[], None]] = field(default_factory=list)
+    wall_clock_s: float = STARTED_AT_US / 1_000_000  # that of the tests' own connections
 
     @property
     def name(self) -> str:
         return self.identity.name
+
+    def now_s(self) -> float:
+        return self.wall_clock_s
 
     def peer_by_key(self, key: bytes) -> PublicIdentity | None:
         return self.roster.get(key)

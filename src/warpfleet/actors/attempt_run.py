@@ -3,12 +3,12 @@
 import asyncio
 import logging
 import random
-import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import fields
 from ipaddress import ip_address
 
 from warpfleet.actors.open_node import OpenNode
+from warpfleet.actors.surroundings import MACHINE, Surroundings
 from warpfleet.actors.values import OutgoingSignal, PipeFacts, Report, Stage
 from warpfleet.core.combo import AttemptOutcome, Reason, RouteType, Side
 from warpfleet.core.endpoint import Endpoint
@@ -31,6 +31,7 @@ from warpfleet.plugins.guard import GuardedNetwork
 
 # Named, the peer's agreement takes one round trip; a pipe that has died meanwhile must not keep the next one waiting.
 _AGREE_S = 3.0
+_SEED_BYTES = 8  # of an attempt's generator, whose numbers are no secrets
 # For the word that an attempt is given up, where its own time is over.
 _LAST_WORD_S = 2.0
 # Ends that the peer need not be told of. Which pipe won the initiator says, and the responder takes its word.
@@ -65,6 +66,7 @@ class AttemptRun:
         report: Callable[[Report], None],
         post: Callable[[OutgoingSignal], None],
         on_pipe: Callable[["AttemptRun", Pipe], Awaitable[None]],
+        surroundings: Surroundings = MACHINE,
     ) -> None:
         self._network = GuardedNetwork(node.network, targets, loopback_alias(peer.key))
         self.node = node
@@ -73,8 +75,8 @@ class AttemptRun:
             node=node,
             peer=peer,
             network=self._network,
-            rng=random.Random(secrets.randbits(64)),
-            nonce=secrets.token_bytes(NONCE_BYTES),
+            rng=random.Random(surroundings.random_bytes(_SEED_BYTES)),
+            nonce=surroundings.random_bytes(NONCE_BYTES),
             claim=self._claim,
             post=self._post,
             release=self._network.release,

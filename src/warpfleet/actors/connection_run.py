@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from uuid import uuid4
 
+from warpfleet.actors.surroundings import MACHINE, Surroundings
 from warpfleet.actors.values import (
     CancelAttempt,
     Command,
@@ -51,11 +51,13 @@ class ConnectionRun:
         *,
         command: Callable[[str, Command], None],
         on_attempt: Callable[[AttemptRow], None],
+        surroundings: Surroundings = MACHINE,
     ) -> None:
         self.request = request
         self._techniques = techniques
         self._command = command
         self._on_attempt = on_attempt
+        self._surroundings = surroundings
         self._loop = asyncio.get_running_loop()
         self._events: asyncio.Queue[Report | Reason] = asyncio.Queue()
         self._attempts: dict[str, _Running] = {}
@@ -63,12 +65,12 @@ class ConnectionRun:
         self._won: Report | None = None
         self._measured: Report | None = None
         self._began_s = self._loop.time()
-        self.started_at = datetime.now(UTC)
+        self.started_at = self._now()
         self.stopped: Reason | None = None
 
     def prepare(self) -> StartedRow:
         """What is recorded before the connection begins."""
-        self.started_at = datetime.now(UTC)
+        self.started_at = self._now()
         r = self.request
         return StartedRow(
             sweep_id=r.sweep_id,
@@ -248,7 +250,7 @@ class ConnectionRun:
             self._cancel(self._ids[action.combo], action.reason)
 
     def _start(self, action: Start, theirs: PeerView) -> None:
-        attempt_id = uuid4().hex
+        attempt_id = self._surroundings.new_id()
         order = StartAttempt(
             node=self.request.initiator,
             attempt_id=attempt_id,
@@ -330,7 +332,7 @@ class ConnectionRun:
             AttemptRow(
                 sweep_id=self.request.sweep_id,
                 connection_id=self.request.connection_id,
-                attempt_id=uuid4().hex,
+                attempt_id=self._surroundings.new_id(),
                 plugin=skipped.combo.plugin,
                 phase=skipped.phase,
                 transport=self._techniques[skipped.combo.plugin].transport,
@@ -342,6 +344,9 @@ class ConnectionRun:
                 advice=skipped.advice,
             )
         )
+
+    def _now(self) -> datetime:
+        return datetime.fromtimestamp(self._surroundings.now_s(), UTC)
 
     def _elapsed_s(self) -> float:
         return self._loop.time() - self._began_s

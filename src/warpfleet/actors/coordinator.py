@@ -2,16 +2,15 @@
 
 import asyncio
 import logging
-import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Protocol
-from uuid import uuid4
 
 from warpfleet.actors.connection_run import ConnectionRun
 from warpfleet.actors.outbox import Outbox
+from warpfleet.actors.surroundings import MACHINE, Surroundings
 from warpfleet.actors.values import CancelAttempt, Command, ConnectionRequest, Report, Stage, StartAttempt, Use
 from warpfleet.configs.policy import walk_numbers
 from warpfleet.core.combo import AttemptOutcome, Combo, Policy, Reason, RouteType, Side
@@ -65,8 +64,15 @@ CommandPort = Callable[[list[Command]], Awaitable[None]]
 class Coordinator:
     """Walks connections and reports their rows. One for each host; a plain class."""
 
-    def __init__(self, telemetry: TelemetryPort, observatory: ObservatoryPort | None = None) -> None:
+    def __init__(
+        self,
+        telemetry: TelemetryPort,
+        observatory: ObservatoryPort | None = None,
+        *,
+        surroundings: Surroundings = MACHINE,
+    ) -> None:
         self._telemetry = telemetry
+        self._surroundings = surroundings
         self._observatory = observatory
         self._evidence: Outbox[Evidence] | None = Outbox(observatory.learn) if observatory else None
         self._techniques = {r.name: r.technique for r in registrations()}
@@ -129,7 +135,13 @@ class Coordinator:
         """Begin these connections; `finished` has their rows."""
         for request in requests:
             command, on_attempt = self._send_command, self._attempt_rows.put
-            run = ConnectionRun(request, self._techniques, command=command, on_attempt=on_attempt)
+            run = ConnectionRun(
+                request,
+                self._techniques,
+                command=command,
+                on_attempt=on_attempt,
+                surroundings=self._surroundings,
+            )
             self._runs[request.connection_id] = run
             task = asyncio.create_task(self._connect(run))
             self._tasks.add(task)
@@ -257,14 +269,14 @@ class Coordinator:
 
     def _view(self, node: str) -> PeerView | None:
         record = self._records.get(node)
-        return record.view if record and record.expires_at > time.time() else None
+        return record.view if record and record.expires_at > self._surroundings.now_s() else None
 
     async def _refreshed(self, run: ConnectionRun) -> PeerView | None:
         """Ask the peer itself for its record, since the broker has none that holds."""
         request = run.request
         order = StartAttempt(
             node=request.initiator,
-            attempt_id=uuid4().hex,
+            attempt_id=self._surroundings.new_id(),
             connection_id=request.connection_id,
             started_at_us=int(run.started_at.timestamp() * 1_000_000),
             combo=Combo(_REFRESHER, request.pin.af or 4, RouteType.EXT),
@@ -312,7 +324,7 @@ class Coordinator:
 
     def _row_of(self, report: Report) -> AttemptRow:
         began_us = report.started_at_us
-        offset_s = time.time() - asyncio.get_running_loop().time() - began_us / 1_000_000
+        offset_s = self._surroundings.now_s() - asyncio.get_running_loop().time() - began_us / 1_000_000
         assert report.outcome is not None
         return AttemptRow(
             sweep_id="",

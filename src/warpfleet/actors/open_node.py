@@ -8,6 +8,7 @@ from warpfleet.core.combo import Reason
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.core.identity import Identity, PublicIdentity
 from warpfleet.core.peer import PeerView
+from warpfleet.net.interfaces import NodeNetwork
 from warpfleet.net.network import KernelNetwork
 from warpfleet.plugins.contract import AttemptFactory, AttemptFailed, InboundStream
 
@@ -18,19 +19,27 @@ LearnRecord = Callable[[str, bytes], Awaitable[bool]]
 """Offers a peer's signed record; whether it was accepted."""
 
 
+def kernel_network(spec: NodeSpec) -> NodeNetwork:
+    """The kernel's network, as the node's vantage has it."""
+    return KernelNetwork(spec.vantage, stun_servers=spec.stun, turn_servers=spec.turn)
+
+
 class OpenNode:
     """The ports of one node; `plugins.contract.NodePorts` says what each promises."""
 
     def __init__(
         self,
         spec: NodeSpec,
+        network: NodeNetwork,
         roster: Mapping[bytes, PublicIdentity],
         on_stream: Callable[["OpenNode", InboundStream], None],
         own_record: OwnRecord,
         learn_record: LearnRecord,
+        now_s: Callable[[], float],
     ) -> None:
         self.spec = spec
-        self.network = KernelNetwork(spec.vantage, stun_servers=spec.stun, turn_servers=spec.turn)
+        self.network = network
+        self.now_s = now_s
         self.view = PeerView(name=spec.name, machine="")
         self.factory: AttemptFactory | None = None
         self.listeners: list[Endpoint] = []
@@ -79,7 +88,7 @@ class OpenNode:
         """Learn what the node's own address record says."""
         self.view = view
         if view.udp_blocked:
-            self.network.relays.udp_blocked = True
+            self.network.avoid_udp()
 
     async def close(self) -> None:
         """Close the listeners and end the background tasks."""
@@ -88,4 +97,4 @@ class OpenNode:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self.network.relays.close()
+        await self.network.close()

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from warpfleet.actors.attempt_run import AttemptRun
 from warpfleet.actors.echo import echo, measure
-from warpfleet.actors.open_node import LearnRecord, OpenNode, OwnRecord
+from warpfleet.actors.open_node import LearnRecord, OpenNode, OwnRecord, kernel_network
 from warpfleet.actors.outbox import Outbox
+from warpfleet.actors.surroundings import MACHINE, Surroundings
 from warpfleet.actors.values import (
     CancelAttempt,
     Command,
@@ -27,7 +28,7 @@ from warpfleet.core.endpoint import Endpoint
 from warpfleet.core.identity import PublicIdentity
 from warpfleet.core.peer import AddressFamily, PeerView
 from warpfleet.net.handshake import Frame, FrameType
-from warpfleet.net.interfaces import Pipe
+from warpfleet.net.interfaces import NodeNetwork, Pipe
 from warpfleet.plugins.contract import Abandon, AttemptSpec, InboundStream
 from warpfleet.plugins.loader import registrations
 from warpfleet.plugins.registry import REGISTRY, Registration
@@ -60,13 +61,22 @@ HeldPipe = Callable[[str, str, Side, Pipe], None]
 
 class PluginHost:
     """Runs the attempts of one plugin. `on_pipe` gets the pipes that are held rather than measured: those of
-    `Use.HOLD`, and, where the program accepts pipes itself, those that peers open."""
+    `Use.HOLD`, and, where the program accepts pipes itself, those that peers open. `network_of` makes a node's network.
+    """
 
     registration: Registration
 
-    def __init__(self, *, on_pipe: HeldPipe | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        on_pipe: HeldPipe | None = None,
+        network_of: Callable[[NodeSpec], NodeNetwork] = kernel_network,
+        surroundings: Surroundings = MACHINE,
+    ) -> None:
         registrations()  # imports every plugin: a host that stands by has that behind it
         self._on_held_pipe = on_pipe
+        self._network_of = network_of
+        self._surroundings = surroundings
         self._nodes: dict[str, OpenNode] = {}
         self._runs: dict[tuple[str, str], AttemptRun] = {}  # by node and attempt id: both sides may be served here
         self._uses: dict[tuple[str, str], Use] = {}
@@ -94,7 +104,15 @@ class PluginHost:
         self.trust(roster)
         opened: dict[str, list[Endpoint] | None] = {}
         for spec in specs:
-            node = OpenNode(spec, self._roster, self._on_stream, self._ports.own_record, self._ports.learn_record)
+            node = OpenNode(
+                spec,
+                self._network_of(spec),
+                self._roster,
+                self._on_stream,
+                self._ports.own_record,
+                self._ports.learn_record,
+                self._surroundings.now_s,
+            )
             self._nodes[spec.name] = node
             node.factory = await self.registration.strategy.setup(node)
             opened[spec.name] = list(node.listeners) if node.factory else None
@@ -249,6 +267,7 @@ class PluginHost:
             report=self._reports.put,
             post=self._signals.put,
             on_pipe=self._use_pipe,
+            surroundings=self._surroundings,
         )
         key = node.name, spec.attempt_id
         self._runs[key] = run

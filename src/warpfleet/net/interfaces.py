@@ -138,6 +138,16 @@ class CountableNetwork(Network, Protocol):
         """As above; `discard` gets each allocation, and each connect for one, that is not returned."""
 
 
+class NodeNetwork(CountableNetwork, Protocol):
+    """A network as whoever serves the node owns it."""
+
+    def avoid_udp(self) -> None:
+        """UDP is known not to get out: relays need not be asked for over it."""
+
+    async def close(self) -> None:
+        """Wait for what runs behind the scenes: closed relays that delete their allocations."""
+
+
 class RelayRefused(WarpfleetError):
     """The TURN server answered with an error (RFC 8656 section 18); the message has its code."""
 

@@ -87,6 +87,10 @@ class KernelNetwork:
         `discard` gets what was tried beside the one that is returned."""
         return await self.relays.allocate(af, timeout_s=timeout_s, discard=discard)
 
+    def avoid_udp(self) -> None:
+        """UDP is known not to get out: relays need not be asked for over it."""
+        self.relays.udp_blocked = True
+
     async def close(self) -> None:
         """Wait for what runs behind the scenes: closed relays that delete their allocations."""
         await self.relays.close()

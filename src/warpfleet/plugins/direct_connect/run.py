@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import time
 from collections.abc import Iterator
 
 from warpfleet.core.combo import Phase, RouteType, Side, Transport
@@ -121,7 +120,7 @@ class _Door:
             peer = self._node.peer_by_key(frame.sender)
             if peer is None or not frame.verify(peer, self._node.identity.public):
                 raise ProofFailed("a stranger")
-            if abs(time.time() - frame.started_at_us / 1_000_000) > _FRAME_AGE_MAX_S:
+            if abs(self._node.now_s() - frame.started_at_us / 1_000_000) > _FRAME_AGE_MAX_S:
                 raise ProofFailed("a frame of long ago")
         except (TimeoutError, ConnectionLost, ProofFailed):
             stream.close()
