@@ -30,11 +30,12 @@ class OpenNode:
     def __init__(
         self,
         spec: NodeSpec,
-        network: NodeNetwork,
         roster: Mapping[bytes, PublicIdentity],
         on_stream: Callable[["OpenNode", InboundStream], None],
         own_record: OwnRecord,
         learn_record: LearnRecord,
+        *,
+        network: NodeNetwork,
         now_s: Callable[[], float],
     ) -> None:
         self.spec = spec

@@ -106,12 +106,12 @@ class PluginHost:
         for spec in specs:
             node = OpenNode(
                 spec,
-                self._network_of(spec),
                 self._roster,
                 self._on_stream,
                 self._ports.own_record,
                 self._ports.learn_record,
-                self._surroundings.now_s,
+                network=self._network_of(spec),
+                now_s=self._surroundings.now_s,
             )
             self._nodes[spec.name] = node
             node.factory = await self.registration.strategy.setup(node)

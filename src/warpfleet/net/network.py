@@ -8,14 +8,11 @@ from socket import SOCK_DGRAM, SOCK_STREAM
 from warpfleet.configs.fleet import TurnServer
 from warpfleet.core.endpoint import Endpoint, Interface
 from warpfleet.net import sockets
-from warpfleet.net.interfaces import ConnectionLost, Count, DatagramSocket, uncounted
-from warpfleet.net.racing import race
+from warpfleet.net.interfaces import Count, DatagramSocket, uncounted
+from warpfleet.net.reflexive import tcp_endpoint, udp_endpoint
 from warpfleet.net.relay import Relays, RelaySocket
 from warpfleet.net.sockets import TcpListener, TcpStream, UdpSocket
-from warpfleet.net.stun import Transactions, binding_over_stream
 from warpfleet.net.vantage import Vantage
-
-SERVER_STAGGER_S = 0.3  # a second STUN server is asked when the first has let two transmissions go by
 
 
 class KernelNetwork:
@@ -61,26 +58,15 @@ class KernelNetwork:
         """
         if not isinstance(socket, UdpSocket):
             return socket.local
-        transactions = Transactions(socket.send_to)
-        untap = socket.tap(transactions.feed)
-        try:
-            asking = [
-                functools.partial(transactions.binding, server, timeout_s=timeout_s)
-                for server in self._stun_servers(socket.local.af)
-            ]
-            return (await race(asking, stagger_s=SERVER_STAGGER_S, timeout_s=timeout_s)).mapped
-        finally:
-            untap()
+        return await udp_endpoint(socket, self.stun_servers, timeout_s=timeout_s)
 
     async def external_tcp_endpoint(self, af: int, local_port: int, *, timeout_s: float) -> Endpoint:
         """The server-reflexive address of a TCP port that `connect_tcp` or `listen_tcp` shares (RFC 8489).
 
         TimeoutError where no STUN server answers over TCP.
         """
-        asking = [
-            functools.partial(self._mapped_over_tcp, server, local_port, timeout_s) for server in self._stun_servers(af)
-        ]
-        return await race(asking, stagger_s=SERVER_STAGGER_S, timeout_s=timeout_s)
+        connect = functools.partial(self.connect_tcp, timeout_s=timeout_s, local_port=local_port)
+        return await tcp_endpoint(connect, self.stun_servers, af, timeout_s=timeout_s)
 
     async def allocate_relay(self, af: int, *, timeout_s: float, discard: Count = uncounted) -> RelaySocket:
         """A relayed transport address (RFC 8656). TimeoutError, ConnectRefused, Unreachable, or RelayRefused;
@@ -94,19 +80,3 @@ class KernelNetwork:
     async def close(self) -> None:
         """Wait for what runs behind the scenes: closed relays that delete their allocations."""
         await self.relays.close()
-
-    def _stun_servers(self, af: int) -> list[Endpoint]:
-        servers = [server for server in self.stun_servers if server.af == af]
-        if not servers:
-            raise TimeoutError(f"the fleet has no STUN server with IPv{af}")
-        return servers
-
-    async def _mapped_over_tcp(self, server: Endpoint, local_port: int, timeout_s: float) -> Endpoint:
-        try:
-            stream = await self.connect_tcp(server, timeout_s=timeout_s, local_port=local_port)
-            try:
-                return (await binding_over_stream(stream, timeout_s=timeout_s)).mapped
-            finally:
-                stream.close()
-        except ConnectionLost as error:
-            raise TimeoutError(str(error)) from error

@@ -8,8 +8,8 @@ from typing import Self
 
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.net import stun
-from warpfleet.net.interfaces import ConnectionLost
-from warpfleet.net.sockets import TcpListener, TcpStream, UdpSocket
+from warpfleet.net.interfaces import ByteStream, ConnectionLost, DatagramSocket, Listener
+from warpfleet.net.sockets import TcpListener, UdpSocket
 from warpfleet.net.vantage import Vantage
 
 LOOPBACK_ADDRESSES = ("127.0.0.1", "127.0.0.2")
@@ -25,7 +25,7 @@ class StunServer:
     loopback unless told otherwise.
     """
 
-    def __init__(self, grid: list[list[UdpSocket]], listeners: list[TcpListener]) -> None:
+    def __init__(self, grid: Sequence[Sequence[DatagramSocket]], listeners: Sequence[Listener]) -> None:
         self.endpoints = tuple(row[0].local for row in grid)
         self._grid = grid
         self._listeners = listeners
@@ -78,7 +78,7 @@ class StunServer:
             self._clients.add(client)
             client.add_done_callback(self._clients.discard)
 
-    async def _serve_client(self, stream: TcpStream, row: int) -> None:
+    async def _serve_client(self, stream: ByteStream, row: int) -> None:
         try:
             while True:
                 async with asyncio.timeout(IDLE_TIMEOUT_S):
