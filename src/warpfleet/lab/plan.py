@@ -13,10 +13,10 @@ from warpfleet.core.errors import InputError
 from warpfleet.lab.nat_rules import LAN, WAN, ruleset
 
 CORE_V4, CORE_V6 = "203.0.113.1", "2001:db8:ffff::1"
-_LINES = IPv4Network("198.18.0.0/16")  # RFC 2544: one external address a line
-_FIREWALLED = IPv4Network("198.19.0.0/16")  # RFC 2544: public addresses behind routers that do not translate
-_FIREWALLED_PREFIX = 28
-_HOME, _LARGE_HOME = IPv4Network("192.168.1.0/24"), IPv4Network("10.0.0.0/16")
+LINES = IPv4Network("198.18.0.0/16")  # RFC 2544: one external address a line
+FIREWALLED = IPv4Network("198.19.0.0/16")  # RFC 2544: public addresses behind routers that do not translate
+FIREWALLED_PREFIX = 28
+HOME, LARGE_HOME = IPv4Network("192.168.1.0/24"), IPv4Network("10.0.0.0/16")
 _HOST_DEVICE = "eth0"
 
 _IPV4_SYSCTLS = {
@@ -174,12 +174,12 @@ class _Layout:
     def _add_line(self, place: str, device: str, delay_ms: float, *, ipv6: bool) -> tuple[str, str]:
         """A line from the core to a place on the internet: its device on the core's side, and its IPv4 address."""
         self._lines += 1
-        if self._lines >= _LINES.num_addresses - 1:
-            raise InputError(f"topology '{self._topology.name}' has more than {_LINES.num_addresses - 2} lines")
+        if self._lines >= LINES.num_addresses - 1:
+            raise InputError(f"topology '{self._topology.name}' has more than {LINES.num_addresses - 2} lines")
         core, here = self._namespaces[CORE], self._namespaces[place]
         upper, lower = End(core.name, f"line{self._lines}", self._mac()), End(here.name, device, self._mac())
         self._link(upper, lower, delay_ms)
-        address = str(_LINES.network_address + self._lines)
+        address = str(LINES.network_address + self._lines)
         pairs = [(f"{address}/32", address, CORE_V4, "0.0.0.0/0")]
         if ipv6:
             address_v6 = f"2001:db8:fffe::{self._lines:x}"
@@ -249,15 +249,15 @@ class _Layout:
         index = len(self._networks) + 1
         prefix_v6 = f"2001:db8:{index:x}::" if router.ipv6 is not Ipv6.NONE else None
         if not router.nat.translated:
-            offset = index << (32 - _FIREWALLED_PREFIX)
-            if offset >= _FIREWALLED.num_addresses:
+            offset = index << (32 - FIREWALLED_PREFIX)
+            if offset >= FIREWALLED.num_addresses:
                 raise InputError(f"topology '{self._topology.name}' has too many routers that do not translate")
-            return _Network(IPv4Network((int(_FIREWALLED.network_address) + offset, _FIREWALLED_PREFIX)), prefix_v6)
+            return _Network(IPv4Network((int(FIREWALLED.network_address) + offset, FIREWALLED_PREFIX)), prefix_v6)
         carries = any(other.behind == router.name for other in self._routers.values())
         if carries:  # RFC 6598: the shared space between a carrier's NAT and its customers' routers
             return _Network(IPv4Network(f"100.{64 + len(self._chain(router))}.0.0/16"), prefix_v6)
         hosts = sum(host.behind == router.name for host in self._topology.hosts)
-        return _Network(_HOME if hosts < _HOME.num_addresses - 3 else _LARGE_HOME, prefix_v6)
+        return _Network(HOME if hosts < HOME.num_addresses - 3 else LARGE_HOME, prefix_v6)
 
     def _add_lan(self, here: Namespace, router: RouterSpec, network: _Network) -> None:
         self._members[router.name] = 1

@@ -1,0 +1,165 @@
+"""The internet, and the networks behind routers: who is attached to them, and how packets get from one to another."""
+
+import asyncio
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network, ip_address
+from typing import Protocol
+
+from warpfleet.configs.topology import Ipv6, RouterSpec, TcpAnswer
+from warpfleet.core.nat import Filtering
+from warpfleet.lab.sim.nat import Drop, Nat
+from warpfleet.lab.sim.packet import Packet, Segment, reset_for
+
+# A line carries one packet after another: no two arrive at one host at one instant, so that what a program does
+# never depends on the order in which it looks at them.
+_PACKET_S = 1e-6
+
+Prefix = IPv4Network | IPv6Network
+
+
+class Station(Protocol):
+    """What is attached to a network: a host, or a router's outside."""
+
+    def arrive(self, packet: Packet) -> None:
+        """Take a packet that has come down the line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Weather:
+    """What the internet does to packets that cross it: `loss` is the share that it loses, `jitter_s` the most that it
+    delays one for, each on its own, so that packets overtake one another."""
+
+    loss: float = 0.0
+    jitter_s: float = 0.0
+
+
+class Line:
+    """The line between a station and a network, with a one-way delay."""
+
+    def __init__(self, station: Station, network: "Network", delay_s: float) -> None:
+        self.delay_s = delay_s
+        self._station = station
+        self._network = network
+        self._free_s = {True: 0.0, False: 0.0}  # when the line takes the next packet, by whether it goes up
+
+    def up(self, packet: Packet) -> None:
+        """Send a packet into the network."""
+        asyncio.get_running_loop().call_at(self._arrives_s(going_up=True), self._network.carry, packet)
+
+    def down(self, packet: Packet) -> None:
+        """Send a packet from the network to the station."""
+        asyncio.get_running_loop().call_at(self._arrives_s(going_up=False), self._station.arrive, packet)
+
+    def _arrives_s(self, *, going_up: bool) -> float:
+        leaves_s = max(asyncio.get_running_loop().time(), self._free_s[going_up])
+        self._free_s[going_up] = leaves_s + _PACKET_S
+        return self._free_s[going_up] + self.delay_s
+
+
+class Network:
+    """Stations by their addresses. What is for nobody here leaves by `way_out`, or is lost where there is none."""
+
+    def __init__(self) -> None:
+        self.way_out: Router | None = None
+        self._lines: dict[str, Line] = {}
+        self._routes: list[tuple[Prefix, Line]] = []
+
+    def attach(
+        self, station: Station, delay_s: float, addresses: Sequence[str], prefixes: Sequence[Prefix] = ()
+    ) -> Line:
+        """Attach a station that has these addresses, and that these prefixes lie behind."""
+        line = Line(station, self, delay_s)
+        self._lines.update(dict.fromkeys(addresses, line))
+        for prefix in prefixes:
+            self.route(prefix, line)
+        return line
+
+    def route(self, prefix: Prefix, line: Line) -> None:
+        """Let a line lead to a prefix."""
+        self._routes.append((prefix, line))
+
+    def carry(self, packet: Packet) -> None:
+        """Take a packet to where it belongs."""
+        ip = packet.destination.ip
+        line = self._lines.get(ip)
+        if line is None and self._routes:
+            line = next((line for prefix, line in self._routes if ip_address(ip) in prefix), None)
+        if line:
+            line.down(packet)
+        elif self.way_out:
+            self.way_out.leave(packet)
+
+
+class Internet(Network):
+    """The network that every router leads to. It has weather, drawn from the seed for each flow apart: so chance does
+    not hang on which of two flows a program serves first."""
+
+    def __init__(self, weather: Weather, seed: int) -> None:
+        super().__init__()
+        self._weather = weather
+        self._seed = seed
+        self._chances: dict[str, random.Random] = {}
+
+    def carry(self, packet: Packet) -> None:
+        """Take a packet to where it belongs, if the weather lets it."""
+        if not self._weather.loss and not self._weather.jitter_s:
+            super().carry(packet)
+            return
+        chance = self._chance(packet)
+        lost, late_s = chance.random() < self._weather.loss, chance.random() * self._weather.jitter_s
+        if not lost:
+            asyncio.get_running_loop().call_later(late_s, super().carry, packet)
+
+    def _chance(self, packet: Packet) -> random.Random:
+        flow = f"{self._seed} {packet.transport} {packet.source} {packet.destination}"
+        if flow not in self._chances:
+            self._chances[flow] = random.Random(flow)
+        return self._chances[flow]
+
+
+class Router:
+    """A router: a NAT for IPv4 and a firewall for IPv6 between the network behind it (`inside`) and the one before it.
+
+    Its addresses are external ones; `line` leads outwards, and is there once the router is attached.
+    """
+
+    line: Line
+
+    def __init__(self, spec: RouterSpec, external_ip: str, rng: random.Random) -> None:
+        self.inside = Network()
+        self.inside.way_out = self
+        self._external_ip = external_ip
+        self._resets = spec.nat.tcp_unsolicited is TcpAnswer.RST
+        # RFC 6092: IPv6 is not translated, and its simple security is a stateful firewall's.
+        filtering = Filtering.EIF if spec.ipv6 is Ipv6.OPEN else Filtering.APDF
+        firewall = spec.nat.model_copy(update={"translated": False, "filtering": filtering})
+        self._nats = {4: Nat(spec.nat, external_ip, rng), 6: Nat(firewall, external_ip, rng)}
+
+    def leave(self, packet: Packet) -> None:
+        """Take a packet from behind that is for somebody elsewhere."""
+        nat, now_s = self._nats[packet.source.af], asyncio.get_running_loop().time()
+        if packet.destination.ip == self._external_ip and nat.spec.translated:
+            turned = nat.hairpin(packet, now_s)
+            if isinstance(turned, Packet):
+                self.inside.carry(turned)
+            return
+        translated = nat.outbound(packet, now_s)
+        if isinstance(translated, Packet):
+            self.line.up(translated)
+
+    def arrive(self, packet: Packet) -> None:
+        """Take a packet from outside."""
+        nat, now_s = self._nats[packet.source.af], asyncio.get_running_loop().time()
+        translated = nat.inbound(packet, now_s)
+        if isinstance(translated, Packet):
+            self.inside.carry(translated)
+        elif self._resets and _unsolicited(packet, translated):
+            assert isinstance(packet.payload, Segment)
+            self.line.up(reset_for(packet, packet.payload))
+
+
+def _unsolicited(packet: Packet, drop: Drop) -> bool:
+    asks = isinstance(packet.payload, Segment) and packet.payload.opens
+    return asks and drop in (Drop.UNMAPPED, Drop.FILTERED)
