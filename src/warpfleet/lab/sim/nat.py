@@ -42,6 +42,7 @@ class Tcp(Enum):
 
     OPENING = "opening"
     ESTABLISHED = "established"
+    CLOSING = "closing"
     CLOSED = "closed"
 
 
@@ -55,6 +56,7 @@ class Way(Enum):
 _TCP_LIFETIMES_S = {
     Tcp.OPENING: _TCP_TRANSITORY_S,
     Tcp.ESTABLISHED: _TCP_ESTABLISHED_S,
+    Tcp.CLOSING: _TCP_TRANSITORY_S,
     Tcp.CLOSED: _TCP_CLOSED_S,
 }
 
@@ -62,12 +64,14 @@ _TCP_LIFETIMES_S = {
 def next_tcp(state: Tcp, first: Way, way: Way, flags: Flags) -> Tcp:
     """The state after a segment; `first` is where the connection's first segment was heading.
 
-    An answer with ACK establishes, a RST closes, and a SYN opens again what was closed.
+    An answer with ACK establishes, a FIN begins the end, a RST is the end, and a SYN opens again what was ending.
     """
     if flags & Flags.RST:
         return Tcp.CLOSED
-    if state is Tcp.CLOSED:
-        return Tcp.OPENING if flags & Flags.SYN else Tcp.CLOSED
+    if state in (Tcp.CLOSING, Tcp.CLOSED):
+        return Tcp.OPENING if flags & Flags.SYN else state
+    if flags & Flags.FIN:
+        return Tcp.CLOSING
     if flags & Flags.ACK and way is not first:
         return Tcp.ESTABLISHED
     return state

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from warpfleet.actors.coordinator import Coordinator, RecordView, TelemetryPort
 from warpfleet.actors.plugin_host import HostPorts, PluginHost
 from warpfleet.actors.surroundings import Surroundings
-from warpfleet.actors.values import ConnectionRequest, NodeSpec, OutgoingSignal
+from warpfleet.actors.values import ConnectionRequest, NodeSpec
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.core.identity import PublicIdentity
 from warpfleet.core.nat import NatBehaviour

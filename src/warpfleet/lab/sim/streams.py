@@ -235,7 +235,7 @@ class TcpStack:
     def _listening(self, endpoint: Endpoint) -> SimListener | None:
         for socket in self._bindings:
             local = socket.local
-            if isinstance(socket, SimListener) and (local.af, local.port) == (endpoint.af, endpoint.port):
-                if covers(local.ip, endpoint.ip):
-                    return socket
+            same_port = (local.af, local.port) == (endpoint.af, endpoint.port)
+            if isinstance(socket, SimListener) and same_port and covers(local.ip, endpoint.ip):
+                return socket
         return None

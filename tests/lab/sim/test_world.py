@@ -1,0 +1,174 @@
+"""Whole connections in the simulated laboratory: the roles and the plugins as they are, on virtual time."""
+
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from virtual_time import virtual_time
+from warpfleet.configs.topology import HostSpec, Topology, find_topology
+from warpfleet.core.combo import AttemptOutcome, ConnectionOutcome, Policy, Reason, Side
+from warpfleet.lab.sim.virtual_time import VirtualTimeLoop
+from warpfleet.lab.sim.world import EPOCH_S, World
+from warpfleet.telemetry.records import ConnectionRow
+
+DIRECT, RELAYED = ConnectionOutcome.DIRECT, ConnectionOutcome.RELAYED
+DEFAULT = find_topology("default")
+
+
+def pair(first: str, second: str) -> Topology:
+    hosts = [HostSpec.model_validate({"name": name, "nat": nat, "delay_ms": 20}) for name, nat in zip("ab", (first, second), strict=True)]
+    return Topology(version=1, name="pair", hosts=tuple(hosts))
+
+
+def connect(topology: Topology, a: str, b: str, *, policy: Policy = Policy.STAGGERED, **weather: Any) -> ConnectionRow:
+    with World(topology, **weather) as world:
+        return world.connect(a, b, policy=policy)
+
+
+def test_a_direct_connection_takes_as_many_round_trips_as_it_must() -> None:
+    row = connect(pair("full_cone", "public"), "a", "b")
+    assert (row.outcome, row.plugin, row.remote_endpoint) == (DIRECT, "direct_connect", "198.18.0.2:443")
+    assert row.connect_ms == pytest.approx(3 * 80, abs=0.1)  # SYN, HELLO and PROOF, TAKE and AGREED
+    assert row.rtt_ms == pytest.approx(80, abs=0.1)
+    assert row.started_at.timestamp() >= EPOCH_S
+
+
+def test_both_sides_of_the_winning_attempt_have_a_row() -> None:
+    with World(pair("port_restricted", "eim_random_ports")) as world:
+        row = world.connect("a", "b")
+        attempts = [a for a in world.rows.attempts_ended if a.connection_id == row.connection_id]
+    assert world.rows.connections_ended == [row]
+    won = {a.side: a for a in attempts if a.outcome is AttemptOutcome.WON}
+    assert won.keys() == set(Side)
+    assert {a.plugin for a in won.values()} == {"udp_punch"}
+    assert all(a.packets_sent for a in won.values())
+
+
+def test_one_technique_can_be_pinned() -> None:
+    with World(pair("full_cone", "public")) as world:
+        assert world.connect("a", "b", only="turn").outcome is RELAYED
+        assert world.connect("b", "a", only="direct_connect").reason is Reason.ALL_FAILED
+
+
+def test_a_peer_whose_record_nobody_has_is_asked_for_it() -> None:
+    with World(pair("full_cone", "public")) as world:
+        assert world.connect("a", "b", only="get_addr").reason is Reason.ALL_FAILED
+        [asked, answered] = world.rows.attempts_ended
+    assert [(a.plugin, a.reason) for a in (asked, answered)] == [
+        ("return_addr", Reason.REFRESHED),
+        ("get_addr", Reason.REFRESHED),
+    ]
+
+
+def test_behind_a_carrier_two_homes_meet() -> None:
+    with World(find_topology("cgn")) as world:
+        rows = [world.connect(a, b) for a, b in (("one", "outside"), ("outside", "two"), ("one", "two"), ("two", "public"))]
+    assert [(row.outcome, row.plugin) for row in rows] == [
+        (DIRECT, "udp_punch"),
+        (DIRECT, "udp_punch"),
+        (DIRECT, "udp_punch"),
+        (DIRECT, "direct_connect"),
+    ]
+
+
+def test_hosts_of_one_home_meet_inside_it() -> None:
+    with World(find_topology("home")) as world:
+        row = world.connect("desktop", "laptop")
+    assert (row.plugin, row.route_type, row.outcome) == ("direct_connect", "nic", DIRECT)
+
+
+def test_ipv6_is_firewalled_where_ipv4_is_translated() -> None:
+    with World(find_topology("dual-stack")) as world:
+        six = world.connect("firewalled_symmetric", "firewalled", af=6)
+        four = world.connect("firewalled_symmetric", "firewalled", af=4)
+        opened = world.connect("firewalled", "open", af=6)
+        none = world.connect("firewalled", "four_only", af=6)
+    assert (six.af, six.plugin, six.outcome) == (6, "udp_punch", DIRECT)
+    assert (four.af, four.plugin, four.outcome) == (4, "turn", RELAYED)
+    assert (opened.plugin, opened.outcome) == ("direct_connect", DIRECT)
+    assert (none.outcome, none.reason) == (ConnectionOutcome.FAILED, Reason.NOTHING_TO_TRY)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_loss_and_jitter_cost_time_and_not_the_connection(seed: int) -> None:
+    topology = pair("port_restricted", "addr_restricted")
+    rough = connect(topology, "a", "b", seed=seed, loss=0.1, jitter_ms=30)
+    smooth = connect(topology, "a", "b", seed=seed)
+    assert rough.outcome in (DIRECT, RELAYED)
+    assert rough.connect_ms
+    assert smooth.connect_ms
+    assert rough.connect_ms > smooth.connect_ms
+
+
+def test_tcp_carries_a_connection_through_loss() -> None:
+    with World(pair("full_cone", "public"), seed=3, loss=0.15) as world:
+        rows = [world.connect("a", "b", only="direct_connect") for _ in range(10)]
+    assert [row.outcome for row in rows].count(DIRECT) >= 9
+
+
+@pytest.mark.parametrize("late_ms", [200, 1500])
+def test_signals_that_are_late_make_a_punch_late(late_ms: int) -> None:
+    row = connect(pair("port_restricted", "port_restricted"), "a", "b", signal_late_ms=late_ms)
+    assert row.outcome in (DIRECT, RELAYED)
+    assert row.connect_ms
+    assert row.connect_ms > 2 * late_ms
+
+
+def test_signals_that_are_lost_are_said_again() -> None:
+    row = connect(pair("port_restricted", "port_restricted"), "a", "b", signal_loss=0.4, seed=5)
+    assert row.outcome in (DIRECT, RELAYED)
+
+
+@pytest.mark.parametrize(("skew_s", "plugin"), [(100.0, "direct_connect"), (600.0, "udp_punch")])
+def test_a_clock_that_is_minutes_off_closes_the_door_to_streams(skew_s: float, plugin: str) -> None:
+    row = connect(pair("full_cone", "public"), "a", "b", skew_s={"a": skew_s})
+    assert (row.plugin, row.outcome) == (plugin, DIRECT)
+    assert row.started_at.timestamp() == pytest.approx(EPOCH_S + skew_s, abs=60)
+
+
+def test_ten_idle_minutes_pass_in_no_time() -> None:
+    with World(DEFAULT) as world:
+        began_s = time.perf_counter()
+        world.wait(600)
+        assert time.perf_counter() - began_s < 1
+        assert world.connect("port_restricted", "full_cone").outcome is DIRECT
+
+
+@virtual_time
+async def test_a_deadline_that_rounding_puts_ahead_comes_all_the_same() -> None:
+    import asyncio
+
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualTimeLoop)
+    end_s = loop.time() + 1e-7
+    while loop.time() < end_s:
+        await asyncio.sleep(0)
+
+
+_SCENARIO = """
+from warpfleet.configs.topology import find_topology
+from warpfleet.lab.sim.world import World
+with World(find_topology("default"), seed={seed}, loss=0.05, jitter_ms=20, signal_loss=0.1) as world:
+    for b in ("public", "full_cone", "symmetric_sequential", "udp_blocked"):
+        world.connect("port_restricted", b)
+        world.connect(b, "symmetric_random")
+    print(*world.rows.connections_ended, *world.rows.attempts_ended, sep="\\n")
+"""
+
+
+def rows_of(seed: int, hash_seed: int) -> bytes:
+    """The rows of a scenario, from a process whose sets are in an order of its own."""
+    command = [sys.executable, "-c", _SCENARIO.format(seed=seed)]
+    environment = {"PYTHONHASHSEED": str(hash_seed), "PYTHONPATH": ":".join(sys.path)}
+    return subprocess.run(command, env=environment, check=True, capture_output=True).stdout
+
+
+def test_the_same_seed_gives_the_same_rows_byte_for_byte() -> None:
+    first = rows_of(seed=7, hash_seed=1)
+    assert first.count(b"ConnectionRow") == 8
+    assert rows_of(seed=7, hash_seed=2) == first
+    assert rows_of(seed=8, hash_seed=1) != first
