@@ -16,13 +16,14 @@ from warpfleet.cluster.control import ClusterBusy, ClusterClient, ConnectRequest
 from warpfleet.cluster.plan import SweepPlan
 from warpfleet.cluster.status import ActorStatus, ClusterStatus, Job
 from warpfleet.configs.fleet import Fleet
-from warpfleet.configs.topology import PRESETS
+from warpfleet.configs.topology import PRESETS, find_topology
 from warpfleet.core.combo import ConnectionOutcome, Policy, Reason
 from warpfleet.core.nat import Filtering, Mapping, NatBehaviour
 from warpfleet.core.pairs import Trial
 from warpfleet.core.walk import Pin
 from warpfleet.lab import netns
 from warpfleet.lab.laboratory import Lab
+from warpfleet.lab.sim.world import World
 from warpfleet.telemetry.analysis import tables
 from warpfleet.telemetry.lookup import find
 from warpfleet.telemetry.records import ConnectionRow
@@ -100,6 +101,16 @@ def _expected_direct(initiator: str, responder: str) -> bool:
     return all(eim) or any(easy)
 
 
+def _simulated(names: list[str]) -> dict[tuple[str, str], tuple[ConnectionOutcome, str | None]]:
+    """What becomes of every pair in the simulated laboratory. In a thread, since it runs an event loop of its own."""
+    found = {}
+    with World(find_topology("default"), seed=1) as world:
+        for pair in [(a, b) for a in names for b in names if a != b]:
+            row = world.connect(*pair)
+            found[pair] = row.outcome, row.plugin
+    return found
+
+
 async def test_every_pair_connects_as_theory_allows(cluster: ClusterClient, fleet: Fleet, tmp_path: Path) -> None:
     rows = await _sweep(cluster, fleet, tmp_path)
     names = [node.name for node in fleet.nodes]
@@ -113,6 +124,9 @@ async def test_every_pair_connects_as_theory_allows(cluster: ClusterClient, flee
     assert not unlike
     assert all(r.connect_ms and r.connect_ms < EVERY_PAIR_S * 1000 for r in rows)
     assert all(r.first_byte_ms and r.rtt_ms and r.first_byte_ms > r.connect_ms for r in rows)
+    assert {(r.initiator, r.responder): (r.outcome, r.plugin) for r in rows} == await asyncio.to_thread(
+        _simulated, names
+    )
     blocked_to_public = next(r for r in rows if (r.initiator, r.responder) == ("udp_blocked", "public"))
     assert (blocked_to_public.transport, str(blocked_to_public.remote_endpoint).split(":")[-1]) == ("tcp", "443")
 

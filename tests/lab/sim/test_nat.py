@@ -2,6 +2,7 @@
 
 import random
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -114,7 +115,7 @@ def test_ports_are_preserved_for_the_first_host_and_random_for_the_next() -> Non
 def test_a_sequential_allocator_takes_steps(delta: int) -> None:
     box = nat(mapping=Mapping.APDM, port_assignment=PortAssignment.SEQUENTIAL, port_delta=delta)
     ports = [out(box, ALICE, remote).port for remote in (BOB, CAROL, BOB_ELSEWHERE)]
-    assert [later - earlier for earlier, later in zip(ports, ports[1:], strict=False)] == [delta, delta]
+    assert [later - earlier for earlier, later in pairwise(ports)] == [delta, delta]
 
 
 def test_a_sequential_allocator_begins_anew_and_passes_over_what_is_taken() -> None:

@@ -90,7 +90,9 @@ def test_a_reset_of_the_expected_number_ends_a_connection_and_a_guess_does_not()
 
 
 @given(st.data(), st.binary(min_size=1, max_size=12_000))
-def test_bytes_arrive_once_and_in_order_whatever_is_lost_repeated_or_overtaken(data: st.DataObject, text: bytes) -> None:
+def test_bytes_arrive_once_and_in_order_whatever_is_lost_repeated_or_overtaken(
+    data: st.DataObject, text: bytes
+) -> None:
     a, b = established()
     a.write(text, 1.0)
     first = sent(a)

@@ -11,7 +11,7 @@ from warpfleet.core.endpoint import Interface
 from warpfleet.lab.plan import FIREWALLED, FIREWALLED_PREFIX, HOME, LARGE_HOME, LINES
 from warpfleet.lab.servers import TURN_ONE, TURN_TWO, V6
 from warpfleet.lab.sim.host import Host
-from warpfleet.lab.sim.internet import Internet, Prefix, Router, Weather
+from warpfleet.lab.sim.internet import Internet, Network, Prefix, Router, Weather
 
 _DEVICE = "eth0"
 SERVER_ADDRESSES = (TURN_ONE, TURN_TWO, V6[TURN_ONE], V6[TURN_TWO])
@@ -68,9 +68,8 @@ class Terrain:
         place = _Place(router, self._chain(spec), self._prefix(spec), self._prefix_v6() if has_v6 else None)
         routes: list[Prefix] = [] if spec.nat.translated else [place.prefix]
         routes += [place.prefix_v6] if place.prefix_v6 else []
-        outside = self._places[spec.behind].router.inside if spec.behind else self._internet
         ips = [interface.ip for interface in addresses]
-        router.line = outside.attach(router, spec.delay_ms / 1000, ips, routes)
+        router.line = self._before(spec).attach(router, spec.delay_ms / 1000, ips, routes)
         if place.prefix_v6:
             self._route_v6(place)
         self._places[spec.name] = place
@@ -78,9 +77,12 @@ class Terrain:
     def _route_v6(self, place: _Place) -> None:
         """Let every network further out know what lies behind the routers that lead here."""
         assert place.prefix_v6
-        for nearer, further in zip(place.chain[1:], [*place.chain[2:], None], strict=True):
-            outside = self._places[further.name].router.inside if further else self._internet
-            outside.route(place.prefix_v6, self._places[nearer.name].router.line)
+        for router in place.chain[1:]:
+            self._before(router).route(place.prefix_v6, self._places[router.name].router.line)
+
+    def _before(self, router: RouterSpec) -> Network:
+        """The network that a router's outside is attached to."""
+        return self._places[router.behind].router.inside if router.behind else self._internet
 
     def _prefix(self, spec: RouterSpec) -> IPv4Network:
         if not spec.nat.translated:
