@@ -48,7 +48,7 @@ def test_both_sides_of_the_winning_attempt_have_a_row() -> None:
 def test_one_technique_can_be_pinned() -> None:
     with World(pair("full_cone", "public")) as world:
         assert world.connect("a", "b", only="turn").outcome is RELAYED
-        assert world.connect("b", "a", only="direct_connect").reason is Reason.ALL_FAILED
+        assert world.connect("b", "a", only="direct_connect").reason is Reason.ONLY_LONG_SHOTS
 
 
 def test_a_peer_can_be_asked_for_its_address_record() -> None:

@@ -8,7 +8,7 @@ from warpfleet.core.endpoint import Endpoint, Interface
 from warpfleet.lab.sim.host import Host, SimUdpSocket
 from warpfleet.lab.sim.streams import SimListener, SimStream
 from warpfleet.lab.sim.turn import SimRelay
-from warpfleet.net.interfaces import DatagramSocket, Unreachable
+from warpfleet.net.interfaces import Count, DatagramSocket, Unreachable, uncounted
 from warpfleet.net.racing import race
 from warpfleet.net.reflexive import tcp_endpoint, udp_endpoint
 from warpfleet.net.relay import STAGGER_S
@@ -39,12 +39,14 @@ class SimNetwork:
         """A bound UDP socket. Unreachable where the host has no such family, OSError where the port is taken."""
         return self._host.open_udp(Endpoint("::" if af == 6 else "0.0.0.0", port))  # noqa: S104
 
-    async def connect_tcp(self, remote: Endpoint, *, timeout_s: float, local_port: int | None = None) -> SimStream:
-        """Connect. ConnectRefused, Unreachable, or TimeoutError.
+    async def connect_tcp(
+        self, remote: Endpoint, *, timeout_s: float, local_port: int | None = None, discard: Count = uncounted
+    ) -> SimStream:
+        """Connect. ConnectRefused, Unreachable, or TimeoutError; `discard` gets a connect that failed.
 
         `local_port` is shared with a listener and with other streams from it; OSError where others have it.
         """
-        return await self._host.tcp.connect(remote, timeout_s=timeout_s, local_port=local_port)
+        return await self._host.tcp.connect(remote, timeout_s=timeout_s, local_port=local_port, discard=discard)
 
     async def listen_tcp(self, endpoint: Endpoint, *, shared: bool = False) -> SimListener:
         """Listen at a local transport address; the unspecified address and port 0 mean any. OSError where it is taken.
@@ -70,20 +72,25 @@ class SimNetwork:
         connect = functools.partial(self.connect_tcp, timeout_s=timeout_s, local_port=local_port)
         return await tcp_endpoint(connect, self._services.stun, af, timeout_s=timeout_s)
 
-    async def allocate_relay(self, af: int, *, timeout_s: float) -> SimRelay:
+    async def allocate_relay(self, af: int, *, timeout_s: float, discard: Count = uncounted) -> SimRelay:
         """A relayed transport address: over UDP, and over TCP beside it soon after.
 
-        TimeoutError, ConnectRefused, Unreachable, or RelayRefused.
+        TimeoutError, ConnectRefused, Unreachable, or RelayRefused; `discard` gets what was tried beside it.
         """
+
+        async def close(relay: SimRelay) -> None:
+            discard(relay)
+            relay.close()
+
         over_udp = [functools.partial(SimRelay.over_udp, self._host, server) for server in self._services.turn_udp]
         over_tcp = [functools.partial(SimRelay.over_tcp, self._host, server) for server in self._services.turn_tcp]
         ways = [
-            functools.partial(way, af, timeout_s=timeout_s)
+            functools.partial(way, af, timeout_s=timeout_s, discard=discard)
             for way in (over_tcp if self._udp_blocked else [*over_udp, *over_tcp])
         ]
         if not ways:
             raise Unreachable("the laboratory has no TURN server that can be reached")
-        return await race(ways, stagger_s=STAGGER_S, timeout_s=timeout_s, discard=_close)
+        return await race(ways, stagger_s=STAGGER_S, timeout_s=timeout_s, discard=close)
 
     def avoid_udp(self) -> None:
         """UDP is known not to get out: relays need not be asked for over it."""
@@ -91,7 +98,3 @@ class SimNetwork:
 
     async def close(self) -> None:
         """Nothing runs behind the scenes: what a relay has to say last is on its way when it is closed."""
-
-
-async def _close(relay: SimRelay) -> None:
-    relay.close()

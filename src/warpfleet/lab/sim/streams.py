@@ -12,7 +12,7 @@ from warpfleet.core.endpoint import Endpoint
 from warpfleet.lab.sim.packet import Flags, Packet, Segment, reset_for
 from warpfleet.lab.sim.ports import Binding, Ports, covers
 from warpfleet.lab.sim.tcp import Connection, Failure, State
-from warpfleet.net.interfaces import ConnectionLost, ConnectRefused, Unreachable
+from warpfleet.net.interfaces import ConnectionLost, ConnectRefused, Count, Unreachable, uncounted
 
 _INITIAL_SEQS = 2**31  # RFC 9293 section 3.4.1 has twice as many; here no sequence number wraps
 
@@ -26,6 +26,7 @@ class SimStream:
         self._local = local
         self._remote = remote
         self._closed = False
+        self._packets_sent = 0
         self._timer: asyncio.TimerHandle | None = None
         self._news = asyncio.Event()
 
@@ -38,6 +39,11 @@ class SimStream:
     def remote(self) -> Endpoint:
         """The remote transport address."""
         return self._remote
+
+    @property
+    def packets_sent(self) -> int:
+        """How many segments have left, retransmissions and pure ACKs included."""
+        return self._packets_sent
 
     async def established(self) -> None:
         """Return once it is. ConnectRefused or TimeoutError."""
@@ -96,6 +102,7 @@ class SimStream:
         """Send what the connection wants sent, set its timer, and wake whoever waits."""
         connection = self.connection
         outgoing, connection.outgoing = connection.outgoing, []
+        self._packets_sent += len(outgoing)
         for segment in outgoing:
             self._stack.send(Packet(self._local, self._remote, segment))
         if self._timer:
@@ -177,7 +184,9 @@ class TcpStack:
         self._opening: dict[SimStream, SimListener] = {}
         self._bindings: dict[SimStream | SimListener, Binding] = {}
 
-    async def connect(self, remote: Endpoint, *, timeout_s: float, local_port: int | None) -> SimStream:
+    async def connect(
+        self, remote: Endpoint, *, timeout_s: float, local_port: int | None = None, discard: Count = uncounted
+    ) -> SimStream:
         """Connect. ConnectRefused, Unreachable or TimeoutError; OSError where others have `local_port`."""
         ip = self._address_of(remote.af)
         if (Endpoint(ip, local_port or 0), remote) in self._streams:  # the crossing SYN of the peer has made it
@@ -192,6 +201,7 @@ class TcpStack:
                 await stream.established()
         except BaseException:
             stream.close()
+            discard(stream)
             raise
         return stream
 

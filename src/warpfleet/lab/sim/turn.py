@@ -13,7 +13,7 @@ from warpfleet.core.endpoint import Endpoint
 from warpfleet.lab.sim.host import Host, SimUdpSocket
 from warpfleet.lab.sim.streams import SimListener, SimStream
 from warpfleet.net import stun
-from warpfleet.net.interfaces import ConnectionLost, RelayRefused
+from warpfleet.net.interfaces import ConnectionLost, Count, RelayRefused, uncounted
 from warpfleet.net.sockets import Inbox
 from warpfleet.net.stun import Class, Message, Method, Transactions
 
@@ -129,35 +129,37 @@ def _refusal(request: Message, error: tuple[int, str]) -> Message:
 class SimRelay:
     """A relayed transport address that behaves like a UDP socket. It is made by `over_udp` or `over_tcp`."""
 
-    def __init__(self, server: Endpoint, send: Callable[[bytes, Endpoint], None], *, resends: bool) -> None:
+    def __init__(
+        self, server: Endpoint, transport: SimUdpSocket | SimStream, send: Callable[[bytes, Endpoint], None]
+    ) -> None:
         self._server = server
+        self._transport = transport
         self._send = send
-        self._resends = resends
         self._transactions = Transactions(send)
         self._inbox = Inbox()
         self._local = Endpoint("", 0)
-        self._packets_sent = 0
         self._permitting: dict[str, asyncio.Task[None]] = {}
-        self._close_transport: Callable[[], None] = lambda: None
 
     @classmethod
-    async def over_udp(cls, host: Host, server: Endpoint, af: int, *, timeout_s: float) -> "SimRelay":
-        """An allocation over UDP. RelayRefused or TimeoutError."""
+    async def over_udp(
+        cls, host: Host, server: Endpoint, af: int, *, timeout_s: float, discard: Count = uncounted
+    ) -> "SimRelay":
+        """An allocation over UDP. RelayRefused or TimeoutError; `discard` gets one that failed."""
         socket = host.open_udp(Endpoint(host.address(server.af), 0))
-        relay = cls(server, socket.send_to, resends=True)
-        relay._close_transport = socket.close
+        relay = cls(server, socket, socket.send_to)
         socket.tap(relay._take)
-        return await relay._allocate(af, timeout_s)
+        return await relay._allocated(af, timeout_s, discard)
 
     @classmethod
-    async def over_tcp(cls, host: Host, server: Endpoint, af: int, *, timeout_s: float) -> "SimRelay":
-        """An allocation over TCP. RelayRefused, ConnectRefused, Unreachable or TimeoutError."""
-        stream = await host.tcp.connect(server, timeout_s=timeout_s, local_port=None)
-        relay = cls(server, lambda data, _: stream.transmit(data), resends=False)
-        relay._close_transport = stream.close
+    async def over_tcp(
+        cls, host: Host, server: Endpoint, af: int, *, timeout_s: float, discard: Count = uncounted
+    ) -> "SimRelay":
+        """An allocation over TCP. RelayRefused, ConnectRefused, Unreachable or TimeoutError; `discard` as above."""
+        stream = await host.tcp.connect(server, timeout_s=timeout_s, discard=discard)
+        relay = cls(server, stream, lambda data, _: stream.transmit(data))
         reading = asyncio.create_task(relay._read(stream))
         reading.add_done_callback(lambda _: relay.close())
-        return await relay._allocate(af, timeout_s)
+        return await relay._allocated(af, timeout_s, discard)
 
     @property
     def local(self) -> Endpoint:
@@ -166,8 +168,8 @@ class SimRelay:
 
     @property
     def packets_sent(self) -> int:
-        """How many datagrams were handed to the server."""
-        return self._packets_sent
+        """How many packets went to the server."""
+        return self._transport.packets_sent
 
     def send_to(self, data: bytes, remote: Endpoint) -> None:
         """Send one datagram through the server, as soon as its peer is permitted."""
@@ -195,9 +197,9 @@ class SimRelay:
         deletion = Message(Method.REFRESH, Class.REQUEST)
         deletion.attributes["LIFETIME"] = 0
         self._send(bytes(deletion), self._server)
-        self._close_transport()
+        self._transport.close()
 
-    async def _allocate(self, af: int, timeout_s: float) -> "SimRelay":
+    async def _allocated(self, af: int, timeout_s: float, discard: Count) -> "SimRelay":
         try:
             challenge = await self._ask(_allocation_request(af), timeout_s)
             request = _allocation_request(af)
@@ -209,11 +211,12 @@ class SimRelay:
             self._local = relayed
         except BaseException:
             self.close()
+            discard(self)
             raise
         return self
 
     async def _ask(self, request: Message, timeout_s: float) -> Message:
-        times_s = list(stun.send_times_s(timeout_s)) if self._resends else [0.0]
+        times_s = list(stun.send_times_s(timeout_s)) if isinstance(self._transport, SimUdpSocket) else [0.0]
         answer, _ = await self._transactions.exchange(request, self._server, times_s=times_s, timeout_s=timeout_s)
         return answer
 
@@ -232,7 +235,6 @@ class SimRelay:
         indication.attributes["XOR-PEER-ADDRESS"] = remote
         indication.attributes["DATA"] = data
         self._send(bytes(indication), self._server)
-        self._packets_sent += 1
 
     async def _read(self, stream: SimStream) -> None:
         try:
