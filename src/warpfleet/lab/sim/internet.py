@@ -39,23 +39,22 @@ class Line:
     """The line between a station and a network, with a one-way delay."""
 
     def __init__(self, station: Station, network: "Network", delay_s: float) -> None:
-        self.delay_s = delay_s
+        self._delay_s = delay_s
         self._station = station
         self._network = network
-        self._free_s = {True: 0.0, False: 0.0}  # when the line takes the next packet, by whether it goes up
+        self._up_free_s = self._down_free_s = 0.0  # when either direction takes the next packet
 
     def up(self, packet: Packet) -> None:
         """Send a packet into the network."""
-        asyncio.get_running_loop().call_at(self._arrives_s(going_up=True), self._network.carry, packet)
+        loop = asyncio.get_running_loop()
+        self._up_free_s = max(loop.time(), self._up_free_s) + _PACKET_S
+        loop.call_at(self._up_free_s + self._delay_s, self._network.carry, packet)
 
     def down(self, packet: Packet) -> None:
         """Send a packet from the network to the station."""
-        asyncio.get_running_loop().call_at(self._arrives_s(going_up=False), self._station.arrive, packet)
-
-    def _arrives_s(self, *, going_up: bool) -> float:
-        leaves_s = max(asyncio.get_running_loop().time(), self._free_s[going_up])
-        self._free_s[going_up] = leaves_s + _PACKET_S
-        return self._free_s[going_up] + self.delay_s
+        loop = asyncio.get_running_loop()
+        self._down_free_s = max(loop.time(), self._down_free_s) + _PACKET_S
+        loop.call_at(self._down_free_s + self._delay_s, self._station.arrive, packet)
 
 
 class Network:

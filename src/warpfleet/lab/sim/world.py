@@ -82,11 +82,11 @@ class World:
         self._topology = topology
         self._seed = seed
         self._skew_s = skew_s or {}
-        self._rng = random.Random(seed)
         self._terrain = Terrain(topology, Weather(loss, jitter_ms / 1000), seed)
         self._signalling = Signalling(loss=signal_loss, late_s=signal_late_ms / 1000, rng=random.Random(seed))
         self._runner = asyncio.Runner(loop_factory=VirtualTimeLoop)
         self._serving: list[asyncio.Task[None]] = []
+        self._stun: list[StunServer] = []
         self._connections = 0
 
     def __enter__(self) -> Self:
@@ -167,7 +167,6 @@ class World:
     async def _serve(self) -> None:
         host = self._terrain.servers
         turn = TurnServer(host)
-        self._stun = []
         for each in (str, V6.__getitem__):
             ips = [each(ip) for ip in (TURN_ONE, TURN_TWO)]
             grid = [[host.open_udp(Endpoint(ip, port)) for port in (STUN_PORT, _OTHER_STUN_PORT)] for ip in ips]
