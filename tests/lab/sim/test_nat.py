@@ -81,6 +81,29 @@ def test_a_firewall_translates_nothing_and_filters_alike(sent_to: list[Endpoint]
     assert into(box, stranger, public) == (public if stranger in sent_to else Drop.FILTERED)
 
 
+@given(
+    st.sampled_from([Mapping.EIM, Mapping.ADM, Mapping.APDM]),
+    filterings,
+    st.sampled_from([PortAssignment.RANDOM, PortAssignment.SEQUENTIAL]),
+    st.lists(st.tuples(st.sampled_from([ALICE, LAPTOP]), remotes, st.floats(0, 200)), min_size=1, max_size=30),
+)
+def test_whatever_was_sent_is_answered_to_whom_sent_it(
+    mapping: Mapping,
+    filtering: Filtering,
+    ports: PortAssignment,
+    traffic: list[tuple[Endpoint, Endpoint, float]],
+) -> None:
+    box = nat(mapping=mapping, filtering=filtering, port_assignment=ports)
+    now_s, owners = 0.0, {}
+    for source, remote, pause_s in traffic:
+        now_s += pause_s
+        external = out(box, source, remote, now_s)
+        owners = {port: owner for port, owner in owners.items() if owner[1] > now_s}
+        assert owners.get(external, (source, 0))[0] == source, "two hosts have one external port"
+        owners[external] = source, now_s + box.spec.udp_lifetime_s
+        assert into(box, remote, external, now_s) == source
+
+
 def test_an_open_firewall_lets_in_what_nobody_asked_for() -> None:
     public = Endpoint("198.19.0.18", 5000)
     assert into(nat(translated=False, filtering=Filtering.EIF), BOB, public) == public

@@ -140,6 +140,24 @@ def test_a_port_is_shared_only_among_those_who_say_so(nine: World) -> None:
     nine.run(scenario())
 
 
+def test_a_syn_that_came_to_the_listener_owns_the_connection_that_we_would_make(nine: World) -> None:
+    one, other = nine.network("public"), nine.network("full_cone")
+    outside = Endpoint(nine.nodes["public"].view.external[4], 7003)
+
+    async def scenario() -> None:
+        listener = await one.listen_tcp(Endpoint(ANY, 7003), shared=True)
+        theirs = await other.connect_tcp(outside, timeout_s=3)
+        ours = await listener.accept()
+        with pytest.raises(Unreachable):
+            await one.connect_tcp(ours.remote, timeout_s=3, local_port=7003)
+        await ours.write(b"here")
+        assert await theirs.read_exactly(4) == b"here"
+        for socket in (ours, theirs, listener):
+            socket.close()
+
+    nine.run(scenario())
+
+
 def test_a_closed_socket_wakes_whoever_waits_on_it(nine: World) -> None:
     network = nine.network("public")
 
