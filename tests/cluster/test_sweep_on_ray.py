@@ -210,23 +210,6 @@ async def test_two_sweeps_at_once_keep_their_rows_apart(cluster: ClusterClient, 
     assert (_count(tmp_path / "one"), _count(tmp_path / "two")) == (6, 4)
 
 
-async def test_another_fleet_takes_the_place_of_one_that_nobody_works_with(
-    cluster: ClusterClient, fleet: Fleet, tmp_path: Path
-) -> None:
-    few = fleet.model_copy(update={"name": "few", "nodes": fleet.nodes[:2]})
-    names = [node.name for node in few.nodes]
-    sweeping = asyncio.create_task(_sweep(cluster, fleet, tmp_path, pairs="random:40"))
-    await _begun(sweeping, tmp_path)
-    request = ConnectRequest(fleet=few, trial=Trial(names[0], names[1], 0), policy=Policy.STAGGERED, pin=Pin())
-    with pytest.raises(ClusterBusy):
-        await cluster.ask(request)
-    await sweeping
-    row = await cluster.ask(request)
-    assert isinstance(row, ConnectionRow)
-    assert row.outcome is ConnectionOutcome.DIRECT
-    assert len(await _sweep(cluster, fleet, tmp_path / "again", pairs="full_cone:public")) == 1
-
-
 async def test_whoever_asks_and_goes_away_leaves_a_sweep_that_is_ended_and_recorded(
     cluster: ClusterClient, fleet: Fleet, tmp_path: Path
 ) -> None:
@@ -251,3 +234,19 @@ async def test_every_listener_is_on_loopback(cluster: ClusterClient) -> None:
             listening |= {socket.laddr.ip for socket in sockets if socket.status == psutil.CONN_LISTEN}
     assert listening
     assert listening <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+
+
+async def test_another_fleet_takes_the_place_of_one_that_nobody_works_with(
+    cluster: ClusterClient, fleet: Fleet, tmp_path: Path
+) -> None:
+    few = fleet.model_copy(update={"name": "few", "nodes": fleet.nodes[:2]})
+    names = [node.name for node in few.nodes]
+    sweeping = asyncio.create_task(_sweep(cluster, fleet, tmp_path, pairs="random:40"))
+    await _begun(sweeping, tmp_path)
+    request = ConnectRequest(fleet=few, trial=Trial(names[0], names[1], 0), policy=Policy.STAGGERED, pin=Pin())
+    with pytest.raises(ClusterBusy):
+        await cluster.ask(request)
+    await sweeping
+    row = await cluster.ask(request)
+    assert isinstance(row, ConnectionRow)
+    assert row.outcome is ConnectionOutcome.DIRECT
