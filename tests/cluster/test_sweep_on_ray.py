@@ -13,8 +13,8 @@ import psutil
 import pytest
 
 from warpfleet.cluster.control import ClusterBusy, ClusterClient, ConnectRequest, StatusRequest, SweepRequest
-from warpfleet.cluster.plan import SweepPlan
 from warpfleet.cluster.status import ActorStatus, ClusterStatus, Job
+from warpfleet.cluster.sweep_plan import SweepPlan
 from warpfleet.configs.fleet import Fleet
 from warpfleet.configs.topology import PRESETS, find_topology
 from warpfleet.core.combo import ConnectionOutcome, Policy, Reason

@@ -133,8 +133,8 @@ def _from_laboratory(topology: str) -> Iterator[Fleet]:
 
 async def _sweep(fleet: Fleet, options: SweepOptions, out: Path, *, resume: bool, concurrency: int) -> int:
     from warpfleet.cluster.control import SweepRequest  # noqa: PLC0415 - the options are checked sooner
-    from warpfleet.cluster.plan import SweepPlan  # noqa: PLC0415
     from warpfleet.cluster.session import ask_cluster  # noqa: PLC0415
+    from warpfleet.cluster.sweep_plan import SweepPlan  # noqa: PLC0415
 
     plan = SweepPlan(**options._asdict())
     plan.trials(fleet)

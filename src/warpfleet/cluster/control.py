@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import cast
 
-from warpfleet.cluster.plan import SweepPlan
+from warpfleet.cluster.sweep_plan import SweepPlan
 from warpfleet.configs.fleet import Fleet
 from warpfleet.core.combo import Policy
 from warpfleet.core.errors import MissingError, WarpfleetError

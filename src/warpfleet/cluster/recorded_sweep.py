@@ -6,10 +6,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from warpfleet.actors.signal_host import NodeReport
-from warpfleet.cluster.plan import SweepPlan
 from warpfleet.cluster.progress import Progress
 from warpfleet.cluster.supervisor import ClusterLost, Supervisor
 from warpfleet.cluster.sweep import run_sweep
+from warpfleet.cluster.sweep_plan import SweepPlan
 from warpfleet.configs.fleet import Fleet
 from warpfleet.core.nat import Filtering, Mapping, NatBehaviour, PortAssignment
 from warpfleet.core.pairs import Trial
