@@ -1,0 +1,73 @@
+"""Many sockets, of which the first that hears the peer becomes the pipe."""
+
+import asyncio
+from collections.abc import Coroutine, Sequence
+from typing import Any
+
+from warpfleet.core.endpoint import Endpoint
+from warpfleet.net.handshake import Handshake, ProofFailed
+from warpfleet.net.interfaces import DatagramSocket, Network, Pipe
+from warpfleet.plugins.contract import AttemptContext
+
+_Heard = tuple[DatagramSocket, bytes, Endpoint]
+
+
+async def open_sockets(network: Network, af: int, count: int) -> list[DatagramSocket]:
+    """So many bound UDP sockets, in the order of their opening; none where one of them cannot be had."""
+    sockets: list[DatagramSocket] = []
+    try:
+        for _ in range(count):
+            sockets.append(await network.open_udp(af))  # noqa: PERF401 - what is open is closed where one fails
+    except BaseException:
+        close_all(sockets)
+        raise
+    return sockets
+
+
+def close_all(sockets: Sequence[DatagramSocket]) -> None:
+    """Close them."""
+    for socket in sockets:
+        socket.close()
+
+
+async def prove_first_heard(
+    context: AttemptContext, sockets: Sequence[DatagramSocket], sending: Coroutine[Any, Any, None]
+) -> Pipe:
+    """Run `sending` until one of the sockets hears the peer, and turn that one into a pipe. The others are closed at
+    once, and all of them where it fails. What `sending` raises ends the attempt, its return does not."""
+    socket, data, source = await _first_heard(sockets, context.handshake(), sending)
+    return await context.prove_datagram(socket, [source], first=(data, source))
+
+
+async def _first_heard(
+    sockets: Sequence[DatagramSocket], handshake: Handshake, sending: Coroutine[Any, Any, None]
+) -> _Heard:
+    sender = asyncio.create_task(sending)
+    listeners = [asyncio.create_task(_hear(socket, handshake)) for socket in sockets]
+    kept: DatagramSocket | None = None
+    try:
+        pending: set[asyncio.Task[Any]] = {sender, *listeners}
+        while True:
+            done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            for listener in listeners:
+                if listener in done:
+                    heard = listener.result()
+                    kept = heard[0]
+                    return heard
+            sender.result()
+    finally:
+        for task in (sender, *listeners):
+            task.cancel()
+        await asyncio.gather(sender, *listeners, return_exceptions=True)
+        close_all([socket for socket in sockets if socket is not kept])
+
+
+async def _hear(socket: DatagramSocket, handshake: Handshake) -> _Heard:
+    """The first frame of this attempt that the peer has signed; what strangers send is ignored."""
+    while True:
+        data, source = await socket.receive()
+        try:
+            handshake.receive(data)
+        except ProofFailed:
+            continue
+        return socket, data, source
