@@ -1,0 +1,92 @@
+"""Random probe: many mappings on the side whose ports cannot be predicted, many probes from the side whose port stays."""
+
+import asyncio
+from collections.abc import Sequence
+
+from warpfleet.core.combo import Phase, Reason, RouteType, Side, Transport
+from warpfleet.core.endpoint import Endpoint
+from warpfleet.core.pairing import Kind, Requirement, kind_of
+from warpfleet.core.targets import Allowance
+from warpfleet.net.interfaces import DatagramSocket, Pipe
+from warpfleet.plugins.contract import AttemptFailed, Strategy
+from warpfleet.plugins.random_probe.messages import Answer, Offer
+from warpfleet.plugins.random_probe.plan import MAPPINGS, ROUND_PROBES, ROUND_S, rounds
+from warpfleet.plugins.registry import register
+from warpfleet.plugins.volley import open_sockets, prove_first_heard
+
+_STUN_S = 3.0  # a server that has not answered three retransmissions will not be of use
+_LAST_ANSWERS_S = 2.0  # the peer may have opened its mappings when the probes were over, and its path may be long
+
+
+@register(phase=Phase.SPRAY)
+class RandomProbe(Strategy):
+    """One side of a random probe."""
+
+    name = "random_probe"
+    transport = Transport.UDP
+    requirement = Requirement.GUESSABLE
+    routes = (RouteType.EXT,)
+    proto_messages = (Offer, Answer)
+    allowance = Allowance(packets_per_s=ROUND_PROBES / ROUND_S)  # a round fits into the usual burst
+
+    async def run(self) -> Pipe:
+        if kind_of(self.context.mine.behaviour(self.context.combo.af)) is Kind.RANDOM:
+            return await self._open_mappings()
+        return await self._probe()
+
+    async def _open_mappings(self) -> Pipe:
+        context = self.context
+        address = context.mine.external.get(context.combo.af)
+        if address is None:
+            raise AttemptFailed(Reason.STUN_FAILED, "no STUN server has told us our external address")
+        theirs = await self._exchange(address, None)
+        if theirs.port is None:
+            raise AttemptFailed(Reason.NAT_RULES_OUT, "neither side has a port that stays")
+        remote = Endpoint(theirs.address, theirs.port)
+        sockets = await open_sockets(context.network, context.combo.af, MAPPINGS)
+        return await prove_first_heard(context, sockets, self._send_from(sockets, remote))
+
+    async def _probe(self) -> Pipe:
+        context = self.context
+        socket = await context.network.open_udp(context.combo.af)
+        try:
+            external = await context.network.external_endpoint(socket, timeout_s=_STUN_S)
+            theirs = await self._exchange(external.ip, external.port)
+            if theirs.port is not None:
+                raise AttemptFailed(Reason.NAT_RULES_OUT, "neither side has ports to guess")
+        except TimeoutError as error:
+            socket.close()
+            raise AttemptFailed(Reason.STUN_FAILED, "no STUN server answered over UDP") from error
+        except BaseException:
+            socket.close()
+            raise
+        return await prove_first_heard(context, [socket], self._send_rounds(socket, theirs.address))
+
+    async def _send_from(self, sockets: Sequence[DatagramSocket], remote: Endpoint) -> None:
+        """Once is enough: what matters is the mapping, and that outlives the attempt."""
+        opener = self.context.handshake().opener()
+        for socket in sockets:
+            socket.send_to(opener, remote)
+
+    async def _send_rounds(self, socket: DatagramSocket, address: str) -> None:
+        """Probe, until the ports of all rounds are tried in vain. A probe that comes before the mapping is there opens
+        our own filter for it."""
+        opener = self.context.handshake().opener()
+        tried = 0
+        for ports in rounds(self.context.rng):
+            for port in ports:
+                socket.send_to(opener, Endpoint(address, port))
+            tried += len(ports)
+            await asyncio.sleep(ROUND_S)
+        await asyncio.sleep(_LAST_ANSWERS_S)
+        raise AttemptFailed(Reason.NO_ANSWER, f"none of {tried} ports of {address} was the peer's")
+
+    async def _exchange(self, address: str, port: int | None) -> Offer | Answer:
+        """Tell the peer our external address, and hear its."""
+        context = self.context
+        if context.side is Side.INITIATOR:
+            context.send(Offer, address=address, port=port)
+            return await context.inbox.message(Answer)
+        assert isinstance(context.opening, Offer)
+        context.send(Answer, address=address, port=port)
+        return context.opening
