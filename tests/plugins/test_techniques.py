@@ -45,12 +45,18 @@ class Meeting:
         combo = Combo(technique.name, 4, route)
         self.a, self.b = contexts(alice, bob, combo, opened=self._open, routes=technique.reaches or None)
 
+    async def run(self, context: AttemptContext) -> Pipe | None:
+        """Run one side."""
+        factory = await self.technique.setup(context.node)
+        assert factory
+        return await factory(context).run()
+
     def _open(self, context: AttemptContext) -> None:
-        self.responding = asyncio.create_task(self.technique(context).run())
+        self.responding = asyncio.create_task(self.run(context))
 
     async def pipes(self) -> tuple[Pipe, Pipe]:
         async with asyncio.timeout(20):
-            mine = await self.technique(self.a).run()
+            mine = await self.run(self.a)
             assert self.responding
             theirs = await self.responding
         assert mine
@@ -98,7 +104,8 @@ async def test_a_punch_without_stun_fails_and_closes_its_socket() -> None:
     alice, bob = two(internet)
     alice.network.stun = TimeoutError()
     with pytest.raises(AttemptFailed) as failed:
-        await UdpPunch(Meeting(UdpPunch, alice, bob).a).run()
+        meeting = Meeting(UdpPunch, alice, bob)
+        await meeting.run(meeting.a)
     assert reason_of(failed) is Reason.STUN_FAILED
     assert internet.open_sockets() == []
 
@@ -110,7 +117,7 @@ async def test_a_punch_whose_offer_is_not_answered_waits_for_its_deadline_only()
     meeting.a.post = lambda _message: None
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(7):
-            await UdpPunch(meeting.a).run()
+            await meeting.run(meeting.a)
     assert now_s() == pytest.approx(7)
     assert internet.open_sockets() == []
 
@@ -123,7 +130,7 @@ async def test_a_peer_cannot_make_a_punch_send_where_the_route_does_not_lead(tar
     meeting = Meeting(UdpPunch, *two(internet))
     meeting.b.opening = Offer(**HEAD, candidates=(target,))
     with pytest.raises(AttemptFailed) as failed:
-        await UdpPunch(meeting.b).run()
+        await meeting.run(meeting.b)
     assert reason_of(failed) is Reason.TARGET_FORBIDDEN
     assert internet.open_sockets() == [victim]
 

@@ -1,13 +1,17 @@
-"""Which endpoints of a side's UDP sockets the peer should try. Pure."""
+"""Which endpoints of a side's UDP sockets the peer should try. Pure.
 
-from collections.abc import Sequence
+Behind a NAT that gives a mapping for each destination, in steps of `delta` ports, the port that the peer has to send to
+can only be predicted (RFC 5128 section 3.5): from that of a mapping towards a STUN server, the `latest` one.
+"""
+
+from collections.abc import Iterable, Sequence
 
 from warpfleet.core.combo import RouteType
 from warpfleet.core.endpoint import Endpoint, Interface, Scope, scope_of
 
 CANDIDATES_MAX = 8  # a socket has a few addresses; more would make the peer a port scanner
-# Sockets of a sequential NAT's side. Between STUN and the first frame, two signals and two round trips later, other
-# hosts behind the NAT and other attempts of our own open mappings: a handful, seldom more than a dozen.
+# Between STUN and the first frame, two signals and a round trip later, other hosts behind the NAT and other attempts of
+# ours open mappings: a handful, seldom more than a dozen.
 RUN_SOCKETS = 16
 _FIRST_PORT = 1024  # RFC 4787 section 4.2.1: allocators stay out of the well-known ports
 _PORTS = 65_536 - _FIRST_PORT
@@ -24,17 +28,22 @@ def candidates(
     return [endpoint for endpoint in hosts if endpoint.af == af]
 
 
-def predicted(latest: Endpoint, delta: int) -> list[Endpoint]:
-    """Where a run of RUN_SOCKETS mappings will be met that is opened some time after the mapping `latest`; RFC 5128
-    section 3.5. `delta` is the allocator's step, in ports.
+def ahead(latest: Endpoint, delta: int) -> list[Endpoint]:
+    """Where a run of RUN_SOCKETS mappings will be met that is opened some time after the latest one.
 
-    Every RUN_SOCKETS-th port ahead: however many mappings others open before the run, as long as they are fewer than
+    Every RUN_SOCKETS-th port: however many mappings others open before the run, as long as they are fewer than
     RUN_SOCKETS x CANDIDATES_MAX, it covers exactly one of these.
     """
-    steps = range(RUN_SOCKETS, RUN_SOCKETS * CANDIDATES_MAX + 1, RUN_SOCKETS)
-    return [latest._replace(port=port_ahead(latest.port, step * delta)) for step in steps]
+    return _stepped(latest, delta, (RUN_SOCKETS * number for number in range(1, CANDIDATES_MAX + 1)))
 
 
-def port_ahead(port: int, distance: int) -> int:
-    """The port so far ahead (or behind, where negative); after the last port comes the first that is not well known."""
-    return _FIRST_PORT + (port - _FIRST_PORT + distance) % _PORTS
+def behind(latest: Endpoint, delta: int) -> list[Endpoint]:
+    """Where a mapping is that was opened right before the latest one, the likeliest first: others may have opened some
+    in between."""
+    return _stepped(latest, delta, range(-1, -CANDIDATES_MAX - 1, -1))
+
+
+def _stepped(latest: Endpoint, delta: int, steps: Iterable[int]) -> list[Endpoint]:
+    """After the last port comes the first that is not well known."""
+    ports = (_FIRST_PORT + (latest.port - _FIRST_PORT + step * delta) % _PORTS for step in steps)
+    return [latest._replace(port=port) for port in ports]
