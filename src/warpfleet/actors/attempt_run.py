@@ -13,7 +13,7 @@ from warpfleet.actors.values import OutgoingSignal, PipeFacts, Report, Stage
 from warpfleet.core.combo import AttemptOutcome, Reason, RouteType, Side
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.core.identity import PublicIdentity
-from warpfleet.core.targets import Allowance, loopback_alias
+from warpfleet.core.targets import USUAL_ALLOWANCE, Allowance, loopback_alias
 from warpfleet.net.handshake import NONCE_BYTES, ProofFailed
 from warpfleet.net.interfaces import ConnectionLost, ConnectRefused, Pipe, RelayRefused, Unreachable
 from warpfleet.net.proving import PeerClosed
@@ -61,7 +61,7 @@ class AttemptRun:
         node: OpenNode,
         peer: PublicIdentity,
         targets: Sequence[RouteType],
-        allowance: Allowance = Allowance(),
+        allowance: Allowance = USUAL_ALLOWANCE,
         *,
         report: Callable[[Report], None],
         post: Callable[[OutgoingSignal], None],

@@ -43,8 +43,12 @@ def may_be_peer(ip: str, route: RouteType, interfaces: Iterable[Interface], alia
 class Allowance:
     """What one attempt may send to one address: so many packets at once, and a second in the long run."""
 
-    packets_per_s: float = 200.0  # a punch sends a few packets a second, an echo some more
-    packets_burst: int = 400
+    packets_per_s: float
+    packets_burst: int
+
+
+USUAL_ALLOWANCE = Allowance(packets_per_s=200, packets_burst=400)
+"""A punch sends a few packets a second, an echo some more."""
 
 
 class Budget:

@@ -16,7 +16,7 @@ from warpfleet.core.errors import WarpfleetError
 from warpfleet.core.identity import Identity, PublicIdentity
 from warpfleet.core.pairing import Requirement
 from warpfleet.core.peer import ADDRESS_FAMILIES, AddressFamily, PeerView
-from warpfleet.core.targets import Allowance
+from warpfleet.core.targets import USUAL_ALLOWANCE, Allowance
 from warpfleet.net.handshake import Handshake
 from warpfleet.net.interfaces import ByteStream, Count, DatagramSocket, Network, Pipe, uncounted
 from warpfleet.net.pipe import DatagramPipe, StreamPipe
@@ -300,7 +300,7 @@ class Strategy(ABC):
     proto_messages: ClassVar[tuple[type[AttemptMessage], ...]] = ()
     reaches: ClassVar[tuple[RouteType, ...]] = ()
     """Route types whose addresses an attempt may send to, where they are more than that of its combo."""
-    allowance: ClassVar[Allowance] = Allowance()
+    allowance: ClassVar[Allowance] = USUAL_ALLOWANCE
     """What an attempt may send to each target address."""
     accepts_streams: ClassVar[bool] = False
     """Whether an inbound stream may make the responder's side of an attempt."""

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 from warpfleet.core.combo import Reason, RouteType
 from warpfleet.core.endpoint import Endpoint, Interface
-from warpfleet.core.targets import Allowance, Budget, may_be_peer
+from warpfleet.core.targets import USUAL_ALLOWANCE, Allowance, Budget, may_be_peer
 from warpfleet.net.interfaces import (
     ByteStream,
     Count,
@@ -30,7 +30,7 @@ class GuardedNetwork:
         network: CountableNetwork,
         routes: Sequence[RouteType],
         alias: str,
-        allowance: Allowance = Allowance(),
+        allowance: Allowance = USUAL_ALLOWANCE,
     ) -> None:
         self._network = network
         self._routes = routes

@@ -17,7 +17,7 @@ async def open_sockets(network: Network, af: int, count: int) -> list[DatagramSo
     sockets: list[DatagramSocket] = []
     try:
         for _ in range(count):
-            sockets.append(await network.open_udp(af))  # noqa: PERF401 - what is open is closed where one fails
+            sockets.append(await network.open_udp(af))
     except BaseException:
         close_all(sockets)
         raise

@@ -1,12 +1,13 @@
-"""Random probe: many mappings on the side whose ports cannot be predicted, many probes from the side whose port stays."""
+"""Random probe: many mappings on the side whose ports nobody can predict, many probes from the side whose port stays."""
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 
 from warpfleet.core.combo import Phase, Reason, RouteType, Side, Transport
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.core.pairing import Kind, Requirement, kind_of
-from warpfleet.core.targets import Allowance
+from warpfleet.core.targets import USUAL_ALLOWANCE
 from warpfleet.net.interfaces import DatagramSocket, Pipe
 from warpfleet.plugins.contract import AttemptFailed, Strategy
 from warpfleet.plugins.random_probe.messages import Answer, Offer
@@ -27,7 +28,7 @@ class RandomProbe(Strategy):
     requirement = Requirement.GUESSABLE
     routes = (RouteType.EXT,)
     proto_messages = (Offer, Answer)
-    allowance = Allowance(packets_per_s=ROUND_PROBES / ROUND_S)  # a round fits into the usual burst
+    allowance = replace(USUAL_ALLOWANCE, packets_per_s=ROUND_PROBES / ROUND_S)  # a round fits into the usual burst
 
     async def run(self) -> Pipe:
         if kind_of(self.context.mine.behaviour(self.context.combo.af)) is Kind.RANDOM:

@@ -71,8 +71,8 @@ class UdpPunch(Strategy):
         return await context.prove_datagram(socket, theirs)
 
     async def _lead(self) -> Pipe:
-        """Say where a run of mappings will be, and open it once it is known towards whom: the likeliest candidate, since
-        each further one would take a run of its own."""
+        """Say where a run of mappings will be, and open it once it is known towards whom: to the likeliest candidate,
+        since each further one would take a run of its own."""
         context = self.context
         sockets = await open_sockets(context.network, context.combo.af, RUN_SOCKETS)
         try:
