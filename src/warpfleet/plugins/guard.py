@@ -92,9 +92,9 @@ class GuardedNetwork:
         return any(may_be_peer(remote.ip, route, self._interfaces, self._alias) for route in self._routes)
 
     def _check(self, remote: Endpoint) -> None:
-        if not self._permits(remote):
-            raise AttemptFailed(Reason.TARGET_FORBIDDEN, f"{remote.ip} is no target for {', '.join(self._routes)}")
         if remote.ip not in self._budgets:
+            if not self._permits(remote):
+                raise AttemptFailed(Reason.TARGET_FORBIDDEN, f"{remote.ip} is no target for {', '.join(self._routes)}")
             if len(self._budgets) >= _TARGETS_MAX:
                 raise AttemptFailed(Reason.BUDGET_SPENT, f"more than {_TARGETS_MAX} target addresses")
             self._budgets[remote.ip] = Budget(self._allowance.packets_per_s, self._allowance.packets_burst)

@@ -6,6 +6,7 @@ tried twice. See D. Anderson, "How NAT traversal works" (Tailscale, 2020), "the 
 """
 
 from collections.abc import Iterator
+from itertools import count
 from math import prod
 from random import Random
 
@@ -25,16 +26,12 @@ def chance(mappings: int, probes: int, ports: int = PORTS) -> float:
     return 1 - prod(max(0, ports - mappings - tried) / (ports - tried) for tried in range(probes))
 
 
-def rounds_needed() -> int:
-    """How many rounds make a hit as good as certain."""
-    rounds = 1
-    while chance(MAPPINGS, rounds * ROUND_PROBES) < _CHANCE:
-        rounds += 1
-    return rounds
+ROUNDS = next(number for number in count(1) if chance(MAPPINGS, number * ROUND_PROBES) >= _CHANCE)
+"""So many make a hit as good as certain."""
 
 
 def rounds(rng: Random) -> Iterator[list[int]]:
     """The ports to probe, round by round, no port twice."""
-    ports = rng.sample(range(FIRST_PORT, FIRST_PORT + PORTS), rounds_needed() * ROUND_PROBES)
+    ports = rng.sample(range(FIRST_PORT, FIRST_PORT + PORTS), ROUNDS * ROUND_PROBES)
     for start in range(0, len(ports), ROUND_PROBES):
         yield ports[start : start + ROUND_PROBES]

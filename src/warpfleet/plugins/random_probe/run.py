@@ -1,4 +1,4 @@
-"""Random probe: many mappings on the side whose ports nobody can predict, many probes from the side whose port stays."""
+"""Random probe: many mappings where nobody can predict the ports, many probes from where the port is known."""
 
 import asyncio
 from collections.abc import Sequence
@@ -16,7 +16,6 @@ from warpfleet.plugins.registry import register
 from warpfleet.plugins.volley import open_sockets, prove_first_heard
 
 _STUN_S = 3.0  # a server that has not answered three retransmissions will not be of use
-_LAST_ANSWERS_S = 2.0  # the peer may have opened its mappings when the probes were over, and its path may be long
 
 
 @register(phase=Phase.SPRAY)
@@ -70,17 +69,13 @@ class RandomProbe(Strategy):
             socket.send_to(opener, remote)
 
     async def _send_rounds(self, socket: DatagramSocket, address: str) -> None:
-        """Probe, until the ports of all rounds are tried in vain. A probe that comes before the mapping is there opens
-        our own filter for it."""
+        """Probe the ports of all rounds. A probe that comes before the mapping is there opens our own filter for it, so
+        that it may still be a hit when they are over."""
         opener = self.context.handshake().opener()
-        tried = 0
         for ports in rounds(self.context.rng):
             for port in ports:
                 socket.send_to(opener, Endpoint(address, port))
-            tried += len(ports)
             await asyncio.sleep(ROUND_S)
-        await asyncio.sleep(_LAST_ANSWERS_S)
-        raise AttemptFailed(Reason.NO_ANSWER, f"none of {tried} ports of {address} was the peer's")
 
     async def _exchange(self, address: str, port: int | None) -> Offer | Answer:
         """Tell the peer our external address, and hear its."""
