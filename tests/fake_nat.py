@@ -1,5 +1,6 @@
 """A host behind a NAT of its own in the network in memory: it admits only whom a socket has sent to (APDF)."""
 
+import asyncio
 from collections.abc import Callable, Iterator
 
 from fake_network import STUN_SERVER, FakeNetwork, FakeUdp, Internet
@@ -38,6 +39,7 @@ class NattedNetwork(FakeNetwork):
         return NattedUdp(self, Endpoint(self.ip, port or self._next_port()))
 
     async def external_endpoint(self, socket: FakeUdp, *, timeout_s: float) -> Endpoint:
+        await asyncio.sleep(0)  # other attempts have their turn before the request goes out
         for _ in range(self.others_before):
             next(self.ports)
         socket.source_towards(STUN_SERVER)

@@ -29,6 +29,7 @@ from warpfleet.plugins.fan_out import FanOut
 from warpfleet.plugins.get_addr import GetAddress
 from warpfleet.plugins.random_probe import RandomProbe
 from warpfleet.plugins.random_probe.messages import Answer as ProbeAnswer
+from warpfleet.plugins.random_probe.messages import Offer as ProbeOffer
 from warpfleet.plugins.random_probe.plan import MAPPINGS, ROUND_PROBES, ROUND_S, ROUNDS, chance, rounds
 from warpfleet.plugins.return_addr import ReturnAddress
 from warpfleet.plugins.reverse_connect import ReverseConnect
@@ -227,7 +228,14 @@ async def test_two_sequential_ends_meet(others: int) -> None:
 
 
 @virtual_time
-async def test_a_run_whose_first_frames_are_lost_is_sent_again() -> None:
+async def test_a_run_costs_no_more_time_than_a_plain_punch() -> None:
+    internet = Internet()
+    await Meeting(UdpPunch, sequential(ALICE, internet, 20_000), sequential(BOB, internet, 30_000)).pipes()
+    assert now_s() == pytest.approx(10 * DELAY_S), "STUN, signal, STUN, signal, then HELLO, PROOF, TAKE, AGREED"
+
+
+@virtual_time
+async def test_a_run_that_is_lost_on_its_way_is_met_all_the_same() -> None:
     internet = Internet(loses=lambda _data, _source, target: target != STUN_SERVER and now_s() < 1)
     await meets(UdpPunch, internet, sequential(ALICE, internet, 20_000), sequential(BOB, internet, 30_000))
 
@@ -242,9 +250,11 @@ async def test_towards_an_easy_peer_a_sequential_initiator_predicts_nothing() ->
 
 
 @virtual_time
-async def test_attempts_of_one_node_keep_out_of_each_others_predictions() -> None:
+@pytest.mark.parametrize("both", [True, False])
+async def test_attempts_of_one_node_keep_out_of_each_others_predictions(both: bool) -> None:
     internet = Internet()
-    alice, bob = sequential(ALICE, internet, 20_000), sequential(BOB, internet, 30_000)
+    alice = sequential(ALICE, internet, 20_000) if both else port_filtered(ALICE, internet)
+    bob = sequential(BOB, internet, 30_000)
     initiate, respond = await UdpPunch.setup(alice), await UdpPunch.setup(bob)
     responding: list[asyncio.Task[Pipe | None]] = []
 
@@ -256,9 +266,9 @@ async def test_attempts_of_one_node_keep_out_of_each_others_predictions() -> Non
         return await initiate(a).run()
 
     async with asyncio.timeout(5):
-        pipes = await asyncio.gather(*(connect() for _ in range(6)))
+        pipes = await asyncio.gather(*(connect() for _ in range(10)))
         others = await asyncio.gather(*responding)
-    assert len({pipe.remote for pipe in [*pipes, *others] if pipe}) == 12
+    assert len({pipe.remote for pipe in [*pipes, *others] if pipe}) == 20
 
 
 @virtual_time
@@ -390,6 +400,20 @@ async def test_probes_that_hit_nothing_are_bounded_and_try_no_port_twice() -> No
     ports = [target.port for _, target in socket.sent]
     assert len(ports) == len(set(ports)) == ROUNDS * ROUND_PROBES
     assert socket.closed
+
+
+@virtual_time
+@pytest.mark.parametrize("port", [None, 53])
+@pytest.mark.parametrize("target", ["10.0.0.1", "127.0.0.1", "169.254.169.254"])
+async def test_a_peer_cannot_make_us_probe_where_the_route_does_not_lead(target: str, port: int | None) -> None:
+    internet = Internet()
+    alice, bob = bridged(internet, 1, random_initiator=port is None)
+    meeting = Meeting(RandomProbe, alice, bob)
+    meeting.b.opening = ProbeOffer(**HEAD, address=target, port=port)
+    with pytest.raises(AttemptFailed) as failed:
+        await meeting.run(meeting.b)
+    assert reason_of(failed) is Reason.TARGET_FORBIDDEN
+    assert internet.open_sockets() == []
 
 
 @virtual_time

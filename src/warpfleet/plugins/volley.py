@@ -31,22 +31,22 @@ def close_all(sockets: Sequence[DatagramSocket]) -> None:
 
 
 async def prove_first_heard(
-    context: AttemptContext, sockets: Sequence[DatagramSocket], sending: Coroutine[Any, Any, None]
+    context: AttemptContext, sockets: Sequence[DatagramSocket], sending: Coroutine[Any, Any, None] | None = None
 ) -> Pipe:
-    """Run `sending` until one of the sockets hears the peer, and turn that one into a pipe. The others are closed at
-    once, and all of them where it fails. What `sending` raises ends the attempt, its return does not."""
+    """Turn the first of the sockets that hears the peer into a pipe. The others are closed at once, and all of them
+    where it fails. Meanwhile `sending` runs: what it raises ends the attempt, its return does not."""
     socket, data, source = await _first_heard(sockets, context.handshake(), sending)
     return await context.prove_datagram(socket, [source], first=(data, source))
 
 
 async def _first_heard(
-    sockets: Sequence[DatagramSocket], handshake: Handshake, sending: Coroutine[Any, Any, None]
+    sockets: Sequence[DatagramSocket], handshake: Handshake, sending: Coroutine[Any, Any, None] | None
 ) -> _Heard:
-    sender = asyncio.create_task(sending)
+    senders = [asyncio.create_task(sending)] if sending else []
     listeners = [asyncio.create_task(_hear(socket, handshake)) for socket in sockets]
     kept: DatagramSocket | None = None
     try:
-        pending: set[asyncio.Task[Any]] = {sender, *listeners}
+        pending: set[asyncio.Task[Any]] = {*senders, *listeners}
         while True:
             done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
             for listener in listeners:
@@ -54,11 +54,12 @@ async def _first_heard(
                     heard = listener.result()
                     kept = heard[0]
                     return heard
-            sender.result()
+            for sender in senders:
+                sender.result()
     finally:
-        for task in (sender, *listeners):
+        for task in (*senders, *listeners):
             task.cancel()
-        await asyncio.gather(sender, *listeners, return_exceptions=True)
+        await asyncio.gather(*senders, *listeners, return_exceptions=True)
         close_all([socket for socket in sockets if socket is not kept])
 
 

@@ -1,7 +1,6 @@
 """Random probe: many mappings where nobody can predict the ports, many probes from where the port is known."""
 
 import asyncio
-from collections.abc import Sequence
 from dataclasses import replace
 
 from warpfleet.core.combo import Phase, Reason, RouteType, Side, Transport
@@ -13,7 +12,7 @@ from warpfleet.plugins.contract import AttemptFailed, Strategy
 from warpfleet.plugins.random_probe.messages import Answer, Offer
 from warpfleet.plugins.random_probe.plan import MAPPINGS, ROUND_PROBES, ROUND_S, rounds
 from warpfleet.plugins.registry import register
-from warpfleet.plugins.volley import open_sockets, prove_first_heard
+from warpfleet.plugins.volley import close_all, open_sockets, prove_first_heard
 
 _STUN_S = 3.0  # a server that has not answered three retransmissions will not be of use
 
@@ -44,7 +43,14 @@ class RandomProbe(Strategy):
             raise AttemptFailed(Reason.NAT_RULES_OUT, "neither side has a port that stays")
         remote = Endpoint(theirs.address, theirs.port)
         sockets = await open_sockets(context.network, context.combo.af, MAPPINGS)
-        return await prove_first_heard(context, sockets, self._send_from(sockets, remote))
+        try:
+            opener = context.handshake().opener()
+            for socket in sockets:
+                socket.send_to(opener, remote)
+        except BaseException:
+            close_all(sockets)
+            raise
+        return await prove_first_heard(context, sockets)  # the mappings are there, and outlive the attempt
 
     async def _probe(self) -> Pipe:
         context = self.context
@@ -61,12 +67,6 @@ class RandomProbe(Strategy):
             socket.close()
             raise
         return await prove_first_heard(context, [socket], self._send_rounds(socket, theirs.address))
-
-    async def _send_from(self, sockets: Sequence[DatagramSocket], remote: Endpoint) -> None:
-        """Once is enough: what matters is the mapping, and that outlives the attempt."""
-        opener = self.context.handshake().opener()
-        for socket in sockets:
-            socket.send_to(opener, remote)
 
     async def _send_rounds(self, socket: DatagramSocket, address: str) -> None:
         """Probe the ports of all rounds. A probe that comes before the mapping is there opens our own filter for it, so

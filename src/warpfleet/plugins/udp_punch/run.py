@@ -17,7 +17,6 @@ from warpfleet.plugins.volley import close_all, open_sockets, prove_first_heard
 
 _STUN_S = 3.0  # a server that has not answered three retransmissions will not be of use
 _PREDICTION_S = 3.0  # an answer that comes later finds other mappings where ours were to be
-_RESEND_S = 0.25  # of a run, whose first frames may be lost
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +82,7 @@ class UdpPunch(Strategy):
         except BaseException:
             close_all(sockets)
             raise
-        return await prove_first_heard(context, sockets, self._greet_again(sockets, likeliest))
+        return await prove_first_heard(context, sockets)  # the mappings are there, and the peer sends again
 
     async def _follow(self) -> Pipe:
         """Open a mapping towards the peer, and say where it is: right before the one that STUN shows."""
@@ -110,11 +109,6 @@ class UdpPunch(Strategy):
         for socket in sockets:
             for target in targets:
                 socket.send_to(opener, target)
-
-    async def _greet_again(self, sockets: Sequence[DatagramSocket], targets: Sequence[Endpoint]) -> None:
-        while True:
-            await asyncio.sleep(_RESEND_S)
-            self._greet(sockets, targets)
 
     async def _candidates(self, socket: DatagramSocket) -> list[Endpoint]:
         context = self.context
