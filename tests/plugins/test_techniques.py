@@ -292,7 +292,7 @@ async def test_an_answer_that_comes_too_late_for_a_prediction_ends_it() -> None:
     meeting.a.post = lambda _message: None
     with pytest.raises(TimeoutError):
         await meeting.run(meeting.a)
-    assert now_s() == pytest.approx(3)
+    assert now_s() == pytest.approx(2)
     assert internet.open_sockets() == []
 
 
@@ -400,6 +400,21 @@ async def test_probes_that_hit_nothing_are_bounded_and_try_no_port_twice() -> No
     ports = [target.port for _, target in socket.sent]
     assert len(ports) == len(set(ports)) == ROUNDS * ROUND_PROBES
     assert socket.closed
+
+
+@virtual_time
+@pytest.mark.parametrize("random_initiator", [True, False])
+async def test_an_attempt_that_is_cancelled_closes_every_socket(random_initiator: bool) -> None:
+    internet = Internet(loses=lambda _data, _source, _target: True)
+    meeting = Meeting(RandomProbe, *bridged(internet, 1, random_initiator=random_initiator))
+    initiating = asyncio.create_task(meeting.run(meeting.a))
+    await asyncio.sleep(1)
+    assert meeting.responding
+    assert len(internet.open_sockets()) == 1 + MAPPINGS
+    for running in (initiating, meeting.responding):
+        running.cancel()
+    await asyncio.gather(initiating, meeting.responding, return_exceptions=True)
+    assert internet.open_sockets() == []
 
 
 @virtual_time

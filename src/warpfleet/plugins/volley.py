@@ -35,7 +35,13 @@ async def prove_first_heard(
 ) -> Pipe:
     """Turn the first of the sockets that hears the peer into a pipe. The others are closed at once, and all of them
     where it fails. Meanwhile `sending` runs: what it raises ends the attempt, its return does not."""
-    socket, data, source = await _first_heard(sockets, context.handshake(), sending)
+    try:
+        heard = await _first_heard(sockets, context.handshake(), sending)
+    except BaseException:
+        close_all(sockets)
+        raise
+    socket, data, source = heard
+    close_all([other for other in sockets if other is not socket])
     return await context.prove_datagram(socket, [source], first=(data, source))
 
 
@@ -44,23 +50,19 @@ async def _first_heard(
 ) -> _Heard:
     senders = [asyncio.create_task(sending)] if sending else []
     listeners = [asyncio.create_task(_hear(socket, handshake)) for socket in sockets]
-    kept: DatagramSocket | None = None
     try:
         pending: set[asyncio.Task[Any]] = {*senders, *listeners}
         while True:
             done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
             for listener in listeners:
                 if listener in done:
-                    heard = listener.result()
-                    kept = heard[0]
-                    return heard
+                    return listener.result()
             for sender in senders:
                 sender.result()
     finally:
         for task in (*senders, *listeners):
             task.cancel()
         await asyncio.gather(*senders, *listeners, return_exceptions=True)
-        close_all([socket for socket in sockets if socket is not kept])
 
 
 async def _hear(socket: DatagramSocket, handshake: Handshake) -> _Heard:

@@ -56,13 +56,10 @@ class RandomProbe(Strategy):
         context = self.context
         socket = await context.network.open_udp(context.combo.af)
         try:
-            external = await context.network.external_endpoint(socket, timeout_s=_STUN_S)
+            external = await self._reflexive(socket)
             theirs = await self._exchange(external.ip, external.port)
             if theirs.port is not None:
                 raise AttemptFailed(Reason.NAT_RULES_OUT, "neither side has ports to guess")
-        except TimeoutError as error:
-            socket.close()
-            raise AttemptFailed(Reason.STUN_FAILED, "no STUN server answered over UDP") from error
         except BaseException:
             socket.close()
             raise
@@ -76,6 +73,12 @@ class RandomProbe(Strategy):
             for port in ports:
                 socket.send_to(opener, Endpoint(address, port))
             await asyncio.sleep(ROUND_S)
+
+    async def _reflexive(self, socket: DatagramSocket) -> Endpoint:
+        try:
+            return await self.context.network.external_endpoint(socket, timeout_s=_STUN_S)
+        except TimeoutError as error:
+            raise AttemptFailed(Reason.STUN_FAILED, "no STUN server answered over UDP") from error
 
     async def _exchange(self, address: str, port: int | None) -> Offer | Answer:
         """Tell the peer our external address, and hear its."""

@@ -16,7 +16,8 @@ from warpfleet.plugins.udp_punch.plan import CANDIDATES_MAX, RUN_SOCKETS, ahead,
 from warpfleet.plugins.volley import close_all, open_sockets, prove_first_heard
 
 _STUN_S = 3.0  # a server that has not answered three retransmissions will not be of use
-_PREDICTION_S = 3.0  # an answer that comes later finds other mappings where ours were to be
+# An answer that comes later finds other mappings where ours were to be, and other attempts wait for their turn.
+_PREDICTION_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
