@@ -8,6 +8,7 @@ from warpfleet.core.endpoint import Endpoint, Interface
 from warpfleet.net.interfaces import ConnectionLost, ConnectRefused, Count, uncounted
 
 DELAY_S = 0.02  # one way
+STUN_SERVER = Endpoint("198.51.100.3", 3478)
 
 
 class FakeUdp:
@@ -25,7 +26,15 @@ class FakeUdp:
         if not self.closed:
             self.packets_sent += 1
             self.sent.append((data, remote))
-            self.internet.carry(data, self.seen_as, remote)
+            self.internet.carry(data, self.source_towards(remote), remote)
+
+    def source_towards(self, _remote: Endpoint) -> Endpoint:
+        """Where datagrams to `remote` seem to come from."""
+        return self.seen_as
+
+    def hears(self, _source: Endpoint, target: Endpoint) -> bool:
+        """Whether a datagram from `source` to `target` comes in here."""
+        return target in (self.local, self.seen_as)
 
     def arrive(self, data: bytes, source: Endpoint) -> None:
         if not self.closed:
@@ -121,11 +130,13 @@ class Internet:
     listeners: dict[Endpoint, FakeListener] = field(default_factory=dict)
 
     def carry(self, data: bytes, source: Endpoint, target: Endpoint) -> None:
-        if self.loses(data, source, target):
-            return
+        if not self.loses(data, source, target):
+            asyncio.get_running_loop().call_later(DELAY_S, self._arrive, data, source, target)
+
+    def _arrive(self, data: bytes, source: Endpoint, target: Endpoint) -> None:
         for socket in self.udp:
-            if target in (socket.local, socket.seen_as):
-                asyncio.get_running_loop().call_later(DELAY_S, socket.arrive, data, source)
+            if socket.hears(source, target):
+                socket.arrive(data, source)
 
     def stream_pair(self, a: Endpoint, b: Endpoint) -> tuple[FakeStream, FakeStream]:
         near, far = FakeStream(self, a, b), FakeStream(self, b, a)
@@ -183,7 +194,7 @@ class FakeNetwork:
         await asyncio.sleep(2 * DELAY_S)
         if self.stun:
             raise self.stun
-        return socket.seen_as
+        return socket.source_towards(STUN_SERVER)
 
     async def allocate_relay(self, af: int, *, timeout_s: float, discard: Count = uncounted) -> FakeUdp:
         await asyncio.sleep(2 * DELAY_S)

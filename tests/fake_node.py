@@ -10,7 +10,7 @@ from warpfleet.core.combo import Combo, RouteType, Side
 from warpfleet.core.endpoint import Endpoint, Interface
 from warpfleet.core.identity import Identity, PublicIdentity
 from warpfleet.core.peer import PeerView
-from warpfleet.core.targets import loopback_alias
+from warpfleet.core.targets import USUAL_ALLOWANCE, Allowance, loopback_alias
 from warpfleet.net.handshake import Handshake
 from warpfleet.plugins.contract import AttemptContext, AttemptMessage, InboundStream
 from warpfleet.plugins.guard import GuardedNetwork
@@ -130,13 +130,15 @@ def contexts(
     claim: Callable[[], Awaitable[None]] = leave_at_once,
     opened: Callable[[AttemptContext], None] = lambda _context: None,
     routes: tuple[RouteType, ...] | None = None,
+    allowance: Allowance = USUAL_ALLOWANCE,
     timeout_s: float = 10.0,
 ) -> tuple[AttemptContext, AttemptContext]:
     """Both sides of one attempt, Alice's first. The first opening message that reaches Bob calls `opened`."""
     loop = asyncio.get_running_loop()
 
     def context(me: FakeNode, peer: FakeNode, side: Side) -> AttemptContext:
-        guarded = GuardedNetwork(me.network, routes or (combo.route,), loopback_alias(peer.identity.public.key))
+        alias = loopback_alias(peer.identity.public.key)
+        guarded = GuardedNetwork(me.network, routes or (combo.route,), alias, allowance)
         return AttemptContext(
             attempt_id=ATTEMPT_ID,
             connection_id=CONNECTION_ID,

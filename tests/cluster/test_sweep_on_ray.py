@@ -18,7 +18,7 @@ from warpfleet.cluster.sweep_plan import SweepPlan
 from warpfleet.configs.fleet import Fleet
 from warpfleet.configs.topology import PRESETS, find_topology
 from warpfleet.core.combo import ConnectionOutcome, Policy, Reason
-from warpfleet.core.nat import Filtering, Mapping, NatBehaviour
+from warpfleet.core.nat import Filtering, Mapping, NatBehaviour, PortAssignment
 from warpfleet.core.pairs import Trial
 from warpfleet.core.walk import Pin
 from warpfleet.lab import netns
@@ -89,16 +89,18 @@ def _restart_broker(lab: Lab) -> None:
 
 
 def _expected_direct(initiator: str, responder: str) -> bool:
-    """What theory allows without port prediction (RFC 4787 behaviours of the presets)."""
+    """What theory allows (RFC 4787 behaviours of the presets) without guessing at random ports."""
     nats = {name: preset.behaviour if preset else OPEN for name, preset in PRESETS.items()}
     mine, theirs = nats[initiator], nats[responder]
     if mine.open or theirs.open:
         return True
     if mine.udp is False or theirs.udp is False:
         return False
-    eim = [nat.mapping is Mapping.EIM for nat in (mine, theirs)]
-    easy = [nat.mapping is Mapping.EIM and nat.filtering is not Filtering.APDF for nat in (mine, theirs)]
-    return all(eim) or any(easy)
+    if any(nat.mapping is Mapping.EIM and nat.filtering is not Filtering.APDF for nat in (mine, theirs)):
+        return True
+    return not any(
+        nat.mapping is Mapping.APDM and nat.port_assignment is PortAssignment.RANDOM for nat in (mine, theirs)
+    )
 
 
 def _simulated(names: list[str]) -> dict[tuple[str, str], tuple[ConnectionOutcome, str | None]]:

@@ -59,6 +59,21 @@ async def test_a_responder_without_candidates_answers_the_initiators_source() ->
 
 
 @virtual_time
+async def test_a_datagram_that_was_read_before_saves_its_repetition() -> None:
+    internet = Internet()
+    alice, bob = FakeUdp(internet, A), FakeUdp(internet, B)
+    a, b = handshakes()
+    alice.send_to(a.opener(), B)
+    first = await bob.receive()
+    async with asyncio.timeout(20):
+        initiator = asyncio.create_task(prove_datagram(alice, a, leave_at_once, []))
+        assert await prove_datagram(bob, b, leave_at_once, [], first=first) == A
+        assert await initiator == B
+    assert kinds(alice) == [FrameType.HELLO, FrameType.TAKE]
+    assert now_s() == pytest.approx(4 * DELAY_S)
+
+
+@virtual_time
 async def test_of_two_candidates_the_first_to_prove_itself_is_taken() -> None:
     internet = Internet()
     alice, bob = FakeUdp(internet, A), FakeUdp(internet, B)

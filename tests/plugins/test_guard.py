@@ -10,6 +10,7 @@ from fake_network import FakeNetwork, FakeStream, Internet
 from virtual_time import virtual_time
 from warpfleet.core.combo import Reason, RouteType
 from warpfleet.core.endpoint import Endpoint
+from warpfleet.core.targets import Allowance
 from warpfleet.net.interfaces import ConnectRefused
 from warpfleet.plugins.contract import AttemptFailed
 from warpfleet.plugins.guard import GuardedNetwork
@@ -93,6 +94,16 @@ async def test_the_budget_is_one_for_all_sockets_and_ports_and_fills_up_again() 
     assert send_until_refused(two.send_to, PEER._replace(ip="203.0.113.3")) == 400, "each address has its own"
     await asyncio.sleep(1)
     assert send_until_refused(one.send_to, PEER) == 200
+
+
+@virtual_time
+async def test_a_plugin_may_be_allowed_other_amounts() -> None:
+    network = FakeNetwork(Internet(), "203.0.113.1")
+    guarded = GuardedNetwork(network, (RouteType.EXT,), ALIAS, Allowance(packets_per_s=50, packets_burst=3))
+    socket = await guarded.open_udp(4)
+    assert send_until_refused(socket.send_to, PEER) == 3
+    await asyncio.sleep(0.05)
+    assert send_until_refused(socket.send_to, PEER) == 2
 
 
 @virtual_time

@@ -19,6 +19,7 @@ PHASES = {
     "direct_connect": Phase.DIRECT,
     "reverse_connect": Phase.DIRECT,
     "udp_punch": Phase.SPRAY,
+    "random_probe": None,
     "turn": Phase.RELAY,
     "get_addr": None,
     "return_addr": None,

@@ -1,24 +1,36 @@
 """The techniques that agree over the signal channel, each between two nodes in memory."""
 
 import asyncio
+import random
+from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from fake_network import DELAY_S, FakeUdp, Internet
+from fake_nat import NattedNetwork, drawn, sequence
+from fake_network import DELAY_S, STUN_SERVER, FakeUdp, Internet
 from fake_node import ALICE, ATTEMPT_ID, BOB, STARTED_AT_US, FakeNode, contexts, node, view
 from virtual_time import now_s, virtual_time
+from warpfleet.configs.topology import PRESETS
 from warpfleet.core.combo import Combo, Reason, RouteType
 from warpfleet.core.endpoint import Endpoint, Interface
-from warpfleet.core.nat import NatBehaviour
-from warpfleet.core.targets import loopback_alias
+from warpfleet.core.identity import Identity
+from warpfleet.core.nat import Filtering, Mapping, NatBehaviour
+from warpfleet.core.targets import Budget, loopback_alias
 from warpfleet.net.handshake import FRAME_BYTES
 from warpfleet.net.interfaces import ConnectRefused, Pipe, RelayRefused, Unreachable
 from warpfleet.plugins.contract import AttemptContext, AttemptFailed, AttemptMessage, InboundStream, Strategy
 from warpfleet.plugins.direct_connect import DirectConnect
 from warpfleet.plugins.fan_out import FanOut
 from warpfleet.plugins.get_addr import GetAddress
+from warpfleet.plugins.random_probe import RandomProbe
+from warpfleet.plugins.random_probe.messages import Answer as ProbeAnswer
+from warpfleet.plugins.random_probe.messages import Offer as ProbeOffer
+from warpfleet.plugins.random_probe.plan import MAPPINGS, ROUND_PROBES, ROUND_S, ROUNDS, chance, rounds
 from warpfleet.plugins.return_addr import ReturnAddress
 from warpfleet.plugins.reverse_connect import ReverseConnect
 from warpfleet.plugins.reverse_connect.messages import DialMe
@@ -26,8 +38,9 @@ from warpfleet.plugins.turn import Turn
 from warpfleet.plugins.turn.messages import RelayAnswer, RelayOffer
 from warpfleet.plugins.udp_punch import UdpPunch
 from warpfleet.plugins.udp_punch.messages import Answer, Offer
-from warpfleet.plugins.udp_punch.plan import candidates
+from warpfleet.plugins.udp_punch.plan import CANDIDATES_MAX, RUN_SOCKETS, ahead, behind, candidates
 
+EXTERNAL = {"alice": "203.0.113.1", "bob": "203.0.113.2"}
 HEAD = {"attempt_id": ATTEMPT_ID, "af": 4, "route": RouteType.EXT, "started_at_us": STARTED_AT_US}
 EXT = RouteType.EXT
 
@@ -43,14 +56,22 @@ class Meeting:
         self.technique = technique
         self.responding: asyncio.Task[Pipe | None] | None = None
         combo = Combo(technique.name, 4, route)
-        self.a, self.b = contexts(alice, bob, combo, opened=self._open, routes=technique.reaches or None)
+        self.a, self.b = contexts(
+            alice, bob, combo, opened=self._open, routes=technique.reaches or None, allowance=technique.allowance
+        )
+
+    async def run(self, context: AttemptContext) -> Pipe | None:
+        """Run one side."""
+        factory = await self.technique.setup(context.node)
+        assert factory
+        return await factory(context).run()
 
     def _open(self, context: AttemptContext) -> None:
-        self.responding = asyncio.create_task(self.technique(context).run())
+        self.responding = asyncio.create_task(self.run(context))
 
     async def pipes(self) -> tuple[Pipe, Pipe]:
         async with asyncio.timeout(20):
-            mine = await self.technique(self.a).run()
+            mine = await self.run(self.a)
             assert self.responding
             theirs = await self.responding
         assert mine
@@ -97,8 +118,9 @@ async def test_a_punch_without_stun_fails_and_closes_its_socket() -> None:
     internet = Internet()
     alice, bob = two(internet)
     alice.network.stun = TimeoutError()
+    meeting = Meeting(UdpPunch, alice, bob)
     with pytest.raises(AttemptFailed) as failed:
-        await UdpPunch(Meeting(UdpPunch, alice, bob).a).run()
+        await meeting.run(meeting.a)
     assert reason_of(failed) is Reason.STUN_FAILED
     assert internet.open_sockets() == []
 
@@ -110,7 +132,7 @@ async def test_a_punch_whose_offer_is_not_answered_waits_for_its_deadline_only()
     meeting.a.post = lambda _message: None
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(7):
-            await UdpPunch(meeting.a).run()
+            await meeting.run(meeting.a)
     assert now_s() == pytest.approx(7)
     assert internet.open_sockets() == []
 
@@ -123,7 +145,7 @@ async def test_a_peer_cannot_make_a_punch_send_where_the_route_does_not_lead(tar
     meeting = Meeting(UdpPunch, *two(internet))
     meeting.b.opening = Offer(**HEAD, candidates=(target,))
     with pytest.raises(AttemptFailed) as failed:
-        await UdpPunch(meeting.b).run()
+        await meeting.run(meeting.b)
     assert reason_of(failed) is Reason.TARGET_FORBIDDEN
     assert internet.open_sockets() == [victim]
 
@@ -141,6 +163,168 @@ def test_the_candidates_of_each_route(route: RouteType, found: list[str]) -> Non
     own = candidates(route, 4000, interfaces, Endpoint("198.51.100.7", 61000), 4)
     assert [str(endpoint) for endpoint in own] == found
     assert candidates(EXT, 4000, interfaces, None, 4) == []
+
+
+def natted(identity: Identity, internet: Internet, preset: str, ports: Iterator[int]) -> FakeNode:
+    """A node behind a NAT that hands out these ports."""
+    made = node(identity, internet, EXTERNAL[identity.name])
+    nat = PRESETS[preset]
+    assert nat
+    independent = nat.mapping is Mapping.EIM
+    made.network = NattedNetwork(internet, EXTERNAL[identity.name], ports, independent=independent)
+    made.view = replace(made.view, nat={4: nat.behaviour})
+    return made
+
+
+def sequential(identity: Identity, internet: Internet, first: int, delta: int = 1, **others: int) -> FakeNode:
+    """A node behind a sequential NAT, and what others behind it do."""
+    made = natted(identity, internet, "symmetric_sequential", sequence(first, delta))
+    made.view.nat[4] = replace(made.view.nat[4], port_delta=delta)
+    for name, count in others.items():
+        setattr(made.network, name, count)
+    return made
+
+
+def port_filtered(identity: Identity, internet: Internet) -> FakeNode:
+    """A node whose endpoint is the same for all destinations."""
+    return natted(identity, internet, "eim_random_ports", sequence(50_000))
+
+
+async def meets(technique: type[Strategy], internet: Internet, alice: FakeNode, bob: FakeNode) -> None:
+    """They connect, and soon nothing is left open but the pipe."""
+    mine, theirs = await Meeting(technique, alice, bob).pipes()
+    assert len(internet.open_sockets()) == 2
+    await carries(mine, theirs)
+    assert internet.open_sockets() == []
+
+
+@virtual_time
+@pytest.mark.parametrize("others", [0, 9, 100])
+@pytest.mark.parametrize(("first", "delta"), [(20_000, 1), (65_530, 1), (1_030, -2), (65_000, 512)])
+async def test_a_punch_meets_a_sequential_initiator(first: int, delta: int, others: int) -> None:
+    internet = Internet()
+    alice = sequential(ALICE, internet, first, delta, others_after=others)
+    await meets(UdpPunch, internet, alice, port_filtered(BOB, internet))
+    assert now_s() < 0.5
+
+
+@virtual_time
+@pytest.mark.parametrize("others", [0, 3, 7])
+@pytest.mark.parametrize(("first", "delta"), [(20_000, 1), (65_535, 1), (1_030, -2), (65_000, 512)])
+async def test_a_punch_meets_a_sequential_responder(first: int, delta: int, others: int) -> None:
+    internet = Internet()
+    bob = sequential(BOB, internet, first, delta, others_before=others)
+    await meets(UdpPunch, internet, port_filtered(ALICE, internet), bob)
+    assert now_s() < 0.5
+
+
+@virtual_time
+@pytest.mark.parametrize("others", [0, 9, 15])
+async def test_two_sequential_ends_meet(others: int) -> None:
+    internet = Internet()
+    alice = sequential(ALICE, internet, 65_530, others_after=others)
+    await meets(UdpPunch, internet, alice, sequential(BOB, internet, 30_000, -4, others_after=99))
+    assert now_s() < 0.5
+
+
+@virtual_time
+async def test_a_run_costs_no_more_time_than_a_plain_punch() -> None:
+    internet = Internet()
+    await Meeting(UdpPunch, sequential(ALICE, internet, 20_000), sequential(BOB, internet, 30_000)).pipes()
+    assert now_s() == pytest.approx(10 * DELAY_S), "STUN, signal, STUN, signal, then HELLO, PROOF, TAKE, AGREED"
+
+
+@virtual_time
+async def test_a_run_that_is_lost_on_its_way_is_met_all_the_same() -> None:
+    internet = Internet(loses=lambda _data, _source, target: target != STUN_SERVER and now_s() < 1)
+    await meets(UdpPunch, internet, sequential(ALICE, internet, 20_000), sequential(BOB, internet, 30_000))
+
+
+@virtual_time
+async def test_towards_an_easy_peer_a_sequential_initiator_predicts_nothing() -> None:
+    internet = Internet()
+    alice, bob = sequential(ALICE, internet, 20_000), node(BOB, internet, EXTERNAL["bob"])
+    bob.view = replace(bob.view, nat={4: NatBehaviour(translated=False, filtering=Filtering.EIF)})
+    await meets(UdpPunch, internet, alice, bob)
+    assert len(internet.udp) == 2
+
+
+@virtual_time
+@pytest.mark.parametrize("both", [True, False])
+async def test_attempts_of_one_node_keep_out_of_each_others_predictions(both: bool) -> None:
+    internet = Internet()
+    alice = sequential(ALICE, internet, 20_000) if both else port_filtered(ALICE, internet)
+    bob = sequential(BOB, internet, 30_000)
+    initiate, respond = await UdpPunch.setup(alice), await UdpPunch.setup(bob)
+    responding: list[asyncio.Task[Pipe | None]] = []
+
+    def opened(context: AttemptContext) -> None:
+        responding.append(asyncio.create_task(respond(context).run()))
+
+    async def connect() -> Pipe | None:
+        a, _ = contexts(alice, bob, Combo("udp_punch", 4, EXT), opened=opened)
+        return await initiate(a).run()
+
+    async with asyncio.timeout(5):
+        pipes = await asyncio.gather(*(connect() for _ in range(10)))
+        others = await asyncio.gather(*responding)
+    assert len({pipe.remote for pipe in [*pipes, *others] if pipe}) == 20
+
+
+@virtual_time
+@pytest.mark.parametrize("side", ["initiator", "responder"])
+async def test_a_prediction_without_stun_fails_and_closes_its_sockets(side: str) -> None:
+    internet = Internet()
+    meeting = Meeting(UdpPunch, sequential(ALICE, internet, 20_000), sequential(BOB, internet, 30_000))
+    context = meeting.a if side == "initiator" else meeting.b
+    context.node.network.stun = TimeoutError()  # type: ignore[attr-defined]
+    meeting.b.opening = Offer(**HEAD, candidates=("203.0.113.1:2000",))
+    with pytest.raises(AttemptFailed) as failed:
+        await meeting.run(context)
+    assert reason_of(failed) is Reason.STUN_FAILED
+    assert internet.open_sockets() == []
+
+
+@virtual_time
+async def test_an_answer_that_comes_too_late_for_a_prediction_ends_it() -> None:
+    internet = Internet()
+    meeting = Meeting(UdpPunch, sequential(ALICE, internet, 20_000), sequential(BOB, internet, 30_000))
+    meeting.a.post = lambda _message: None
+    with pytest.raises(TimeoutError):
+        await meeting.run(meeting.a)
+    assert now_s() == pytest.approx(2)
+    assert internet.open_sockets() == []
+
+
+LATEST = Endpoint("198.51.100.7", 61_000)
+PORT, STEP = st.integers(1024, 65_535), st.integers(-1000, 1000).filter(bool)
+
+
+@given(PORT, STEP, st.integers(0, RUN_SOCKETS * CANDIDATES_MAX - 1))
+def test_a_run_covers_exactly_one_of_the_ports_ahead(port: int, delta: int, others: int) -> None:
+    taken = sequence(port, delta)
+    run = list(islice(taken, 1 + others, 1 + others + RUN_SOCKETS))
+    found = ahead(LATEST._replace(port=port), delta)
+    assert len(found) == CANDIDATES_MAX
+    assert sum(candidate.port in run for candidate in found) >= 1
+    if len(set(islice(sequence(port, delta), RUN_SOCKETS * (CANDIDATES_MAX + 1)))) == RUN_SOCKETS * (
+        CANDIDATES_MAX + 1
+    ):
+        assert sum(candidate.port in run for candidate in found) == 1
+
+
+@given(PORT, STEP, st.integers(0, CANDIDATES_MAX - 1))
+def test_what_was_opened_before_is_among_the_ports_behind(port: int, delta: int, others: int) -> None:
+    ports = list(islice(sequence(port, delta), others + 2))
+    found = behind(LATEST._replace(port=ports[-1]), delta)
+    assert found[others] == LATEST._replace(port=port)
+    assert len(found) == CANDIDATES_MAX
+
+
+def test_ports_ahead_and_behind_in_plain_numbers() -> None:
+    assert [e.port for e in ahead(LATEST, 1)] == [61_016, 61_032, 61_048, 61_064, 61_080, 61_096, 61_112, 61_128]
+    assert [e.port for e in behind(LATEST, -2)] == [61_002, 61_004, 61_006, 61_008, 61_010, 61_012, 61_014, 61_016]
+    assert {e.ip for e in ahead(LATEST, 1) + behind(LATEST, 1)} == {LATEST.ip}
 
 
 @pytest.mark.parametrize("text", ["", "203.0.113.1", "203.0.113.1:0", "203.0.113.1:65536", "host:80", "1.2.3.4:x"])
@@ -163,6 +347,168 @@ def test_more_endpoints_than_a_peer_has_are_refused(kind: type[AttemptMessage], 
     kind.model_validate(HEAD | {name: texts[:8]})
     with pytest.raises(ValidationError):
         kind.model_validate(HEAD | {name: texts})
+
+
+# random_probe
+
+
+def bridged(internet: Internet, seed: int, *, random_initiator: bool) -> tuple[FakeNode, FakeNode]:
+    """A node with random ports, and one whose port stays."""
+    one, other = (ALICE, BOB) if random_initiator else (BOB, ALICE)
+    unpredictable = natted(one, internet, "symmetric_random", drawn(random.Random(seed).randrange))
+    steady = port_filtered(other, internet)
+    return (unpredictable, steady) if random_initiator else (steady, unpredictable)
+
+
+@virtual_time
+@pytest.mark.parametrize("random_initiator", [True, False])
+@pytest.mark.parametrize("seed", range(3))
+async def test_many_mappings_and_many_probes_meet(random_initiator: bool, seed: int) -> None:
+    internet = Internet()
+    await meets(RandomProbe, internet, *bridged(internet, seed, random_initiator=random_initiator))
+    probing = [socket for socket in internet.udp if socket.packets_sent > ROUND_PROBES]
+    assert [socket.source_towards(STUN_SERVER).port for socket in probing] == [50_000]
+    assert len(internet.udp) == 1 + MAPPINGS
+
+
+@virtual_time
+async def test_a_stranger_that_answers_a_probe_is_no_hit() -> None:
+    internet = Internet()
+    alice, bob = bridged(internet, 1, random_initiator=False)
+
+    def echoed_with_another_signature(data: bytes, source: Endpoint, target: Endpoint) -> bool:
+        if source.ip == EXTERNAL["alice"] and len(data) == FRAME_BYTES:
+            internet.carry(data[:-1] + bytes([data[-1] ^ 1]), target, source)
+        return False
+
+    internet.loses = echoed_with_another_signature
+    mine, theirs = await Meeting(RandomProbe, alice, bob).pipes()
+    await carries(mine, theirs)
+
+
+@virtual_time
+async def test_probes_that_hit_nothing_are_bounded_and_try_no_port_twice() -> None:
+    internet = Internet()
+    alice, bob = bridged(internet, 1, random_initiator=False)
+    meeting = Meeting(RandomProbe, alice, bob)
+    meeting.a.inbox.put_message(ProbeAnswer(**HEAD, address=EXTERNAL["bob"], port=None))
+    meeting.a.post = lambda _message: None
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(15):
+            await meeting.run(meeting.a)
+    [socket] = internet.udp
+    ports = [target.port for _, target in socket.sent]
+    assert len(ports) == len(set(ports)) == ROUNDS * ROUND_PROBES
+    assert socket.closed
+
+
+@virtual_time
+@pytest.mark.parametrize("random_initiator", [True, False])
+async def test_an_attempt_that_is_cancelled_closes_every_socket(random_initiator: bool) -> None:
+    internet = Internet(loses=lambda _data, _source, _target: True)
+    meeting = Meeting(RandomProbe, *bridged(internet, 1, random_initiator=random_initiator))
+    initiating = asyncio.create_task(meeting.run(meeting.a))
+    await asyncio.sleep(1)
+    assert meeting.responding
+    assert len(internet.open_sockets()) == 1 + MAPPINGS
+    for running in (initiating, meeting.responding):
+        running.cancel()
+    await asyncio.gather(initiating, meeting.responding, return_exceptions=True)
+    assert internet.open_sockets() == []
+
+
+@virtual_time
+@pytest.mark.parametrize("port", [None, 53])
+@pytest.mark.parametrize("target", ["10.0.0.1", "127.0.0.1", "169.254.169.254"])
+async def test_a_peer_cannot_make_us_probe_where_the_route_does_not_lead(target: str, port: int | None) -> None:
+    internet = Internet()
+    alice, bob = bridged(internet, 1, random_initiator=port is None)
+    meeting = Meeting(RandomProbe, alice, bob)
+    meeting.b.opening = ProbeOffer(**HEAD, address=target, port=port)
+    with pytest.raises(AttemptFailed) as failed:
+        await meeting.run(meeting.b)
+    assert reason_of(failed) is Reason.TARGET_FORBIDDEN
+    assert internet.open_sockets() == []
+
+
+@virtual_time
+@pytest.mark.parametrize("kind", ["symmetric_random", "port_restricted"])
+async def test_two_ends_of_one_kind_do_not_probe(kind: str) -> None:
+    internet = Internet()
+    ends = [natted(identity, internet, kind, sequence(50_000)) for identity in (ALICE, BOB)]
+    meeting = Meeting(RandomProbe, *ends)
+    with pytest.raises(AttemptFailed) as failed:
+        await meeting.run(meeting.a)
+    assert reason_of(failed) is Reason.NAT_RULES_OUT
+    assert meeting.responding
+    with pytest.raises(AttemptFailed):
+        await meeting.responding
+    assert internet.open_sockets() == []
+    assert sum(socket.packets_sent for socket in internet.udp) == 0
+
+
+@virtual_time
+@pytest.mark.parametrize("random_initiator", [True, False])
+async def test_who_does_not_know_its_external_address_neither_probes_nor_is_probed(random_initiator: bool) -> None:
+    internet = Internet()
+    alice, bob = bridged(internet, 1, random_initiator=random_initiator)
+    alice.view = replace(alice.view, external={})
+    alice.network.stun = TimeoutError()
+    meeting = Meeting(RandomProbe, alice, bob)
+    with pytest.raises(AttemptFailed) as failed:
+        await meeting.run(meeting.a)
+    assert reason_of(failed) is Reason.STUN_FAILED
+    assert internet.open_sockets() == []
+
+
+@virtual_time
+async def test_where_sockets_run_out_those_that_were_opened_are_closed() -> None:
+    internet = Internet()
+    alice, bob = bridged(internet, 1, random_initiator=True)
+    open_udp = alice.network.open_udp
+
+    async def only_a_hundred(af: int, port: int = 0) -> FakeUdp:
+        if len(internet.udp) == 100:
+            raise OSError("too many open files")
+        return await open_udp(af, port)
+
+    alice.network.open_udp = only_a_hundred  # type: ignore[method-assign]
+    meeting = Meeting(RandomProbe, alice, bob)
+    meeting.a.inbox.put_message(ProbeAnswer(**HEAD, address=EXTERNAL["bob"], port=50_000))
+    meeting.a.post = lambda _message: None
+    with pytest.raises(OSError, match="too many"):
+        await meeting.run(meeting.a)
+    assert internet.open_sockets() == []
+
+
+@pytest.mark.parametrize(
+    ("mappings", "probes", "percent"),
+    [(256, 256, 63.9), (256, 512, 87.1), (256, 1024, 98.4), (256, 2048, 99.98), (512, 512, 98.3), (1, 64_512, 100)],
+)
+def test_the_birthday_arithmetic(mappings: int, probes: int, percent: float) -> None:
+    assert 100 * chance(mappings, probes) == pytest.approx(percent, abs=0.06)
+
+
+@given(st.integers(0, 500), st.integers(0, 500), st.integers(1000, 64_512))
+def test_a_chance_is_symmetric_and_at_least_that_of_probes_that_may_repeat(m: int, n: int, ports: int) -> None:
+    assert chance(m, n, ports) == pytest.approx(chance(n, m, ports))
+    assert 1 - (1 - m / ports) ** n - 1e-9 <= chance(m, n, ports) <= 1
+    assert chance(m, n, ports) <= chance(m, n + 1, ports)
+
+
+@given(st.integers())
+def test_the_rounds_draw_ports_that_a_nat_hands_out(seed: int) -> None:
+    drawn_ports = [port for ports in rounds(random.Random(seed)) for port in ports]
+    assert len(drawn_ports) == len(set(drawn_ports)) == ROUNDS * ROUND_PROBES
+    assert min(drawn_ports) >= 1024
+    assert max(drawn_ports) <= 65_535
+
+
+def test_the_rounds_fit_into_what_an_attempt_may_send() -> None:
+    """The worst case: no round is late, and the last is followed by the handshake."""
+    budget = Budget(RandomProbe.allowance.packets_per_s, RandomProbe.allowance.packets_burst)
+    sent = [number * ROUND_S for number in range(ROUNDS) for _ in range(ROUND_PROBES)]
+    assert all(budget.spend(at_s) for at_s in [*sent, *[sent[-1]] * 20])
 
 
 # reverse_connect

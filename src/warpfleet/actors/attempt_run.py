@@ -13,7 +13,7 @@ from warpfleet.actors.values import OutgoingSignal, PipeFacts, Report, Stage
 from warpfleet.core.combo import AttemptOutcome, Reason, RouteType, Side
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.core.identity import PublicIdentity
-from warpfleet.core.targets import loopback_alias
+from warpfleet.core.targets import USUAL_ALLOWANCE, Allowance, loopback_alias
 from warpfleet.net.handshake import NONCE_BYTES, ProofFailed
 from warpfleet.net.interfaces import ConnectionLost, ConnectRefused, Pipe, RelayRefused, Unreachable
 from warpfleet.net.proving import PeerClosed
@@ -54,7 +54,7 @@ _log = logging.getLogger(__name__)
 
 class AttemptRun:
     """One side of one attempt. `report` hears of each stage, `post` takes messages for the peer, and `on_pipe` gets the
-    pipe that it won; `targets` are the route types whose addresses it may send to."""
+    pipe that it won; `targets` are the route types whose addresses it may send to, `allowance` is what to each."""
 
     def __init__(
         self,
@@ -62,13 +62,14 @@ class AttemptRun:
         node: OpenNode,
         peer: PublicIdentity,
         targets: Sequence[RouteType],
+        allowance: Allowance = USUAL_ALLOWANCE,
         *,
         report: Callable[[Report], None],
         post: Callable[[OutgoingSignal], None],
         on_pipe: Callable[["AttemptRun", Pipe], Awaitable[None]],
         surroundings: Surroundings = MACHINE,
     ) -> None:
-        self._network = GuardedNetwork(node.network, targets, loopback_alias(peer.key))
+        self._network = GuardedNetwork(node.network, targets, loopback_alias(peer.key), allowance)
         self.node = node
         self.context = AttemptContext(
             **{field.name: getattr(spec, field.name) for field in fields(spec)},

@@ -259,11 +259,13 @@ class PluginHost:
 
     def _run(self, node: OpenNode, peer: PublicIdentity, spec: AttemptSpec) -> AttemptRun:
         assert node.factory is not None
+        strategy = self.registration.strategy
         run = AttemptRun(
             spec,
             node,
             peer,
-            self.registration.strategy.reaches or (spec.combo.route,),
+            strategy.reaches or (spec.combo.route,),
+            strategy.allowance,
             report=self._reports.put,
             post=self._signals.put,
             on_pipe=self._use_pipe,

@@ -13,7 +13,8 @@ class Requirement(Enum):
     PEER_REACHABLE = "peer_reachable"  # an inbound TCP connect to the responder
     PEER_LISTENING = "peer_listening"  # a listener of the responder, whatever address leads to it
     SELF_REACHABLE = "self_reachable"  # an inbound TCP connect to the initiator
-    PUNCHABLE = "punchable"  # UDP both ways, with mappings that the other side can know or see
+    PUNCHABLE = "punchable"  # UDP both ways, with mappings that the other side can know, predict or see
+    GUESSABLE = "guessable"  # UDP both ways, with one side's mappings many enough for the other to guess one
     RELAY = "relay"
     SIGNAL = "signal"  # nothing but the signal channel
 
@@ -42,14 +43,15 @@ def kind_of(nat: NatBehaviour) -> Kind:
     return Kind.SEQUENTIAL if nat.port_assignment is PortAssignment.SEQUENTIAL else Kind.RANDOM
 
 
-# The pairs that plain punching reaches. An easy side sees the port of whatever comes (a peer-reflexive candidate).
-_CONES = {Kind.EASY, Kind.PORT_FILTERED, Kind.UNKNOWN}
-_PUNCHABLE = {(a, b) for a in _CONES for b in _CONES} | {
-    pair
-    for easy in (Kind.EASY, Kind.UNKNOWN)
-    for other in (Kind.SEQUENTIAL, Kind.RANDOM)
-    for pair in ((easy, other), (other, easy))
+# The pairs that punching reaches: both sides' ports are known or predicted, or an easy side sees the port of whatever
+# comes (a peer-reflexive candidate).
+_KNOWABLE = {Kind.EASY, Kind.PORT_FILTERED, Kind.SEQUENTIAL, Kind.UNKNOWN}
+_PUNCHABLE = {(a, b) for a in _KNOWABLE for b in _KNOWABLE} | {
+    pair for easy in (Kind.EASY, Kind.UNKNOWN) for pair in ((easy, Kind.RANDOM), (Kind.RANDOM, easy))
 }
+# One endpoint that stays, and many that are random. Two random ends would have to guess each other's at once.
+_GUESSABLE = {(Kind.PORT_FILTERED, Kind.RANDOM), (Kind.RANDOM, Kind.PORT_FILTERED)}
+_REACHED = {Requirement.PUNCHABLE: _PUNCHABLE, Requirement.GUESSABLE: _GUESSABLE}
 
 
 DIALS = frozenset({Requirement.PEER_REACHABLE, Requirement.SELF_REACHABLE})
@@ -67,7 +69,7 @@ def impossible(requirement: Requirement, combo: Combo, mine: PeerView, theirs: P
     target = dialled(requirement, mine, theirs)
     source = theirs if target is mine else mine
     missing = _missing_route(combo, source, target)
-    if missing or requirement is Requirement.PUNCHABLE:
+    if missing or requirement in _REACHED:
         return missing
     if combo.route is not RouteType.LOOPBACK and not target.ports(combo.af):
         return Reason.NOT_LISTENING
@@ -79,12 +81,12 @@ def ruled_out(requirement: Requirement, combo: Combo, mine: PeerView, theirs: Pe
 
     What was found out about them with UDP says nothing for certain about TCP: see `is_long_shot`.
     """
-    if combo.route is not RouteType.EXT or requirement is not Requirement.PUNCHABLE:
+    if combo.route is not RouteType.EXT or requirement not in _REACHED:
         return None
     kinds = kind_of(mine.behaviour(combo.af)), kind_of(theirs.behaviour(combo.af))
     if Kind.BLOCKED in kinds:
         return Reason.UDP_BLOCKED
-    return None if kinds in _PUNCHABLE else Reason.NAT_RULES_OUT
+    return None if kinds in _REACHED[requirement] else Reason.NAT_RULES_OUT
 
 
 def is_long_shot(requirement: Requirement, combo: Combo, mine: PeerView, theirs: PeerView) -> bool:

@@ -1,6 +1,7 @@
 """Which addresses an attempt may send to, and how much."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from hashlib import sha256
 from ipaddress import ip_address, ip_interface
 
@@ -36,6 +37,18 @@ def may_be_peer(ip: str, route: RouteType, interfaces: Iterable[Interface], alia
     if route is RouteType.NIC:
         return any(ip_address(ip) in ip_interface(f"{i.ip}/{i.prefix_len}").network for i in interfaces)
     return route is RouteType.EXT or ip == alias
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """What one attempt may send to one address: so many packets at once, and a second in the long run."""
+
+    packets_per_s: float
+    packets_burst: int
+
+
+USUAL_ALLOWANCE = Allowance(packets_per_s=200, packets_burst=400)
+"""A punch sends a few packets a second, an echo some more."""
 
 
 class Budget:

@@ -55,10 +55,12 @@ async def prove_datagram(
     claim: Claim,
     candidates: Sequence[Endpoint],
     *,
+    first: tuple[bytes, Endpoint] | None = None,
     rtt_ms: float | None = None,
 ) -> Endpoint:
     """Prove both ends over a UDP socket towards several candidate endpoints at once, and agree on one. Where the round
-    trip is known, nothing is sent again before an answer can have come.
+    trip is known, nothing is sent again before an answer can have come. `first` is the peer's datagram and its source
+    where it was already read.
 
     An authentic packet from an endpoint that nobody predicted is as good as any: the peer-reflexive candidates of
     RFC 8445 section 7.3.1.3. Returns the peer's endpoint. PeerClosed, ConnectionLost, or what `claim` raises.
@@ -67,7 +69,7 @@ async def prove_datagram(
     resend_first_s = max(_RESEND_FIRST_S, min(_RESEND_RTTS * (rtt_ms or 0) / 1000, _RESEND_MAX_S))
     proof = _DatagramProof(socket, handshake, claim, candidates, resend_first_s)
     try:
-        return await proof.run()
+        return await proof.run(first)
     except BaseException:
         with contextlib.suppress(WarpfleetError):  # the budget may be spent: what ended the attempt says more
             for target in proof.seen:
@@ -97,7 +99,9 @@ class _DatagramProof:
         self._receiving = asyncio.create_task(socket.receive())
         self.seen: set[Endpoint] = set()  # endpoints that authentic frames came from
 
-    async def run(self) -> Endpoint:
+    async def run(self, first: tuple[bytes, Endpoint] | None) -> Endpoint:
+        if first and self._digest(*first):
+            return first[1]
         interval_s = self._resend_first_s
         while True:
             for target in self._targets:

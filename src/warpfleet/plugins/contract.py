@@ -16,6 +16,7 @@ from warpfleet.core.errors import WarpfleetError
 from warpfleet.core.identity import Identity, PublicIdentity
 from warpfleet.core.pairing import Requirement
 from warpfleet.core.peer import ADDRESS_FAMILIES, AddressFamily, PeerView
+from warpfleet.core.targets import USUAL_ALLOWANCE, Allowance
 from warpfleet.net.handshake import Handshake
 from warpfleet.net.interfaces import ByteStream, Count, DatagramSocket, Network, Pipe, uncounted
 from warpfleet.net.pipe import DatagramPipe, StreamPipe
@@ -252,13 +253,19 @@ class AttemptContext(AttemptSpec):
         return StreamPipe(stream, peer=self.peer.name)
 
     async def prove_datagram(
-        self, socket: DatagramSocket, candidates: Sequence[Endpoint], *, relayed: bool = False
+        self,
+        socket: DatagramSocket,
+        candidates: Sequence[Endpoint],
+        *,
+        first: tuple[bytes, Endpoint] | None = None,
+        relayed: bool = False,
     ) -> Pipe:
-        """Turn a UDP socket into a pipe to whichever candidate proves itself; the socket is closed where that fails."""
+        """Turn a UDP socket into a pipe to whichever candidate proves itself; the socket is closed where that fails.
+        `first` is the peer's datagram and its source where it was already read."""
         handshake = self.handshake()
         of_family = [candidate for candidate in candidates if candidate.af == self.combo.af]
         async with self._one_claim_at_a_time(socket) as claim:
-            remote = await prove_datagram(socket, handshake, claim, of_family, rtt_ms=self.rtt_ms)
+            remote = await prove_datagram(socket, handshake, claim, of_family, first=first, rtt_ms=self.rtt_ms)
         return DatagramPipe(self.release(socket), remote, handshake, relayed=relayed)
 
     @asynccontextmanager
@@ -296,6 +303,8 @@ class Strategy(ABC):
     proto_messages: ClassVar[tuple[type[AttemptMessage], ...]] = ()
     reaches: ClassVar[tuple[RouteType, ...]] = ()
     """Route types whose addresses an attempt may send to, where they are more than that of its combo."""
+    allowance: ClassVar[Allowance] = USUAL_ALLOWANCE
+    """What an attempt may send to each target address."""
     accepts_streams: ClassVar[bool] = False
     """Whether an inbound stream may make the responder's side of an attempt."""
     carries_pipe: ClassVar[bool] = True

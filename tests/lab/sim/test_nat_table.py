@@ -6,7 +6,7 @@ import pytest
 
 from warpfleet.configs.topology import PRESETS, PUBLIC, Topology
 from warpfleet.core.combo import ConnectionOutcome, Policy
-from warpfleet.core.nat import Filtering, Mapping
+from warpfleet.core.nat import Filtering, Mapping, PortAssignment
 from warpfleet.lab.sim.world import World
 
 PEER = "_peer"
@@ -32,9 +32,9 @@ def expected(initiator: str, responder: str) -> tuple[ConnectionOutcome, str]:
         return DIRECT, "reverse_connect"
     if mine.udp_blocked or theirs.udp_blocked:
         return RELAYED, "turn"
-    dependent = [nat for nat in (mine, theirs) if nat.mapping is not Mapping.EIM]
+    random = [n for n in (mine, theirs) if n.mapping is not Mapping.EIM and n.port_assignment is PortAssignment.RANDOM]
     easy = [nat for nat in (mine, theirs) if nat.mapping is Mapping.EIM and nat.filtering is not Filtering.APDF]
-    return (DIRECT, "udp_punch") if not dependent or easy else (RELAYED, "turn")
+    return (DIRECT, "udp_punch") if not random or easy else (RELAYED, "turn")
 
 
 @pytest.mark.parametrize(("initiator", "responder"), PAIRS)

@@ -5,8 +5,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from warpfleet.plugins.contract import AttemptMessage, EndpointText
-
-CANDIDATES_MAX = 8  # a socket has a few addresses; more would make the peer a port scanner
+from warpfleet.plugins.udp_punch.plan import CANDIDATES_MAX
 
 
 class Offer(AttemptMessage):

@@ -1,17 +1,32 @@
 """UDP punch: exchange candidates over the signal channel, then prove identities right through the opening filters."""
 
+import asyncio
+import functools
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from warpfleet.core.combo import Phase, Reason, RouteType, Side, Transport
 from warpfleet.core.endpoint import Endpoint
-from warpfleet.core.pairing import Requirement
+from warpfleet.core.pairing import Kind, Requirement, kind_of
 from warpfleet.net.interfaces import DatagramSocket, Pipe
-from warpfleet.plugins.contract import AttemptFailed, Strategy
+from warpfleet.plugins.contract import AttemptContext, AttemptFactory, AttemptFailed, NodePorts, Strategy
 from warpfleet.plugins.registry import register
-from warpfleet.plugins.udp_punch.messages import CANDIDATES_MAX, Answer, Offer
-from warpfleet.plugins.udp_punch.plan import candidates
+from warpfleet.plugins.udp_punch.messages import Answer, Offer
+from warpfleet.plugins.udp_punch.plan import CANDIDATES_MAX, RUN_SOCKETS, ahead, behind, candidates
+from warpfleet.plugins.volley import close_all, open_sockets, prove_first_heard
 
 _STUN_S = 3.0  # a server that has not answered three retransmissions will not be of use
+# An answer that comes later finds other mappings where ours were to be, and other attempts wait for their turn.
+_PREDICTION_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Turns:
+    """What keeps the attempts of one node out of each other's predictions. Whoever answers waits for no peer, so two
+    nodes never wait for each other."""
+
+    leading: asyncio.Lock = field(default_factory=asyncio.Lock)
+    answering: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 @register(phase=Phase.SPRAY)
@@ -24,32 +39,93 @@ class UdpPunch(Strategy):
     routes = (RouteType.NIC, RouteType.EXT)
     proto_messages = (Offer, Answer)
 
+    def __init__(self, context: AttemptContext, turns: _Turns) -> None:
+        super().__init__(context)
+        self._turns = turns
+
+    @classmethod
+    async def setup(cls, _node: NodePorts) -> AttemptFactory:
+        return functools.partial(cls, turns=_Turns())
+
     async def run(self) -> Pipe:
+        if not self._predicts():
+            return await self._punch()
+        return await (self._lead() if self.context.side is Side.INITIATOR else self._follow())
+
+    def _predicts(self) -> bool:
+        """Whether the peer can only know our port beforehand: it sees it where it is known to be an easy one."""
+        context = self.context
+        mine = kind_of(context.mine.behaviour(context.combo.af))
+        theirs = kind_of(context.theirs.behaviour(context.combo.af)) if context.theirs else Kind.UNKNOWN
+        return context.combo.route is RouteType.EXT and mine is Kind.SEQUENTIAL and theirs is not Kind.EASY
+
+    async def _punch(self) -> Pipe:
+        """From one socket, whose endpoint is known."""
         context = self.context
         socket = await context.network.open_udp(context.combo.af)
         try:
-            own = await self._candidates(socket)
-            theirs = await self._exchange(own)
+            theirs = await self._exchange(await self._candidates(socket))
         except BaseException:
             socket.close()
             raise
         return await context.prove_datagram(socket, theirs)
 
+    async def _lead(self) -> Pipe:
+        """Say where a run of mappings will be, and open it once it is known towards whom: to the likeliest candidate,
+        since each further one would take a run of its own."""
+        context = self.context
+        sockets = await open_sockets(context.network, context.combo.af, RUN_SOCKETS)
+        try:
+            async with self._turns.leading, asyncio.timeout(_PREDICTION_S):
+                latest = await self._reflexive(sockets[0])
+                likeliest = (await self._exchange(ahead(latest, self._delta)))[:1]
+                self._greet(sockets, likeliest)
+        except BaseException:
+            close_all(sockets)
+            raise
+        return await prove_first_heard(context, sockets)  # the mappings are there, and the peer sends again
+
+    async def _follow(self) -> Pipe:
+        """Open a mapping towards the peer, and say where it is: right before the one that STUN shows."""
+        context = self.context
+        assert isinstance(context.opening, Offer)
+        likeliest = [Endpoint.parse(text) for text in context.opening.candidates[:1]]
+        socket = await context.network.open_udp(context.combo.af)
+        try:
+            async with self._turns.answering:
+                self._greet([socket], likeliest)
+                latest = await self._reflexive(socket)
+            await self._exchange(behind(latest, self._delta))
+        except BaseException:
+            socket.close()
+            raise
+        return await context.prove_datagram(socket, likeliest)
+
+    @property
+    def _delta(self) -> int:
+        return self.context.mine.behaviour(self.context.combo.af).port_delta or 1
+
+    def _greet(self, sockets: Sequence[DatagramSocket], targets: Sequence[Endpoint]) -> None:
+        opener = self.context.handshake().opener()
+        for socket in sockets:
+            for target in targets:
+                socket.send_to(opener, target)
+
     async def _candidates(self, socket: DatagramSocket) -> list[Endpoint]:
         context = self.context
-        reflexive = None
-        if context.combo.route is RouteType.EXT:
-            try:
-                reflexive = await context.network.external_endpoint(socket, timeout_s=_STUN_S)
-            except TimeoutError as error:
-                raise AttemptFailed(Reason.STUN_FAILED, "no STUN server answered over UDP") from error
+        reflexive = await self._reflexive(socket) if context.combo.route is RouteType.EXT else None
         interfaces = context.network.interfaces() if context.combo.route is RouteType.NIC else ()
-        own = candidates(context.combo.route, socket.local.port, interfaces, reflexive, context.combo.af)
-        return own[:CANDIDATES_MAX]
+        return candidates(context.combo.route, socket.local.port, interfaces, reflexive, context.combo.af)
+
+    async def _reflexive(self, socket: DatagramSocket) -> Endpoint:
+        try:
+            return await self.context.network.external_endpoint(socket, timeout_s=_STUN_S)
+        except TimeoutError as error:
+            raise AttemptFailed(Reason.STUN_FAILED, "no STUN server answered over UDP") from error
 
     async def _exchange(self, own: Sequence[Endpoint]) -> list[Endpoint]:
         context = self.context
-        texts = [str(endpoint) for endpoint in own]
+        texts = [str(endpoint) for endpoint in own[:CANDIDATES_MAX]]
         if context.side is Side.INITIATOR:
             context.send(Offer, candidates=texts)
             theirs = (await context.inbox.message(Answer)).candidates

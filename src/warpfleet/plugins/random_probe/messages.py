@@ -1,0 +1,30 @@
+"""Messages of the random probe."""
+
+from ipaddress import ip_address
+from typing import Annotated, ClassVar
+
+from pydantic import AfterValidator, Field
+
+from warpfleet.plugins.contract import AttemptMessage
+
+_AddressText = Annotated[str, AfterValidator(lambda text: str(ip_address(text)))]
+_Port = Annotated[int, Field(gt=0, lt=65536)]
+
+
+class Offer(AttemptMessage):
+    """The initiator's external address. `port` is None where each of its mappings has another one."""
+
+    kind: ClassVar[str] = "random_probe.offer"
+    opens: ClassVar[bool] = True
+
+    address: _AddressText
+    port: _Port | None
+
+
+class Answer(AttemptMessage):
+    """The responder's external address. `port` is None where each of its mappings has another one."""
+
+    kind: ClassVar[str] = "random_probe.answer"
+
+    address: _AddressText
+    port: _Port | None

@@ -1,0 +1,69 @@
+"""Nodes behind symmetric NATs on the kernel: predicted where ports are sequential, guessed where they are random."""
+
+import asyncio
+import secrets
+from collections.abc import Iterator
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+from warpfleet.actors.node import Node
+from warpfleet.configs.topology import Topology
+from warpfleet.core.identity import Identity, PublicIdentity
+from warpfleet.lab.laboratory import laboratory
+from warpfleet.net.vantage import Vantage
+
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(60)]
+
+HOSTS = [
+    {"name": "steady", "nat": "eim_random_ports", "delay_ms": 20},
+    {"name": "random", "nat": "symmetric_random", "delay_ms": 20},
+    {"name": "rising", "nat": "symmetric_sequential", "delay_ms": 20},
+    {"name": "falling", "nat": {"preset": "symmetric_sequential", "port_delta": -2}, "delay_ms": 20},
+]
+AT_ONCE = 4  # connections of one pair, each of which opens mappings where the others predict theirs
+
+
+@dataclass
+class Site:
+    """The namespaces and servers of a laboratory."""
+
+    namespaces: dict[str, str]
+    mqtt: list[str]
+    stun: list[str]
+
+    def node(self, identity: Identity, peer: PublicIdentity) -> AbstractAsyncContextManager[Node]:
+        """A node on the host of its name."""
+        vantage = Vantage(netns=self.namespaces[identity.name])
+        return Node.open(identity, peers=[peer], mqtt=self.mqtt, stun=self.stun, vantage=vantage)
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[Site]:
+    topology = Topology.model_validate({"version": 1, "name": "symmetric", "hosts": HOSTS})
+    with laboratory(topology, name=f"wftest-{secrets.token_hex(2)}") as lab:
+        services = yaml.safe_load(Path(lab.fleet_path).read_text(encoding="utf-8"))["services"]
+        namespaces = {str(host["name"]): lab.netns(str(host["name"])) for host in HOSTS}
+        yield Site(namespaces, services["mqtt"], services["stun"])
+
+
+@pytest.mark.parametrize(
+    ("initiator", "responder", "plugin"),
+    [
+        ("steady", "rising", "udp_punch"),
+        ("falling", "steady", "udp_punch"),
+        ("rising", "falling", "udp_punch"),
+        ("steady", "random", "random_probe"),
+        ("random", "steady", "random_probe"),
+    ],
+)
+async def test_a_symmetric_nat_is_got_through(site: Site, initiator: str, responder: str, plugin: str) -> None:
+    near, far = (Identity.generate(name, secrets.token_bytes(32)) for name in (initiator, responder))
+    async with site.node(near, far.public) as here, site.node(far, near.public) as there, asyncio.timeout(15):
+        pipes = await asyncio.gather(*(here.connect(responder, plugin_name=plugin) for _ in range(AT_ONCE)))
+        for end in [await there.accept() for _ in pipes]:
+            await end.send(b"hello")
+        assert [await pipe.receive() for pipe in pipes] == [b"hello"] * AT_ONCE
