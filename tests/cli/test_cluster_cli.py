@@ -49,7 +49,7 @@ def listening_elsewhere(family: list[psutil.Process]) -> set[str]:
 
 
 def test_what_there_is_not_is_said_in_a_line(environment: dict[str, str]) -> None:
-    for arguments, status in ((("status",), 3), (("down",), 2), (("launch", "nowhere.yaml"), 2)):
+    for arguments, status in ((("status",), 3), (("down",), 3), (("launch", "nowhere.yaml"), 2)):
         done = run(environment, "cluster", *arguments)
         assert done.returncode == status
         assert len(done.stderr.splitlines()) == 1, done.stderr

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from warpfleet.core.errors import InputError
 
 STAYS = """
 import sys
+from dataclasses import replace
 from pathlib import Path
 from warpfleet.cluster.running import as_running
 with as_running(Path(sys.argv[1])):
@@ -27,8 +29,11 @@ def _state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_it_is_found_while_it_runs_and_there_is_one_at_a_time(tmp_path: Path) -> None:
     assert find_running() is None
-    with as_running(tmp_path / "folder"):
-        assert find_running() == RunningCluster(os.getpid(), str(tmp_path / "folder"), own_network())
+    with as_running(tmp_path / "folder") as ready:
+        starting = RunningCluster(os.getpid(), os.getppid(), str(tmp_path / "folder"), own_network())
+        assert find_running() == starting
+        ready()
+        assert find_running() == replace(starting, ready=True)
         with pytest.raises(InputError, match="warpfleet cluster down"), as_running(tmp_path / "other"):
             pass
     assert find_running() is None

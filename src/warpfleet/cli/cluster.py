@@ -2,13 +2,13 @@
 
 import asyncio
 import json
-import tempfile
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from warpfleet.cli.options import Json, console, enter_namespaces, load_fleet, sayer
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from warpfleet.configs.fleet import Fleet
 
 app = typer.Typer(help="A cluster that stays: Ray, its actors and a fleet's nodes.", no_args_is_help=True)
+
+_NONE = "no cluster is running; start one: warpfleet cluster launch CONFIG"
 
 _say = sayer("cluster")
 
@@ -41,16 +43,17 @@ def launch(
 async def _launch(fleet: "Fleet | None") -> None:
     from warpfleet.cluster.control import ClusterClient, OpenRequest  # noqa: PLC0415
     from warpfleet.cluster.running import control_path, find_running  # noqa: PLC0415
-    from warpfleet.cluster.session import end_daemon, start_daemon  # noqa: PLC0415
+    from warpfleet.cluster.session import end_daemon, let_stay, private_folder, start_daemon  # noqa: PLC0415
 
     if find_running():
         raise InputError("a cluster is running already; take it down first: warpfleet cluster down")
     _say("starting Ray and the actors")
-    folder = Path(tempfile.mkdtemp(prefix="warpfleet-"))
-    daemon = await start_daemon(folder, "stay")
+    folder = private_folder()
+    daemon = await start_daemon(folder, "only")
     try:
         if fleet:
             await ClusterClient(control_path(folder)).ask(OpenRequest(fleet), on_event=lambda event: _say(str(event)))
+        let_stay(daemon)
     except BaseException:
         await end_daemon(daemon)
         raise
@@ -65,7 +68,7 @@ def down() -> None:
 
     running = find_running()
     if running is None:
-        raise InputError("no cluster is running; start one: warpfleet cluster launch CONFIG")
+        raise MissingError(_NONE)
     asyncio.run(take_down(running))
     _say("down")
 
@@ -79,7 +82,9 @@ def status(as_json: Json = False) -> None:
 
     running = find_running()
     if running is None:
-        raise MissingError("no cluster is running; start one: warpfleet cluster launch CONFIG")
+        raise MissingError(_NONE)
+    if not running.ready:
+        raise MissingError("the cluster is starting; ask again in some seconds, or end it: warpfleet cluster down")
     found = asyncio.run(ClusterClient(running.socket).ask(StatusRequest()))
     assert isinstance(found, ClusterStatus)
     if as_json:
@@ -104,12 +109,14 @@ def _show(found: "ClusterStatus") -> None:
     nodes = Table("node", "host", "vantage", "external", "NAT", "TCP ports", box=None)
     for node in found.nodes:
         external, nat = " ".join(node.external.values()), " ".join(node.nat.values())
-        nodes.add_row(node.name, node.host, node.vantage, external or "-", nat or "-", " ".join(map(str, node.ports)))
+        nodes.add_row(
+            node.name, node.host, escape(node.vantage), external or "-", nat or "-", " ".join(map(str, node.ports))
+        )
     jobs = Table("in flight", "since", "done", "connections", box=None)
     for job in found.jobs:
         p = job.progress
         done = f"{p.done} of {p.total}, {p.count(ConnectionOutcome.DIRECT)} direct"
-        jobs.add_row(job.what, f"{job.started_at:%H:%M:%S} UTC", done, str(p.in_flight))
+        jobs.add_row(escape(job.what), f"{job.started_at:%H:%M:%S} UTC", done, str(p.in_flight))
     for table in (hosts, actors, nodes, jobs):
         if table.row_count:
             out.print("")

@@ -2,6 +2,7 @@
 
 import json
 
+from rich.markup import escape
 from rich.table import Table
 
 from warpfleet.cli.options import Json, console
@@ -26,5 +27,5 @@ def plugins(as_json: Json = False) -> None:
         return
     table = Table("name", "phase", "transport", "source", "problem", box=None)
     for row in sorted(rows, key=lambda row: (row["phase"] or "~", row["name"] or "~")):
-        table.add_row(*(str(value or "-") for value in row.values()))
+        table.add_row(*(escape(str(value or "-")) for value in row.values()))
     console().print(table)

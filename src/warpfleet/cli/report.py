@@ -3,12 +3,15 @@
 import json
 from errno import EISDIR
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Annotated
 
 import typer
 
 from warpfleet.cli.options import Json, console, sayer
 from warpfleet.core.errors import InputError
+
+_PAGE_MODE = 0o644  # a page is for others to read
 
 
 def report(
@@ -49,12 +52,19 @@ def _write(path: Path, content: str, option: str) -> None:
         if path.is_dir():
             raise IsADirectoryError(EISDIR, "is a directory")
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.tmp")
-        try:
-            temporary.write_text(content, encoding="utf-8")
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        # A name that nobody could have guessed: somebody's link in its place would lead the content elsewhere.
+        with NamedTemporaryFile(
+            "w", dir=path.parent, prefix=".", suffix=".tmp", encoding="utf-8", delete=False
+        ) as file:
+            temporary = Path(file.name)
+            try:
+                file.write(content)
+                file.flush()
+                temporary.chmod(_PAGE_MODE)
+                temporary.replace(path)
+            except BaseException:
+                temporary.unlink(missing_ok=True)
+                raise
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise InputError(f"{path}: cannot be written: {reason}; give another {option}") from None

@@ -1,7 +1,8 @@
 """The process that a cluster lives in: Ray, a fleet's actors, and a socket on which commands ask for things.
 
-Run as `python -m warpfleet.cluster.daemon FOLDER MODE`. It prints one line of JSON once it can be asked. With MODE
-`bound` it ends with its input; with `stay`, when it is asked to.
+Run as `python -m warpfleet.cluster.daemon FOLDER KIND`. It prints one line of JSON once it can be asked. It ends with
+its input, unless `stay` came there, or when it is asked to. KIND `only`: the cluster that this user's commands find, of
+which there is one; `own`: that of the command that starts it.
 """
 
 import asyncio
@@ -9,6 +10,7 @@ import json
 import logging
 import os
 import secrets
+import shutil
 import signal
 import socket
 import sys
@@ -40,7 +42,7 @@ from warpfleet.cluster.preflight import check_services, check_stun
 from warpfleet.cluster.progress import Progress
 from warpfleet.cluster.ray_host import ray_host
 from warpfleet.cluster.recorded_sweep import recorded_sweep
-from warpfleet.cluster.running import as_running, control_path
+from warpfleet.cluster.running import STAY, as_running, control_path
 from warpfleet.cluster.services import with_embedded_services
 from warpfleet.cluster.status import ActorStatus, ClusterStatus, HostStatus, Job, NodeStatus
 from warpfleet.cluster.supervisor import Actor, Supervisor
@@ -233,40 +235,57 @@ def _memory_mib(pid: int | None) -> float | None:
         return None
 
 
-async def _serve(folder: Path, input_end: asyncio.Event) -> None:
-    daemon = Daemon(folder)
-    loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGTERM, daemon.ended.set)
+class _Leash:
+    """Standard input: its end is ours, unless the word to stay came before it."""
+
+    def __init__(self) -> None:
+        self.end = asyncio.Event()
+        self._stays = False
+        asyncio.get_running_loop().add_reader(sys.stdin.fileno(), self._read)
+
+    def _read(self) -> None:
+        data = os.read(sys.stdin.fileno(), len(STAY))
+        self._stays = self._stays or data == STAY
+        if not data:
+            asyncio.get_running_loop().remove_reader(sys.stdin.fileno())
+            if not self._stays:
+                self.end.set()
+
+
+async def _serve(folder: Path, ready: Callable[[], None]) -> None:
+    daemon, leash = Daemon(folder), _Leash()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, daemon.ended.set)
+    ends = [asyncio.ensure_future(event.wait()) for event in (daemon.ended, leash.end)]
     try:
-        await daemon.start()
+        starting = asyncio.ensure_future(daemon.start())
+        await asyncio.wait({starting, *ends}, return_when=asyncio.FIRST_COMPLETED)
+        if not starting.done():
+            starting.cancel()
+            return
+        await starting
         async with control_socket(control_path(folder), daemon.answer):
+            ready()
             print(json.dumps({"ready": True}), flush=True)  # noqa: T201 - the parent reads it
-            ends = [asyncio.ensure_future(event.wait()) for event in (daemon.ended, input_end)]
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
     finally:
         await daemon.close()
 
 
-def main(folder: Path, *, stay: bool) -> int:
+def main(folder: Path, *, only: bool) -> int:
     """Keep a cluster until it is to end; the exit status."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the command: it asks us to stop what it wants stopped
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
     try:
-        with as_running(folder) if stay else nullcontext(), ray_host(folder):
-            asyncio.run(_run(folder, stay=stay))
+        with as_running(folder) if only else nullcontext(lambda: None) as ready, ray_host(folder):
+            asyncio.run(_serve(folder, ready))
     except WarpfleetError as error:
         print(json.dumps({"error": str(error), "input": isinstance(error, InputError)}), flush=True)  # noqa: T201
         return 1
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)  # the guard does so, too, if it lives
     return 0
-
-
-async def _run(folder: Path, *, stay: bool) -> None:
-    input_end = asyncio.Event()
-    if not stay:
-        asyncio.get_running_loop().add_reader(sys.stdin.fileno(), input_end.set)
-    await _serve(folder, input_end)
 
 
 if __name__ == "__main__":
     private = Path(sys.argv[1])
-    sys.exit(guarded(lambda: main(private, stay=sys.argv[2] == "stay"), private))
+    sys.exit(guarded(lambda: main(private, only=sys.argv[2] == "only"), private))

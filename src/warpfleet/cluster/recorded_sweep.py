@@ -34,7 +34,8 @@ async def recorded_sweep(
     sweep = await supervisor.open_sweep(directory, plan.sweep(fleet, supervisor.reports), resume=resume)
     try:
         done = {Trial(*key) for key in completed_pairs(directory)} if resume else set()
-        await supervisor.record_observations(_observations(sweep.sweep_id, supervisor.reports))
+        counted = supervisor.probes_counted
+        await supervisor.record_observations(_observations(sweep.sweep_id, supervisor.reports, counted=counted))
         return await run_sweep(
             supervisor,
             sweep.sweep_id,
@@ -53,7 +54,9 @@ async def recorded_sweep(
             recover(directory)
 
 
-def _observations(sweep_id: str, reports: Sequence[NodeReport]) -> list[NatObservationRow]:
+def _observations(sweep_id: str, reports: Sequence[NodeReport], *, counted: bool) -> list[NatObservationRow]:
+    """What is known of the nodes' NATs. The packets that it took belong to the first sweep after the nodes were opened:
+    they are `counted` already in one after that."""
     now = datetime.now(UTC)
     return [
         NatObservationRow(
@@ -70,7 +73,7 @@ def _observations(sweep_id: str, reports: Sequence[NodeReport]) -> list[NatObser
             source=report.nats[af].source,
             confidence=_confidence(nat),
             af=af,
-            packets_sent=report.nats[af].packets_sent,
+            packets_sent=0 if counted else report.nats[af].packets_sent,
         )
         for report in reports
         for af, nat in report.view.nat.items()

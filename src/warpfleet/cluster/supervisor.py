@@ -66,6 +66,7 @@ class Supervisor:
         self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.coordinators = 0  # how many there have been: what one had under way ends with it
         self.reports: list[NodeReport] = []
+        self.probes_counted = False  # whether a sweep has recorded what it took to find them out
         self._spare: Handle = None
         self._specs: Sequence[NodeSpec] = ()
         self._opened: dict[str, dict[str, list[Endpoint] | None]] = {}
@@ -138,6 +139,7 @@ class Supervisor:
     async def record_observations(self, rows: Sequence[NatObservationRow]) -> None:
         """Have what was seen of NATs recorded."""
         await self._patiently(TELEMETRY, "observations", rows)
+        self.probes_counted = True
 
     async def close_sweep(self, sweep_id: str) -> None:
         """Bring every row of a sweep into its tables."""
@@ -259,6 +261,7 @@ class Supervisor:
                     self.lost.set_result(f"the {actor.role} actor died and could not be replaced")
                 return
             actor.ready.set()
+            self._spare = self._spare or PluginActor.remote()  # not before: its start takes what its predecessor needs
 
     async def _revive(self, actor: Actor, introduce: Callable[[], Awaitable[None]]) -> bool:
         for _ in range(_REVIVALS_MAX):
@@ -284,9 +287,9 @@ class Supervisor:
         """A new actor; for a plugin the one that stands by, if it lives."""
         if role not in self._plugins:
             return self._create(role)
-        spare, self._spare = self._spare, PluginActor.remote()
+        spare, self._spare = self._spare, None
         try:
-            await remote(spare, "pid")()
+            await remote(spare, "pid")() if spare else None
         except RayError:
-            return self._create(role)
-        return spare
+            spare = None
+        return spare or self._create(role)
