@@ -40,7 +40,7 @@ def test_the_five_steps() -> None:
     hello = initiator.receive(responder.opener())
     assert (hello.event, kind(hello.reply)) == (Event.NOTHING, FrameType.HELLO)
     proof = responder.receive(hello.reply or b"")
-    assert (proof.event, kind(proof.reply)) == (Event.NOTHING, FrameType.PROOF)
+    assert (proof.event, kind(proof.reply)) == (Event.GREETED, FrameType.PROOF)
     assert initiator.receive(proof.reply or b"") == Received(Event.PROVED)
     agreed = responder.receive(initiator.take())
     assert (agreed.event, kind(agreed.reply)) == (Event.TAKEN, FrameType.AGREED)
@@ -60,9 +60,9 @@ INITIATOR_TABLE = {
     },
 }
 RESPONDER_TABLE = {
-    (): {"HELLO": ("NOTHING", "PROOF"), "TAKE": FAILS},
-    ("HELLO",): {"HELLO": ("NOTHING", "PROOF"), "TAKE": ("TAKEN", "AGREED")},
-    ("HELLO", "TAKE"): {"HELLO": ("NOTHING", "PROOF"), "TAKE": ("TAKEN", "AGREED")},
+    (): {"HELLO": ("GREETED", "PROOF"), "TAKE": FAILS},
+    ("HELLO",): {"HELLO": ("GREETED", "PROOF"), "TAKE": ("TAKEN", "AGREED")},
+    ("HELLO", "TAKE"): {"HELLO": ("GREETED", "PROOF"), "TAKE": ("TAKEN", "AGREED")},
 }
 CASES = [(0, state, frame, meaning) for state, row in INITIATOR_TABLE.items() for frame, meaning in row.items()] + [
     (1, state, frame, meaning) for state, row in RESPONDER_TABLE.items() for frame, meaning in row.items()

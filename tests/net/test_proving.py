@@ -344,3 +344,19 @@ async def test_where_the_round_trip_is_known_nothing_is_sent_before_an_answer_ca
     assert len(socket.sent) == sent_by_s
     proving.cancel()
     await asyncio.gather(proving, return_exceptions=True)
+
+
+@virtual_time
+async def test_a_responder_that_has_been_greeted_knocks_no_more() -> None:
+    socket, peer = FakeUdp(Internet(), Endpoint("198.51.100.1", 1)), Endpoint("198.51.100.9", 9)
+    initiator, responder = handshakes()
+    proving = asyncio.create_task(prove_datagram(socket, responder, leave_at_once, [peer]))
+    await asyncio.sleep(0.01)
+    socket.arrive(initiator.opener(), peer)
+    await asyncio.sleep(2)
+    assert kinds(socket) == [FrameType.KNOCK, FrameType.PROOF]
+    socket.arrive(initiator.opener(), peer)
+    await asyncio.sleep(0.01)
+    assert kinds(socket)[2:] == [FrameType.PROOF], "the initiator asks again where the answer was lost"
+    proving.cancel()
+    await asyncio.gather(proving, return_exceptions=True)

@@ -53,6 +53,7 @@ class Event(Enum):
     """What a received frame means for the pipe."""
 
     NOTHING = "nothing"  # answered, repeated, or noise
+    GREETED = "greeted"  # responder: the initiator has been heard, and asks again where our answer is lost
     PROVED = "proved"  # initiator: the responder has proved itself; `take` may be sent
     TAKEN = "taken"  # responder: the initiator has proved itself and named this pipe
     AGREED = "agreed"  # initiator: the responder agrees
@@ -207,7 +208,7 @@ class Handshake:
         if self._peer_nonce not in (None, frame.initiator_nonce):
             raise ProofFailed("a greeting of an earlier attempt")
         self._peer_nonce = frame.initiator_nonce
-        return Received(reply=self._frame(FrameType.PROOF))
+        return Received(Event.GREETED, self._frame(FrameType.PROOF))
 
     def _on_take(self, frame: Frame) -> Received:
         self._check_nonces(frame.initiator_nonce, frame.responder_nonce)

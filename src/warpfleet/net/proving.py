@@ -148,6 +148,8 @@ class _DatagramProof:
             except WarpfleetError:
                 return False  # an endpoint beyond what this attempt may send to: as if it had not been heard
         self.seen.add(source)
+        if received.event is Event.GREETED:
+            self._targets = []
         if received.event is Event.PROVED and self._chosen is None:
             self._chosen = source
             self._targets = []
