@@ -8,7 +8,7 @@ from socket import SOCK_DGRAM, SOCK_STREAM
 from warpfleet.configs.fleet import TurnServer
 from warpfleet.core.endpoint import Endpoint, Interface
 from warpfleet.net import sockets
-from warpfleet.net.interfaces import ConnectionLost, Count, DatagramSocket, uncounted
+from warpfleet.net.interfaces import ConnectionLost, ConnectRefused, Count, DatagramSocket, Unreachable, uncounted
 from warpfleet.net.racing import race
 from warpfleet.net.relay import Relays, RelaySocket
 from warpfleet.net.sockets import TcpListener, TcpStream, UdpSocket
@@ -37,14 +37,21 @@ class KernelNetwork:
         return UdpSocket(self.vantage.open(af, SOCK_DGRAM, port=port))
 
     async def connect_tcp(
-        self, remote: Endpoint, *, timeout_s: float, local_port: int | None = None, discard: Count = uncounted
+        self,
+        remote: Endpoint,
+        *,
+        timeout_s: float,
+        local_port: int | None = None,
+        hop_limit: int | None = None,
+        discard: Count = uncounted,
     ) -> TcpStream:
         """Connect. ConnectRefused, Unreachable, or TimeoutError; `discard` gets a connect that failed.
 
-        `local_port` is shared with a listener and with other streams from it; OSError where others have it.
+        `local_port` is shared with a listener and with other streams from it; OSError where others have it. The
+        first SYN passes at most `hop_limit` routers, which opens the filters up to there.
         """
         opened = self.vantage.open(remote.af, SOCK_STREAM, port=local_port, shared=local_port is not None)
-        return await sockets.connect(opened, remote, timeout_s=timeout_s, discard=discard)
+        return await sockets.connect(opened, remote, timeout_s=timeout_s, hop_limit=hop_limit, discard=discard)
 
     async def listen_tcp(self, endpoint: Endpoint, *, shared: bool = False) -> TcpListener:
         """Listen at a local transport address; the unspecified address and port 0 mean any. OSError where it is taken.
@@ -72,13 +79,16 @@ class KernelNetwork:
         finally:
             untap()
 
-    async def external_tcp_endpoint(self, af: int, local_port: int, *, timeout_s: float) -> Endpoint:
+    async def external_tcp_endpoint(
+        self, af: int, local_port: int, *, timeout_s: float, discard: Count = uncounted
+    ) -> Endpoint:
         """The server-reflexive address of a TCP port that `connect_tcp` or `listen_tcp` shares (RFC 8489).
 
-        TimeoutError where no STUN server answers over TCP.
+        TimeoutError where no STUN server answers over TCP; `discard` gets each stream to a server.
         """
         asking = [
-            functools.partial(self._mapped_over_tcp, server, local_port, timeout_s) for server in self._stun_servers(af)
+            functools.partial(self._mapped_over_tcp, server, local_port, timeout_s, discard)
+            for server in self._stun_servers(af)
         ]
         return await race(asking, stagger_s=SERVER_STAGGER_S, timeout_s=timeout_s)
 
@@ -97,12 +107,13 @@ class KernelNetwork:
             raise TimeoutError(f"the fleet has no STUN server with IPv{af}")
         return servers
 
-    async def _mapped_over_tcp(self, server: Endpoint, local_port: int, timeout_s: float) -> Endpoint:
+    async def _mapped_over_tcp(self, server: Endpoint, local_port: int, timeout_s: float, discard: Count) -> Endpoint:
         try:
-            stream = await self.connect_tcp(server, timeout_s=timeout_s, local_port=local_port)
+            stream = await self.connect_tcp(server, timeout_s=timeout_s, local_port=local_port, discard=discard)
             try:
                 return (await binding_over_stream(stream, timeout_s=timeout_s)).mapped
             finally:
                 stream.close()
-        except ConnectionLost as error:
+                discard(stream)
+        except (ConnectionLost, ConnectRefused, Unreachable) as error:
             raise TimeoutError(str(error)) from error
