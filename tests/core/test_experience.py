@@ -84,6 +84,14 @@ def test_only_what_the_network_answered_is_a_fair_failure(reason: Reason) -> Non
     assert taught(AttemptOutcome.CANCELLED, reason, 5000.0) is (False if reason is Reason.OTHER_PIPE_WON else None)
 
 
+@pytest.mark.parametrize(("ran_ms", "worked"), [(320.0, None), (639.0, None), (640.0, False)])
+def test_a_punch_that_was_outrun_by_another_must_have_had_eight(ran_ms: float, worked: bool | None) -> None:
+    subject = Between("r", "other", 4, CONE.signature, OPEN.signature)
+    ended = Ended(Combo("other", 4, EXT), AttemptOutcome.CANCELLED, Reason.OTHER_PIPE_WON, ran_ms)
+    learnt = evidence(subject, ended, PUNCH, 80.0, NOW)
+    assert (learnt.worked if learnt else None) is worked
+
+
 @pytest.mark.parametrize(
     ("ran_ms", "rtt_ms", "verdict"),
     [

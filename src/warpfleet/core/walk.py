@@ -87,11 +87,13 @@ class Planned:
 
 @dataclass(frozen=True, slots=True)
 class PhasePlan:
-    """The combos of one phase, whose attempts may take `timeout_s` each."""
+    """The combos of one phase, whose attempts may take `timeout_s` each. It does not wait for what is left of the phase
+    before it where it is `alongside` that."""
 
     phase: Phase
     timeout_s: float
     combos: tuple[Planned, ...]
+    alongside: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +189,7 @@ def _phases(
     """The phases in their order; what the advisor expects of the earlier ones moves the combos of a phase."""
     plans: list[PhasePlan] = []
     expected: list[Expected] = []
+    former_start_s: float | None = None
     for phase in Phase:
         timing = numbers.timings[phase]
         soonest = min(expected, default=None)
@@ -201,7 +204,9 @@ def _phases(
             if advisor and planned.start_s is not None:
                 promise = advisor.expected(technique.requirement, combo, planned.start_s)
                 expected += [promise] if promise else []
-        plans.append(PhasePlan(phase, timing.timeout_s, tuple(combos)))
+        alongside = timing.start_s is not None and timing.start_s == former_start_s
+        plans.append(PhasePlan(phase, timing.timeout_s, tuple(combos), alongside))
+        former_start_s = timing.start_s
     return tuple(plans)
 
 
@@ -318,11 +323,13 @@ class Walk:
 
     def _start_due(self, elapsed_s: float) -> list[Action]:
         actions: list[Action] = []
+        free_to_start = False
         for phase in self._plan.phases:
             nothing_earlier = not self._awaited()
+            free_to_start = free_to_start if phase.alongside else nothing_earlier
             for planned in self._unstarted(phase):
                 on_time = planned.start_s is not None and elapsed_s >= planned.start_s
-                if on_time or nothing_earlier:
+                if on_time or (nothing_earlier if planned.advice else free_to_start):  # what was moved waits for that
                     self._states[planned.combo] = _State.RUNNING
                     actions.append(Start(planned.combo, phase.phase, phase.timeout_s, planned.advice, planned.rtt_ms))
         return actions
