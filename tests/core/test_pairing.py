@@ -37,6 +37,8 @@ PUNCH_TABLE = {
     for row in _ROWS[1:]
     for column, cell in zip(_ROWS[0], row[1:], strict=True)
 }
+# The next ports of a sequence are predicted where the other side's are known, or predicted, too.
+PREDICTED = {("P", "Q"), ("Q", "P"), ("Q", "Q")}
 EVERY_PAIR = [(a, b) for a in PRESETS for b in PRESETS]
 
 
@@ -88,6 +90,13 @@ def test_a_reverse_connect_is_a_long_shot_for_all_but_public_initiators(mine: st
 def test_plain_punching_reaches_what_theory_allows(mine: str, theirs: str) -> None:
     expected = PUNCH_TABLE[KINDS[mine].value, KINDS[theirs].value]
     assert verdict(Requirement.PUNCHABLE, BEHAVIOURS[mine], BEHAVIOURS[theirs]) == expected
+
+
+@pytest.mark.parametrize(("mine", "theirs"), EVERY_PAIR)
+def test_punching_over_tcp_reaches_sequences_as_well(mine: str, theirs: str) -> None:
+    kinds = KINDS[mine].value, KINDS[theirs].value
+    expected = None if kinds in PREDICTED else PUNCH_TABLE[kinds]
+    assert verdict(Requirement.TCP_PUNCHABLE, BEHAVIOURS[mine], BEHAVIOURS[theirs]) == expected
 
 
 @pytest.mark.parametrize(("mine", "theirs"), EVERY_PAIR)

@@ -724,3 +724,29 @@ def test_the_wakeups_alone_carry_a_walk_to_its_deadline() -> None:
         times.append((now_s, [a.combo for a in walk.advance(now_s) if isinstance(a, Start)]))
         now_s = walk.next_wakeup_s()
     assert times == [(0, [A]), (0.3, [B, C]), (2.5, [D]), (30, [])]
+
+
+# Phases that start together
+
+CROSSING = technique("cross", PUNCH, Requirement.TCP_PUNCHABLE, EXT)
+CROSS, PUNCHING = Combo("cross", 4, EXT), Combo("punch", 4, EXT)
+
+
+@pytest.mark.parametrize(("numbers", "together"), [(STAGGERED, True), (STRICT, False)])
+def test_phases_with_one_start_do_not_wait_for_each_other(numbers: WalkNumbers, together: bool) -> None:
+    """Nothing but long shots before them: both begin at once, and neither delays the other."""
+    plan = make_plan((CROSSING, PUNCHER, RELAYER), numbers, HOME, FAR_HOME)
+    started = [action.combo for action in Walk(plan).advance(0) if isinstance(action, Start)]
+    assert started == ([CROSS, PUNCHING] if together else [CROSS])
+
+
+def test_what_experience_moved_behind_the_phase_beside_it_waits_for_that() -> None:
+    won = Track(tries=9, wins=9, last_at=0, connect_ms=400, rtt_ms=80)
+    subject = Between("internet", "cross", 4, CONE.signature, CONE.signature)
+    experience = Experience("internet", {subject: won})
+    plan = make_plan((CROSSING, PUNCHER), STAGGERED, HOME, FAR_HOME, experience=experience)
+    walk = Walk(plan)
+    assert walk.advance(0) == [Start(CROSS, PUNCH, 10)]
+    assert walk.next_wakeup_s() == pytest.approx(0.3 + 1.5 * 0.4 + 0.05)
+    walk.ended(CROSS)
+    assert [action.combo for action in walk.advance(0.2) if isinstance(action, Start)] == [PUNCHING]

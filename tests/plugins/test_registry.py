@@ -18,6 +18,7 @@ from warpfleet.plugins.registry import Registration, Registry
 PHASES = {
     "direct_connect": Phase.DIRECT,
     "reverse_connect": Phase.DIRECT,
+    "tcp_punch": Phase.PUNCH,
     "udp_punch": Phase.SPRAY,
     "turn": Phase.RELAY,
     "get_addr": None,

@@ -14,6 +14,7 @@ class Requirement(Enum):
     PEER_LISTENING = "peer_listening"  # a listener of the responder, whatever address leads to it
     SELF_REACHABLE = "self_reachable"  # an inbound TCP connect to the initiator
     PUNCHABLE = "punchable"  # UDP both ways, with mappings that the other side can know or see
+    TCP_PUNCHABLE = "tcp_punchable"  # the same with TCP, where the next port of a mapping may be predicted, too
     RELAY = "relay"
     SIGNAL = "signal"  # nothing but the signal channel
 
@@ -50,6 +51,10 @@ _PUNCHABLE = {(a, b) for a in _CONES for b in _CONES} | {
     for other in (Kind.SEQUENTIAL, Kind.RANDOM)
     for pair in ((easy, other), (other, easy))
 }
+# Those, and the ones where every unknown port is the next of a sequence.
+_PREDICTABLE = {Kind.PORT_FILTERED, Kind.SEQUENTIAL}
+_TCP_PUNCHABLE = _PUNCHABLE | {(a, b) for a in _PREDICTABLE for b in _PREDICTABLE}
+_MEETING = {Requirement.PUNCHABLE: _PUNCHABLE, Requirement.TCP_PUNCHABLE: _TCP_PUNCHABLE}
 
 
 DIALS = frozenset({Requirement.PEER_REACHABLE, Requirement.SELF_REACHABLE})
@@ -67,7 +72,7 @@ def impossible(requirement: Requirement, combo: Combo, mine: PeerView, theirs: P
     target = dialled(requirement, mine, theirs)
     source = theirs if target is mine else mine
     missing = _missing_route(combo, source, target)
-    if missing or requirement is Requirement.PUNCHABLE:
+    if missing or requirement in _MEETING:
         return missing
     if combo.route is not RouteType.LOOPBACK and not target.ports(combo.af):
         return Reason.NOT_LISTENING
@@ -77,14 +82,15 @@ def impossible(requirement: Requirement, combo: Combo, mine: PeerView, theirs: P
 def ruled_out(requirement: Requirement, combo: Combo, mine: PeerView, theirs: PeerView) -> Reason | None:
     """Why the NATs between the two ends leave a combo no chance. None where it has one, or nothing is known.
 
-    What was found out about them with UDP says nothing for certain about TCP: see `is_long_shot`.
+    What was found out about them with UDP says nothing for certain about TCP that comes in: see `is_long_shot`. Whom a
+    NAT maps its ports for, it does for TCP mostly as for UDP. What a network lets out that blocks UDP is not known.
     """
-    if combo.route is not RouteType.EXT or requirement is not Requirement.PUNCHABLE:
+    if combo.route is not RouteType.EXT or requirement not in _MEETING:
         return None
     kinds = kind_of(mine.behaviour(combo.af)), kind_of(theirs.behaviour(combo.af))
     if Kind.BLOCKED in kinds:
         return Reason.UDP_BLOCKED
-    return None if kinds in _PUNCHABLE else Reason.NAT_RULES_OUT
+    return None if kinds in _MEETING[requirement] else Reason.NAT_RULES_OUT
 
 
 def is_long_shot(requirement: Requirement, combo: Combo, mine: PeerView, theirs: PeerView) -> bool:
