@@ -1,7 +1,8 @@
 """A network in memory: datagrams and streams with a fixed delay, loss on demand, and a list of all that was opened."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from warpfleet.core.endpoint import Endpoint, Interface
@@ -101,6 +102,13 @@ class FakeStream:
         self._news.set()
 
 
+@dataclass(frozen=True)
+class Asked:
+    """A stream to a STUN server, after its one request."""
+
+    packets_sent: int = 1
+
+
 class FakeListener:
     """A listening socket."""
 
@@ -120,14 +128,25 @@ class FakeListener:
         self.arrivals.put_nowait(None)
 
 
+Path = tuple[Endpoint, Endpoint]
+"""Whence and whereto, as both are seen from outside."""
+
+
 @dataclass
 class Internet:
-    """All the sockets there are. `loses` says which datagrams get lost."""
+    """All the sockets there are. `loses` says which datagrams get lost.
+
+    `opened` are the paths of SYNs, on which a filter lets in what comes back, unless they are `spoilt` by a refusal."""
 
     loses: Callable[[bytes, Endpoint, Endpoint], bool] = lambda _data, _source, _target: False
     udp: list[FakeUdp] = field(default_factory=list)
     streams: list[FakeStream] = field(default_factory=list)
     listeners: dict[Endpoint, FakeListener] = field(default_factory=dict)
+    ports: Iterator[int] = field(default_factory=lambda: itertools.count(40_001))
+    hosts: dict[str, "FakeNetwork"] = field(default_factory=dict)
+    dialling: dict[Path, tuple[FakeStream, "asyncio.Future[None]"]] = field(default_factory=dict)
+    opened: set[Path] = field(default_factory=set)
+    spoilt: set[Path] = field(default_factory=set)
 
     def carry(self, data: bytes, source: Endpoint, target: Endpoint) -> None:
         if not self.loses(data, source, target):
@@ -143,12 +162,65 @@ class Internet:
         near.other, far.other = far, near
         return near, far
 
+    def syn(self, source: Endpoint, target: Endpoint, hop_limit: int | None) -> None:
+        """Send a SYN; with a hop limit it opens the way back, and dies."""
+        self.opened.add((source, target))
+        if hop_limit is None:
+            asyncio.get_running_loop().call_later(DELAY_S, self._syn_arrives, source, target)
+
+    def _syn_arrives(self, source: Endpoint, target: Endpoint) -> None:
+        host = self.hosts.get(target.ip)
+        let_in = (target, source) in self.opened and (target, source) not in self.spoilt
+        if host and host.filters and not let_in:
+            if host.refuses:
+                self._refuse(source, target)
+            return
+        if (source, target) not in self.dialling:
+            return
+        near, _ = self.dialling[source, target]
+        inside = Endpoint(target.ip, target.port - host.shift) if host else target
+        listener = self.listeners.get(inside)
+        if (target, source) in self.dialling:
+            far, _ = self.dialling[target, source]
+            self._join(near, far)
+            self._answer((source, target), (target, source))
+        elif listener and not listener.closed:
+            far = FakeStream(self, inside, source)
+            self._join(near, far)
+            asyncio.get_running_loop().call_later(DELAY_S, self._accepted, (source, target), listener, far)
+        else:
+            self._refuse(source, target)
+
+    def _accepted(self, path: Path, listener: FakeListener, far: FakeStream) -> None:
+        if path not in self.dialling or listener.closed:
+            far.close()
+            return
+        listener.arrivals.put_nowait(far)
+        _settle(self.dialling[path][1], None)
+
+    def _join(self, near: FakeStream, far: FakeStream) -> None:
+        near.other, far.other = far, near
+
+    def _answer(self, *paths: Path, error: Exception | None = None) -> None:
+        for answer in (self.dialling[path][1] for path in paths if path in self.dialling):
+            asyncio.get_running_loop().call_later(DELAY_S, _settle, answer, error)
+
+    def _refuse(self, source: Endpoint, target: Endpoint) -> None:
+        self.spoilt.add((source, target))
+        self._answer((source, target), error=ConnectRefused(f"{target} refused"))
+
     def open_sockets(self) -> list[FakeUdp | FakeStream]:
         return [socket for socket in (*self.udp, *self.streams) if not socket.closed]
 
 
+def _settle(answer: "asyncio.Future[None]", error: Exception | None) -> None:
+    if not answer.done():
+        answer.set_exception(error) if error else answer.set_result(None)
+
+
 class FakeNetwork:
-    """One host's network."""
+    """One host's network, behind a router that, for TCP, moves each port by `shift`, and lets in only those whom the
+    host has dialled where it `filters`; if it `refuses`, it tells the others so."""
 
     def __init__(self, internet: Internet, ip: str, *, relay_ip: str = "198.51.100.9") -> None:
         self.internet, self.ip, self.relay_ip = internet, ip, relay_ip
@@ -156,7 +228,8 @@ class FakeNetwork:
         self.turn: Exception | None = None  # what an allocation raises
         self.dialled: list[Endpoint] = []
         self.listen_error: Callable[[Endpoint], Exception | None] = lambda _endpoint: None
-        self._port = 40000
+        self.shift, self.filters, self.refuses = 0, False, False
+        internet.hosts[ip] = self
 
     def interfaces(self) -> Sequence[Interface]:
         return (Interface("lo", "127.0.0.1", 8), Interface("eth0", self.ip, 24), Interface("eth0", "fe80::1", 64))
@@ -165,25 +238,34 @@ class FakeNetwork:
         assert af == 4
         return FakeUdp(self.internet, Endpoint(self.ip, port or self._next_port()))
 
-    async def connect_tcp(self, remote: Endpoint, *, timeout_s: float, discard: Count = uncounted) -> FakeStream:
+    async def connect_tcp(
+        self,
+        remote: Endpoint,
+        *,
+        timeout_s: float,
+        local_port: int | None = None,
+        hop_limit: int | None = None,
+        discard: Count = uncounted,
+    ) -> FakeStream:
         self.dialled.append(remote)
-        near, far = self.internet.stream_pair(Endpoint(self.ip, self._next_port()), remote)
+        near = FakeStream(self.internet, Endpoint(self.ip, local_port or self._next_port()), remote)
         near.packets_sent += 1  # the SYN
+        outside = Endpoint(self.ip, near.local.port + self.shift)
+        answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.internet.dialling[outside, remote] = near, answer
+        self.internet.syn(outside, remote, hop_limit)
         try:
             async with asyncio.timeout(timeout_s):
-                await asyncio.sleep(2 * DELAY_S)
-            listener = self.internet.listeners.get(remote)
-            if listener is None or listener.closed:
-                raise ConnectRefused(f"{remote} refused")
+                await answer
         except BaseException:
             near.close()
-            far.close()
             discard(near)
             raise
-        listener.arrivals.put_nowait(far)
+        finally:
+            del self.internet.dialling[outside, remote]
         return near
 
-    async def listen_tcp(self, endpoint: Endpoint) -> FakeListener:
+    async def listen_tcp(self, endpoint: Endpoint, *, shared: bool = False) -> FakeListener:
         if error := self.listen_error(endpoint):
             raise error
         ip = self.ip if endpoint.ip in ("0.0.0.0", "::") else endpoint.ip
@@ -196,6 +278,15 @@ class FakeNetwork:
             raise self.stun
         return socket.source_towards(STUN_SERVER)
 
+    async def external_tcp_endpoint(
+        self, af: int, local_port: int, *, timeout_s: float, discard: Count = uncounted
+    ) -> Endpoint:
+        await asyncio.sleep(4 * DELAY_S)
+        discard(Asked())
+        if self.stun:
+            raise self.stun
+        return Endpoint(self.ip, local_port + self.shift)
+
     async def allocate_relay(self, af: int, *, timeout_s: float, discard: Count = uncounted) -> FakeUdp:
         await asyncio.sleep(2 * DELAY_S)
         if self.turn:
@@ -203,5 +294,4 @@ class FakeNetwork:
         return FakeUdp(self.internet, Endpoint(self.relay_ip, self._next_port()))
 
     def _next_port(self) -> int:
-        self._port += 1
-        return self._port
+        return next(self.internet.ports)

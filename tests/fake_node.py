@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from fake_network import DELAY_S, FakeNetwork, Internet
+from virtual_time import START_S
 from warpfleet.core.combo import Combo, RouteType, Side
 from warpfleet.core.endpoint import Endpoint, Interface
 from warpfleet.core.identity import Identity, PublicIdentity
@@ -72,14 +73,15 @@ class FakeNode:
     learned: list[tuple[str, bytes]] = field(default_factory=list)
     tasks: list["asyncio.Future[None]"] = field(default_factory=list)
     callbacks: list[Callable[[], None]] = field(default_factory=list)
-    wall_clock_s: float = STARTED_AT_US / 1_000_000  # that of the tests' own connections
+    clock_ahead_us: int = 0
+
+    def now_us(self) -> int:
+        since_us = int((asyncio.get_running_loop().time() - START_S) * 1_000_000)
+        return STARTED_AT_US + since_us + self.clock_ahead_us
 
     @property
     def name(self) -> str:
         return self.identity.name
-
-    def now_s(self) -> float:
-        return self.wall_clock_s
 
     def peer_by_key(self, key: bytes) -> PublicIdentity | None:
         return self.roster.get(key)
@@ -160,7 +162,7 @@ def contexts(
     a, b = context(alice, bob, Side.INITIATOR), context(bob, alice, Side.RESPONDER)
 
     def to_bob(message: AttemptMessage) -> None:
-        if message.opens:
+        if message.opens and b.opening is None:
             b.opening = message
             opened(b)
         else:

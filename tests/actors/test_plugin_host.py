@@ -1,6 +1,7 @@
 """A plugin host with a plugin of the test's own: both sides of attempts, who may open them, and how they end."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from typing import ClassVar
@@ -178,6 +179,27 @@ async def test_started_and_cancelled_in_one_batch_it_still_says_how_it_ended() -
     await asyncio.sleep(0.1)
     assert bench.ends() == [("alice", AttemptOutcome.CANCELLED, Reason.OTHER_PIPE_WON)]
     await host.close()
+
+
+@virtual_time
+async def test_plugins_see_the_clock_as_ntp_corrects_it() -> None:
+    seen_us: list[int] = []
+
+    async def body(context: AttemptContext) -> None:
+        seen_us.append(context.node.now_us())
+
+    Fake.body = body  # type: ignore[assignment]
+    bench = Bench()
+    host = await bench.open()
+    await host.command([ORDER])
+    await asyncio.sleep(0.1)
+    await host.take_views({"alice": PeerView(name="alice", machine="")}, 3600.0)
+    await host.command([replace(ORDER, attempt_id="a1" * 16)])
+    await asyncio.sleep(0.1)
+    await host.close()
+    [before_us, after_us] = seen_us
+    assert before_us == pytest.approx(time.time_ns() // 1000, abs=60_000_000)
+    assert after_us - before_us == pytest.approx(3_600_000_000, abs=60_000_000)
 
 
 @virtual_time

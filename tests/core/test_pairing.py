@@ -23,15 +23,17 @@ KINDS = {
     "udp_blocked": Kind.BLOCKED,
 }
 # Rows: ours; columns: theirs.
-TABLES = {
-    Requirement.PUNCHABLE: """
+PUNCHED = """
       E P Q R B
     E + + + + b
     P + + + - b
     Q + + + - b
     R + - - - b
     B b b b b b
-    """,
+    """
+TABLES = {
+    Requirement.PUNCHABLE: PUNCHED,
+    Requirement.TCP_PUNCHABLE: PUNCHED,
     Requirement.GUESSABLE: """
       E P Q R B
     E - - - - b
@@ -98,7 +100,7 @@ def test_a_reverse_connect_is_a_long_shot_for_all_but_public_initiators(mine: st
 
 @pytest.mark.parametrize("requirement", TABLES)
 @pytest.mark.parametrize(("mine", "theirs"), EVERY_PAIR)
-def test_udp_reaches_what_theory_allows(requirement: Requirement, mine: str, theirs: str) -> None:
+def test_a_technique_reaches_what_theory_allows(requirement: Requirement, mine: str, theirs: str) -> None:
     found = verdict(requirement, BEHAVIOURS[mine], BEHAVIOURS[theirs])
     assert found == expected(requirement, KINDS[mine], KINDS[theirs])
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.net import stun
-from warpfleet.net.interfaces import ConnectionLost
+from warpfleet.net.interfaces import ConnectionLost, Counted
 from warpfleet.net.network import KernelNetwork
 from warpfleet.net.stunserver import StunServer
 from warpfleet.net.vantage import Vantage
@@ -159,9 +159,22 @@ async def test_no_server_of_the_family_is_a_timeout_at_once(stun_server: StunSer
 async def test_a_shared_tcp_port_has_an_external_endpoint(stun_server: StunServer) -> None:
     ours = network(*stun_server.endpoints, address="127.0.0.5")
     listener = await ours.listen_tcp(Endpoint("0.0.0.0", 0), shared=True)
-    external = await ours.external_tcp_endpoint(4, listener.local.port, timeout_s=DEADLINE_S)
+    asked: list[Counted] = []
+    external = await ours.external_tcp_endpoint(4, listener.local.port, timeout_s=DEADLINE_S, discard=asked.append)
     assert external == listener.local
+    assert len(asked) == 1
+    assert asked[0].packets_sent
     listener.close()
+
+
+async def test_a_server_that_refuses_tcp_is_one_that_does_not_answer() -> None:
+    closed = await network().listen_tcp(Endpoint(HOME, 0))
+    closed.close()
+    ours = network(closed.local, address="127.0.0.5")
+    asked: list[Counted] = []
+    with pytest.raises(TimeoutError, match="refused"):
+        await ours.external_tcp_endpoint(4, 0, timeout_s=DEADLINE_S, discard=asked.append)
+    assert len(asked) == 1
 
 
 @pytest.mark.parametrize("change", [0, stun.CHANGE_IP, stun.CHANGE_PORT, stun.CHANGE_IP | stun.CHANGE_PORT])

@@ -70,7 +70,7 @@ async def test_a_trusted_peer_is_let_in_with_its_first_frame() -> None:
 async def test_a_frame_of_long_ago_opens_nothing() -> None:
     internet = Internet()
     bob = await bob_at_home(internet)
-    bob.wall_clock_s += 3600
+    bob.clock_ahead_us = 3600 * 1_000_000
     await knock(internet, handshakes()[0].opener())
     await asyncio.sleep(1)
     assert bob.arrived == []

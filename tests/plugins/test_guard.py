@@ -176,3 +176,17 @@ async def test_a_stun_server_is_no_target_of_the_attempt() -> None:
     guarded, _ = guard(RouteType.LOOPBACK)
     socket = await guarded.open_udp(4)
     assert await guarded.external_endpoint(socket, timeout_s=1) == socket.local
+
+
+@virtual_time
+async def test_shared_ports_are_guarded_and_counted_as_others_are() -> None:
+    guarded, network = guard()
+    listener = await guarded.listen_tcp(Endpoint("0.0.0.0", 50_000), shared=True)
+    assert await guarded.external_tcp_endpoint(4, 50_000, timeout_s=1) == Endpoint("203.0.113.1", 50_000)
+    assert (guarded.sockets, guarded.packets_sent) == (2, 1)
+    with pytest.raises(AttemptFailed):
+        await guarded.connect_tcp(Endpoint("10.0.0.1", 80), timeout_s=1, local_port=50_000, hop_limit=2)
+    with pytest.raises(ConnectRefused):
+        await guarded.connect_tcp(PEER, timeout_s=1, local_port=50_000)
+    assert (network.dialled, guarded.sockets, guarded.packets_sent) == ([PEER], 3, 2)
+    listener.close()

@@ -18,6 +18,7 @@ from warpfleet.plugins.registry import Registration, Registry
 PHASES = {
     "direct_connect": Phase.DIRECT,
     "reverse_connect": Phase.DIRECT,
+    "tcp_punch": None,
     "udp_punch": Phase.SPRAY,
     "random_probe": None,
     "turn": Phase.RELAY,

@@ -12,12 +12,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from warpfleet.core.errors import InputError
-from warpfleet.signal.clock import ClockEstimate, ClockSample, estimate, measure, sample_of
+from warpfleet.signal.clock import ClockEstimate, ClockSample, best_offset_s, estimate, measure, sample_of
 
 
 def test_the_intersection_of_those_that_agree_is_the_estimate() -> None:
     samples = [ClockSample("a", 0.0, 2.0), ClockSample("b", 1.5, 1.0), ClockSample("liar", 100.0, 0.1)]
     assert estimate(samples) == ClockEstimate(1.25, 0.75, ("a", "b"))
+
+
+def test_of_several_nodes_estimates_the_least_uncertain_is_the_machines() -> None:
+    clocks = [None, ClockEstimate(1.0, 0.5, ("a",)), ClockEstimate(2.0, 0.1, ("b",))]
+    assert best_offset_s(clocks) == 2.0
+    assert best_offset_s([None]) == 0.0
 
 
 def test_one_server_is_believed_and_two_that_differ_are_not() -> None:

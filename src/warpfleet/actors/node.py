@@ -33,6 +33,7 @@ from warpfleet.net.vantage import Vantage
 from warpfleet.plugins.contract import InboundStream
 from warpfleet.plugins.loader import registrations
 from warpfleet.plugins.registry import REGISTRY
+from warpfleet.signal.clock import best_offset_s
 from warpfleet.telemetry.reasons import sentence
 from warpfleet.telemetry.records import ConnectionRow
 from warpfleet.telemetry.sweep import Sweep
@@ -195,7 +196,7 @@ class Node:
         self.view = report.view
         await self._coordinator.learn({self.name: RecordView(self.view, math.inf)})
         for host in self._hosts.values():
-            await host.take_views({self.name: self.view})
+            await host.take_views({self.name: self.view}, best_offset_s([report.clock]))
 
     def _bind(self) -> None:
         ports = HostPorts(

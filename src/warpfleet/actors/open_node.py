@@ -40,10 +40,11 @@ class OpenNode:
     ) -> None:
         self.spec = spec
         self.network = network
-        self.now_s = now_s
         self.view = PeerView(name=spec.name, machine="")
         self.factory: AttemptFactory | None = None
         self.listeners: list[Endpoint] = []
+        self._now_s = now_s
+        self._clock_offset_s = 0.0
         self._roster = roster
         self._on_stream = on_stream
         self._own_record = own_record
@@ -62,6 +63,9 @@ class OpenNode:
     @property
     def listen_ports(self) -> Sequence[int]:
         return self.spec.listen
+
+    def now_us(self) -> int:
+        return int((self._now_s() + self._clock_offset_s) * 1_000_000)
 
     def peer_by_key(self, key: bytes) -> PublicIdentity | None:
         return self._roster.get(key)
@@ -85,9 +89,10 @@ class OpenNode:
         if not await self._learn_record(peer, signed):
             raise AttemptFailed(Reason.PROOF_FAILED, f"{peer} returned a record that does not verify or is outdated")
 
-    def take_view(self, view: PeerView) -> None:
-        """Learn what the node's own address record says."""
+    def take_view(self, view: PeerView, clock_offset_s: float) -> None:
+        """Learn what the node's own address record says, and how far this machine's clock is behind true time."""
         self.view = view
+        self._clock_offset_s = clock_offset_s
         if view.udp_blocked:
             self.network.avoid_udp()
 

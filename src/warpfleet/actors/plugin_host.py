@@ -135,11 +135,11 @@ class PluginHost:
         await asyncio.gather(*(run.ended() for run in ending))
         await asyncio.gather(*(node.close() for node in closing))
 
-    async def take_views(self, views: Mapping[str, PeerView]) -> None:
-        """Learn what the nodes' own address records say."""
+    async def take_views(self, views: Mapping[str, PeerView], clock_offset_s: float = 0.0) -> None:
+        """Learn what the nodes' own address records say, and how far this machine's clock is behind true time."""
         for name, view in views.items():
             if name in self._nodes:
-                self._nodes[name].take_view(view)
+                self._nodes[name].take_view(view, clock_offset_s)
 
     async def command(self, commands: Sequence[Command]) -> None:
         """Carry out the coordinator's commands, in order."""

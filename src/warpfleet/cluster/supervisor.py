@@ -24,6 +24,7 @@ from warpfleet.actors.values import NodeSpec
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.core.errors import MissingError
 from warpfleet.plugins.loader import registrations
+from warpfleet.signal.clock import best_offset_s
 from warpfleet.telemetry.records import NatObservationRow
 from warpfleet.telemetry.sweep import Sweep
 
@@ -237,7 +238,8 @@ class Supervisor:
         return reports
 
     async def _give_views(self, plugin: str) -> None:
-        await self.call(plugin, "take_views")({report.name: report.view for report in self.reports})
+        offset_s = best_offset_s(report.clock for report in self.reports)
+        await self.call(plugin, "take_views")({report.name: report.view for report in self.reports}, offset_s)
 
     async def _keep(self, actor: Actor) -> None:
         """Put a new actor in the place of one that dies, each time."""

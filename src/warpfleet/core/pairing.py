@@ -14,6 +14,7 @@ class Requirement(Enum):
     PEER_LISTENING = "peer_listening"  # a listener of the responder, whatever address leads to it
     SELF_REACHABLE = "self_reachable"  # an inbound TCP connect to the initiator
     PUNCHABLE = "punchable"  # UDP both ways, with mappings that the other side can know, predict or see
+    TCP_PUNCHABLE = "tcp_punchable"  # the same with TCP
     GUESSABLE = "guessable"  # UDP both ways, with one side's mappings many enough for the other to guess one
     RELAY = "relay"
     SIGNAL = "signal"  # nothing but the signal channel
@@ -51,7 +52,11 @@ _PUNCHABLE = {(a, b) for a in _KNOWABLE for b in _KNOWABLE} | {
 }
 # One endpoint that stays, and many that are random. Two random ends would have to guess each other's at once.
 _GUESSABLE = {(Kind.PORT_FILTERED, Kind.RANDOM), (Kind.RANDOM, Kind.PORT_FILTERED)}
-_REACHED = {Requirement.PUNCHABLE: _PUNCHABLE, Requirement.GUESSABLE: _GUESSABLE}
+_REACHED = {
+    Requirement.PUNCHABLE: _PUNCHABLE,
+    Requirement.TCP_PUNCHABLE: _PUNCHABLE,
+    Requirement.GUESSABLE: _GUESSABLE,
+}
 
 
 DIALS = frozenset({Requirement.PEER_REACHABLE, Requirement.SELF_REACHABLE})
@@ -79,7 +84,8 @@ def impossible(requirement: Requirement, combo: Combo, mine: PeerView, theirs: P
 def ruled_out(requirement: Requirement, combo: Combo, mine: PeerView, theirs: PeerView) -> Reason | None:
     """Why the NATs between the two ends leave a combo no chance. None where it has one, or nothing is known.
 
-    What was found out about them with UDP says nothing for certain about TCP: see `is_long_shot`.
+    What was found out about them with UDP says nothing for certain about TCP that comes in: see `is_long_shot`. Whom a
+    NAT maps its ports for, it does for TCP mostly as for UDP. What a network lets out that blocks UDP is not known.
     """
     if combo.route is not RouteType.EXT or requirement not in _REACHED:
         return None

@@ -114,14 +114,25 @@ class Network(Protocol):
     async def open_udp(self, af: int, port: int = 0) -> DatagramSocket:
         """A bound UDP socket of family 4 or 6. Unreachable where the vantage has none."""
 
-    async def connect_tcp(self, remote: Endpoint, *, timeout_s: float) -> ByteStream:
-        """Connect. ConnectRefused, Unreachable, or TimeoutError."""
+    async def connect_tcp(
+        self, remote: Endpoint, *, timeout_s: float, local_port: int | None = None, hop_limit: int | None = None
+    ) -> ByteStream:
+        """Connect. ConnectRefused, Unreachable, or TimeoutError.
 
-    async def listen_tcp(self, endpoint: Endpoint) -> Listener:
-        """Listen at a local transport address; the unspecified address and port 0 mean any. OSError if taken."""
+        `local_port` is shared with a listener and with other streams from it; OSError where others have it. The
+        first SYN passes at most `hop_limit` routers, which opens the filters up to there."""
+
+    async def listen_tcp(self, endpoint: Endpoint, *, shared: bool = False) -> Listener:
+        """Listen at a local transport address; the unspecified address and port 0 mean any. OSError if taken.
+
+        A `shared` port is one that `connect_tcp` may connect from."""
 
     async def external_endpoint(self, socket: DatagramSocket, *, timeout_s: float) -> Endpoint:
         """The server-reflexive address of a UDP socket (RFC 8489). TimeoutError where no STUN server answers."""
+
+    async def external_tcp_endpoint(self, af: int, local_port: int, *, timeout_s: float) -> Endpoint:
+        """The server-reflexive address of a TCP port that `connect_tcp` and `listen_tcp` share (RFC 8489). TimeoutError
+        where no STUN server answers over TCP."""
 
     async def allocate_relay(self, af: int, *, timeout_s: float) -> DatagramSocket:
         """A relayed transport address (RFC 8656): `local` is the relayed address. TimeoutError, ConnectRefused,
@@ -131,8 +142,21 @@ class Network(Protocol):
 class CountableNetwork(Network, Protocol):
     """A network that also hands over what it tried in vain, so that whoever counts packets misses none."""
 
-    async def connect_tcp(self, remote: Endpoint, *, timeout_s: float, discard: Count = uncounted) -> ByteStream:
+    async def connect_tcp(
+        self,
+        remote: Endpoint,
+        *,
+        timeout_s: float,
+        local_port: int | None = None,
+        hop_limit: int | None = None,
+        discard: Count = uncounted,
+    ) -> ByteStream:
         """As above; `discard` gets a connect that failed or was cancelled."""
+
+    async def external_tcp_endpoint(
+        self, af: int, local_port: int, *, timeout_s: float, discard: Count = uncounted
+    ) -> Endpoint:
+        """As above; `discard` gets each stream to a server."""
 
     async def allocate_relay(self, af: int, *, timeout_s: float, discard: Count = uncounted) -> DatagramSocket:
         """As above; `discard` gets each allocation, and each connect for one, that is not returned."""

@@ -34,14 +34,21 @@ class KernelNetwork:
         return UdpSocket(self.vantage.open(af, SOCK_DGRAM, port=port))
 
     async def connect_tcp(
-        self, remote: Endpoint, *, timeout_s: float, local_port: int | None = None, discard: Count = uncounted
+        self,
+        remote: Endpoint,
+        *,
+        timeout_s: float,
+        local_port: int | None = None,
+        hop_limit: int | None = None,
+        discard: Count = uncounted,
     ) -> TcpStream:
         """Connect. ConnectRefused, Unreachable, or TimeoutError; `discard` gets a connect that failed.
 
-        `local_port` is shared with a listener and with other streams from it; OSError where others have it.
+        `local_port` is shared with a listener and with other streams from it; OSError where others have it. The
+        first SYN passes at most `hop_limit` routers, which opens the filters up to there.
         """
         opened = self.vantage.open(remote.af, SOCK_STREAM, port=local_port, shared=local_port is not None)
-        return await sockets.connect(opened, remote, timeout_s=timeout_s, discard=discard)
+        return await sockets.connect(opened, remote, timeout_s=timeout_s, hop_limit=hop_limit, discard=discard)
 
     async def listen_tcp(self, endpoint: Endpoint, *, shared: bool = False) -> TcpListener:
         """Listen at a local transport address; the unspecified address and port 0 mean any. OSError where it is taken.
@@ -60,13 +67,15 @@ class KernelNetwork:
             return socket.local
         return await udp_endpoint(socket, self.stun_servers, timeout_s=timeout_s)
 
-    async def external_tcp_endpoint(self, af: int, local_port: int, *, timeout_s: float) -> Endpoint:
+    async def external_tcp_endpoint(
+        self, af: int, local_port: int, *, timeout_s: float, discard: Count = uncounted
+    ) -> Endpoint:
         """The server-reflexive address of a TCP port that `connect_tcp` or `listen_tcp` shares (RFC 8489).
 
-        TimeoutError where no STUN server answers over TCP.
+        TimeoutError where no STUN server answers over TCP; `discard` gets each stream to a server.
         """
-        connect = functools.partial(self.connect_tcp, timeout_s=timeout_s, local_port=local_port)
-        return await tcp_endpoint(connect, self.stun_servers, af, timeout_s=timeout_s)
+        connect = functools.partial(self.connect_tcp, timeout_s=timeout_s, local_port=local_port, discard=discard)
+        return await tcp_endpoint(connect, self.stun_servers, af, timeout_s=timeout_s, discard=discard)
 
     async def allocate_relay(self, af: int, *, timeout_s: float, discard: Count = uncounted) -> RelaySocket:
         """A relayed transport address (RFC 8656). TimeoutError, ConnectRefused, Unreachable, or RelayRefused;

@@ -5,7 +5,15 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 from warpfleet.core.endpoint import Endpoint
-from warpfleet.net.interfaces import ByteStream, ConnectionLost, DatagramSocket
+from warpfleet.net.interfaces import (
+    ByteStream,
+    ConnectionLost,
+    ConnectRefused,
+    Count,
+    DatagramSocket,
+    Unreachable,
+    uncounted,
+)
 from warpfleet.net.racing import race
 from warpfleet.net.stun import Transactions, binding_over_stream
 
@@ -37,15 +45,23 @@ async def udp_endpoint(socket: TappedSocket, servers: Sequence[Endpoint], *, tim
 
 
 async def tcp_endpoint(
-    connect: Callable[[Endpoint], Awaitable[ByteStream]], servers: Sequence[Endpoint], af: int, *, timeout_s: float
+    connect: Callable[[Endpoint], Awaitable[ByteStream]],
+    servers: Sequence[Endpoint],
+    af: int,
+    *,
+    timeout_s: float,
+    discard: Count = uncounted,
 ) -> Endpoint:
-    """The external endpoint of the TCP port that `connect` connects from. TimeoutError where no STUN server answers."""
-    asking = [functools.partial(_over_tcp, connect, server, timeout_s) for server in _of_family(servers, af)]
+    """The external endpoint of the TCP port that `connect` connects from. TimeoutError where no STUN server answers.
+
+    `discard` gets each stream that `connect` returned.
+    """
+    asking = [functools.partial(_over_tcp, connect, server, timeout_s, discard) for server in _of_family(servers, af)]
     return await race(asking, stagger_s=SERVER_STAGGER_S, timeout_s=timeout_s)
 
 
 async def _over_tcp(
-    connect: Callable[[Endpoint], Awaitable[ByteStream]], server: Endpoint, timeout_s: float
+    connect: Callable[[Endpoint], Awaitable[ByteStream]], server: Endpoint, timeout_s: float, discard: Count
 ) -> Endpoint:
     try:
         stream = await connect(server)
@@ -53,7 +69,8 @@ async def _over_tcp(
             return (await binding_over_stream(stream, timeout_s=timeout_s)).mapped
         finally:
             stream.close()
-    except ConnectionLost as error:
+            discard(stream)
+    except (ConnectionLost, ConnectRefused, Unreachable) as error:
         raise TimeoutError(str(error)) from error
 
 

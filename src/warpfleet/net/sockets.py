@@ -6,13 +6,14 @@ write at a time.
 """
 
 import asyncio
+import contextlib
 import errno
 import os
 import socket
 import struct
 from asyncio.trsock import TransportSocket
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Self
 
 from warpfleet.core.endpoint import Endpoint
@@ -28,6 +29,15 @@ READ_LIMIT_BYTES = 262_144  # one recv() at most, whatever the caller would take
 _TCP_INFO = struct.Struct("=8x 24I 4Q I")
 
 
+# By family: the level of the options, the one that limits hops, and the one that sets the least TTL of what is heard,
+# which Python does not name: IP_MINTTL of linux/in.h, IPV6_MINHOPCOUNT of linux/in6.h.
+_HOP_OPTIONS = {
+    socket.AF_INET: (socket.IPPROTO_IP, socket.IP_TTL, 21),
+    socket.AF_INET6: (socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, 73),
+}
+_DEFAULT_HOPS = -1  # what the kernel takes as its own default
+
+
 def local_endpoint(opened: socket.socket) -> Endpoint:
     """The bound transport address of a socket."""
     ip, port = opened.getsockname()[:2]
@@ -39,6 +49,20 @@ def segments_sent(opened: socket.socket | TransportSocket) -> int | None:
     SYN-ACK of an accepted one, which its listener sent. None where the kernel does not tell (Linux before 4.2)."""
     info = opened.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
     return int(_TCP_INFO.unpack(info)[-1]) if len(info) == _TCP_INFO.size else None
+
+
+@contextlib.contextmanager
+def _hops_limited(opened: socket.socket, hop_limit: int | None) -> Iterator[None]:
+    """What a TCP socket sends inside the block passes so many routers at most. That one says that it did not get
+    further does not end the socket: the router quotes a packet with no hops left, and such ones are not for it."""
+    if hop_limit is None:
+        yield
+        return
+    level, limit, least = _HOP_OPTIONS[opened.family]
+    opened.setsockopt(level, least, 2)
+    opened.setsockopt(level, limit, hop_limit)
+    yield
+    opened.setsockopt(level, limit, _DEFAULT_HOPS)
 
 
 class _Readiness:
@@ -310,17 +334,24 @@ class TcpListener:
 
 
 async def connect(
-    opened: socket.socket, remote: Endpoint, *, timeout_s: float, discard: Count = uncounted
+    opened: socket.socket,
+    remote: Endpoint,
+    *,
+    timeout_s: float,
+    hop_limit: int | None = None,
+    discard: Count = uncounted,
 ) -> TcpStream:
     """Connect a non-blocking TCP socket, which is owned from here on. ConnectRefused, Unreachable or TimeoutError.
-    Where it fails or is cancelled, `discard` gets the count of its segments.
+    Where it fails or is cancelled, `discard` gets the count of its segments. The first SYN passes at most `hop_limit`
+    routers.
 
     The verdict of `connect_ex` counts: where the peer's crossing SYN already owns the 4-tuple it is EADDRNOTAVAIL, and
     the socket would report itself writable without an error all the same.
     """
     ready = _Readiness(opened)
     try:
-        code = opened.connect_ex(remote)
+        with _hops_limited(opened, hop_limit):
+            code = opened.connect_ex(remote)
         if code == errno.EINPROGRESS:
             async with asyncio.timeout(timeout_s):
                 await ready.writable()

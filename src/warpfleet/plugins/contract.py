@@ -152,8 +152,8 @@ class NodePorts(Protocol):
     def listen_ports(self) -> Sequence[int]:
         """The TCP ports that it is configured to listen on; 0 is any free one."""
 
-    def now_s(self) -> float:
-        """The wall clock of its host, in seconds since 1970 (UTC)."""
+    def now_us(self) -> int:
+        """The wall clock in microseconds since 1970 (UTC), corrected by what NTP servers said."""
 
     def peer_by_key(self, key: bytes) -> PublicIdentity | None:
         """The trusted peer with this 32-byte Ed25519 key."""

@@ -62,19 +62,27 @@ class GuardedNetwork:
     async def open_udp(self, af: int, port: int = 0) -> DatagramSocket:
         return self._guard(await self._network.open_udp(af, port))
 
-    async def connect_tcp(self, remote: Endpoint, *, timeout_s: float) -> ByteStream:
+    async def connect_tcp(
+        self, remote: Endpoint, *, timeout_s: float, local_port: int | None = None, hop_limit: int | None = None
+    ) -> ByteStream:
         self._check(remote)
         self.sockets += 1
-        stream = await self._network.connect_tcp(remote, timeout_s=timeout_s, discard=self.count)
+        stream = await self._network.connect_tcp(
+            remote, timeout_s=timeout_s, local_port=local_port, hop_limit=hop_limit, discard=self.count
+        )
         self.count(stream)
         return stream
 
-    async def listen_tcp(self, endpoint: Endpoint) -> Listener:
+    async def listen_tcp(self, endpoint: Endpoint, *, shared: bool = False) -> Listener:
         self.sockets += 1
-        return CountedListener(await self._network.listen_tcp(endpoint), self.count)
+        return CountedListener(await self._network.listen_tcp(endpoint, shared=shared), self.count)
 
     async def external_endpoint(self, socket: DatagramSocket, *, timeout_s: float) -> Endpoint:
         return await self._network.external_endpoint(self.release(socket), timeout_s=timeout_s)
+
+    async def external_tcp_endpoint(self, af: int, local_port: int, *, timeout_s: float) -> Endpoint:
+        self.sockets += 1
+        return await self._network.external_tcp_endpoint(af, local_port, timeout_s=timeout_s, discard=self.count)
 
     async def allocate_relay(self, af: int, *, timeout_s: float) -> DatagramSocket:
         return self._guard(await self._network.allocate_relay(af, timeout_s=timeout_s, discard=self.count))

@@ -67,6 +67,12 @@ def estimate(samples: Sequence[ClockSample]) -> ClockEstimate | None:
     return ClockEstimate((low + high) / 2, (high - low) / 2, tuple(sorted(sample.server for sample in best)))
 
 
+def best_offset_s(clocks: Iterable[ClockEstimate | None]) -> float:
+    """The offset of the estimate with the least error; 0 where there is none, and the machine's clock must do."""
+    known = [clock for clock in clocks if clock]
+    return min(known, key=lambda clock: clock.error_s).offset_s if known else 0.0
+
+
 async def measure(
     servers: Iterable[str], timeout_s: float, in_vantage: InVantage = lambda query: query()
 ) -> ClockEstimate | None:

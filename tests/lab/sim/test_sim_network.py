@@ -84,6 +84,38 @@ def test_two_syns_at_once_make_one_connection_through_endpoint_independent_nats(
         assert world.run(talk(world)) == b"hello"
 
 
+def test_a_first_syn_that_dies_early_opens_its_own_filter_and_meets_no_refusal() -> None:
+    async def meet(world: World) -> bytes:
+        one, other = world.network("one"), world.network("two")
+        ends = [await network.external_tcp_endpoint(4, 40_001, timeout_s=3) for network in (one, other)]
+        with pytest.raises(ConnectRefused):
+            await one.connect_tcp(ends[1], timeout_s=0.5, local_port=40_001)
+        opening = asyncio.create_task(one.connect_tcp(ends[1], timeout_s=0.5, local_port=40_001, hop_limit=2))
+        await asyncio.sleep(0.2)
+        passing = await other.connect_tcp(ends[0], timeout_s=0.2, local_port=40_001)
+        await passing.write(b"hello")
+        return await (await opening).read_exactly(5)
+
+    refusing = PRESETS["port_restricted"].model_copy(update={"tcp_unsolicited": TcpAnswer.RST})
+    with two(refusing, refusing) as world:
+        assert world.run(meet(world)) == b"hello"
+
+
+@pytest.mark.parametrize(("hop_limit", "took_s"), [(None, 0.08), (3, 0.08), (2, 1.08), (1, 1.08)])
+def test_a_first_syn_that_dies_is_followed_by_one_without_a_limit(hop_limit: int | None, took_s: float) -> None:
+    """Past the home router and the internet. The retransmission of TCP comes after a second."""
+
+    async def connect(world: World) -> float:
+        listener = await world.network("two").listen_tcp(Endpoint(ANY, 4000))
+        target = Endpoint(world.network("two").interfaces()[-1].ip, listener.local.port)
+        began_s = asyncio.get_running_loop().time()
+        await world.network("one").connect_tcp(target, timeout_s=3, hop_limit=hop_limit)
+        return asyncio.get_running_loop().time() - began_s
+
+    with two(PRESETS["full_cone"], None) as world:
+        assert world.run(connect(world)) == pytest.approx(took_s, abs=0.001)
+
+
 def test_an_address_and_port_dependent_mapping_defeats_a_simultaneous_open(nine: World) -> None:
     ends = nine.run(simultaneous_open(nine.network("port_restricted"), nine.network("symmetric_random")))
     assert [type(end) for end in ends] == [TimeoutError, TimeoutError]

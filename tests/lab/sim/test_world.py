@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from warpfleet.configs.topology import Topology, find_topology
-from warpfleet.core.combo import AttemptOutcome, ConnectionOutcome, Policy, Reason, Side
+from warpfleet.core.combo import AttemptOutcome, ConnectionOutcome, Policy, Reason, Side, Transport
 from warpfleet.lab.sim.world import EPOCH_S, World
 from warpfleet.telemetry.records import ConnectionRow
 
@@ -49,6 +49,13 @@ def test_one_technique_can_be_pinned() -> None:
     with World(pair("full_cone", "public")) as world:
         assert world.connect("a", "b", only="turn").outcome is RELAYED
         assert world.connect("b", "a", only="direct_connect").reason is Reason.ONLY_LONG_SHOTS
+
+
+@pytest.mark.parametrize(("a", "b"), [("port_restricted", "full_cone"), ("eim_random_ports", "port_restricted")])
+def test_tcp_is_punched_where_that_is_pinned(a: str, b: str) -> None:
+    with World(pair(a, b)) as world:
+        rows = [world.connect(*ends, only="tcp_punch") for ends in (("a", "b"), ("b", "a"))]
+    assert [(row.outcome, row.plugin, row.transport) for row in rows] == [(DIRECT, "tcp_punch", Transport.TCP)] * 2
 
 
 def test_a_peer_can_be_asked_for_its_address_record() -> None:

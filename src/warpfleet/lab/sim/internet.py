@@ -92,8 +92,8 @@ class Network:
 
 
 class Internet(Network):
-    """The network that every router leads to. It has weather, drawn from the seed for each flow apart: so chance does
-    not hang on which of two flows a program serves first."""
+    """The network that every router leads to, itself one router. It has weather, drawn from the seed for each flow
+    apart: so chance does not hang on which of two flows a program serves first."""
 
     def __init__(self, weather: Weather, seed: int) -> None:
         super().__init__()
@@ -103,13 +103,16 @@ class Internet(Network):
 
     def carry(self, packet: Packet) -> None:
         """Take a packet to where it belongs, if the weather lets it."""
+        forwarded = packet.forwarded()
+        if forwarded is None:
+            return
         if not self._weather.loss and not self._weather.jitter_s:
-            super().carry(packet)
+            super().carry(forwarded)
             return
         chance = self._chance(packet)
         lost, late_s = chance.random() < self._weather.loss, chance.random() * self._weather.jitter_s
         if not lost:
-            asyncio.get_running_loop().call_later(late_s, super().carry, packet)
+            asyncio.get_running_loop().call_later(late_s, super().carry, forwarded)
 
     def _chance(self, packet: Packet) -> random.Random:
         flow = f"{self._seed} {packet.transport} {packet.source} {packet.destination}"
@@ -138,13 +141,16 @@ class Router:
 
     def leave(self, packet: Packet) -> None:
         """Take a packet from behind that is for somebody elsewhere."""
+        forwarded = packet.forwarded()
+        if forwarded is None:
+            return
         nat, now_s = self._nats[packet.source.af], asyncio.get_running_loop().time()
         if packet.destination.ip == self._external_ip and nat.spec.translated:
-            turned = nat.hairpin(packet, now_s)
+            turned = nat.hairpin(forwarded, now_s)
             if isinstance(turned, Packet):
                 self.inside.carry(turned)
             return
-        translated = nat.outbound(packet, now_s)
+        translated = nat.outbound(forwarded, now_s)
         if isinstance(translated, Packet):
             self.line.up(translated)
 
@@ -153,7 +159,8 @@ class Router:
         nat, now_s = self._nats[packet.source.af], asyncio.get_running_loop().time()
         translated = nat.inbound(packet, now_s)
         if isinstance(translated, Packet):
-            self.inside.carry(translated)
+            if forwarded := translated.forwarded():
+                self.inside.carry(forwarded)
         elif self._resets and _unsolicited(packet, translated):
             assert isinstance(packet.payload, Segment)
             self.line.up(reset_for(packet, packet.payload))

@@ -40,13 +40,22 @@ class SimNetwork:
         return self._host.open_udp(Endpoint("::" if af == 6 else "0.0.0.0", port))  # noqa: S104
 
     async def connect_tcp(
-        self, remote: Endpoint, *, timeout_s: float, local_port: int | None = None, discard: Count = uncounted
+        self,
+        remote: Endpoint,
+        *,
+        timeout_s: float,
+        local_port: int | None = None,
+        hop_limit: int | None = None,
+        discard: Count = uncounted,
     ) -> SimStream:
         """Connect. ConnectRefused, Unreachable, or TimeoutError; `discard` gets a connect that failed.
 
-        `local_port` is shared with a listener and with other streams from it; OSError where others have it.
+        `local_port` is shared with a listener and with other streams from it; OSError where others have it. The
+        first SYN passes at most `hop_limit` routers, which opens the filters up to there.
         """
-        return await self._host.tcp.connect(remote, timeout_s=timeout_s, local_port=local_port, discard=discard)
+        return await self._host.tcp.connect(
+            remote, timeout_s=timeout_s, local_port=local_port, hop_limit=hop_limit, discard=discard
+        )
 
     async def listen_tcp(self, endpoint: Endpoint, *, shared: bool = False) -> SimListener:
         """Listen at a local transport address; the unspecified address and port 0 mean any. OSError where it is taken.
@@ -64,13 +73,15 @@ class SimNetwork:
             return socket.local
         return await udp_endpoint(socket, self._services.stun, timeout_s=timeout_s)
 
-    async def external_tcp_endpoint(self, af: int, local_port: int, *, timeout_s: float) -> Endpoint:
+    async def external_tcp_endpoint(
+        self, af: int, local_port: int, *, timeout_s: float, discard: Count = uncounted
+    ) -> Endpoint:
         """The server-reflexive address of a TCP port that `connect_tcp` or `listen_tcp` shares.
 
-        TimeoutError where no STUN server answers over TCP.
+        TimeoutError where no STUN server answers over TCP; `discard` gets each stream to a server.
         """
-        connect = functools.partial(self.connect_tcp, timeout_s=timeout_s, local_port=local_port)
-        return await tcp_endpoint(connect, self._services.stun, af, timeout_s=timeout_s)
+        connect = functools.partial(self.connect_tcp, timeout_s=timeout_s, local_port=local_port, discard=discard)
+        return await tcp_endpoint(connect, self._services.stun, af, timeout_s=timeout_s, discard=discard)
 
     async def allocate_relay(self, af: int, *, timeout_s: float, discard: Count = uncounted) -> SimRelay:
         """A relayed transport address: over UDP, and over TCP beside it soon after.

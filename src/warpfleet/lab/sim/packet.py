@@ -1,7 +1,8 @@
 """What travels: UDP datagrams and TCP segments between transport addresses."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Flag, auto
+from typing import Self
 
 from warpfleet.core.combo import Transport
 from warpfleet.core.endpoint import Endpoint
@@ -39,16 +40,24 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Packet:
-    """A datagram (bytes) or a segment on its way."""
+    """A datagram (bytes) or a segment on its way, which passes fewer routers than `hop_limit`; None: as many as it
+    must."""
 
     source: Endpoint
     destination: Endpoint
     payload: bytes | Segment
+    hop_limit: int | None = None
 
     @property
     def transport(self) -> Transport:
         """UDP or TCP."""
         return Transport.TCP if isinstance(self.payload, Segment) else Transport.UDP
+
+    def forwarded(self) -> Self | None:
+        """What a router sends on; None where it has come as far as it may (RFC 1812 section 5.3.1)."""
+        if self.hop_limit is None:
+            return self
+        return replace(self, hop_limit=self.hop_limit - 1) if self.hop_limit > 1 else None
 
 
 def reset_for(packet: Packet, segment: Segment) -> Packet:

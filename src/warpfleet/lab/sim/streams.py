@@ -98,13 +98,13 @@ class SimStream:
         self.connection.receive(segment, self._now_s())
         self.flush()
 
-    def flush(self) -> None:
+    def flush(self, hop_limit: int | None = None) -> None:
         """Send what the connection wants sent, set its timer, and wake whoever waits."""
         connection = self.connection
         outgoing, connection.outgoing = connection.outgoing, []
         self._packets_sent += len(outgoing)
         for segment in outgoing:
-            self._stack.send(Packet(self._local, self._remote, segment))
+            self._stack.send(Packet(self._local, self._remote, segment, hop_limit))
         if self._timer:
             self._timer.cancel()
         loop = asyncio.get_running_loop()
@@ -185,9 +185,16 @@ class TcpStack:
         self._bindings: dict[SimStream | SimListener, Binding] = {}
 
     async def connect(
-        self, remote: Endpoint, *, timeout_s: float, local_port: int | None = None, discard: Count = uncounted
+        self,
+        remote: Endpoint,
+        *,
+        timeout_s: float,
+        local_port: int | None = None,
+        hop_limit: int | None = None,
+        discard: Count = uncounted,
     ) -> SimStream:
-        """Connect. ConnectRefused, Unreachable or TimeoutError; OSError where others have `local_port`."""
+        """Connect. ConnectRefused, Unreachable or TimeoutError; OSError where others have `local_port`. The first SYN
+        goes as far as `hop_limit` lets it."""
         ip = self._address_of(remote.af)
         if (Endpoint(ip, local_port or 0), remote) in self._streams:  # the crossing SYN of the peer has made it
             raise Unreachable(f"{remote}: {os.strerror(errno.EADDRNOTAVAIL)}")
@@ -197,7 +204,7 @@ class TcpStack:
         stream.connection.connect(asyncio.get_running_loop().time())
         try:
             async with asyncio.timeout(timeout_s):
-                stream.flush()
+                stream.flush(hop_limit)
                 await stream.established()
         except BaseException:
             stream.close()

@@ -19,7 +19,7 @@ from warpfleet.plugins.streams import accept, dial, targets
 _FIRST_FRAME_S = 3.0
 # Whoever has seen a frame could open attempts with it for ever. A connection lasts 45 s at most, and clocks that no
 # NTP server sets are seconds off, not minutes.
-_FRAME_AGE_MAX_S = 120.0
+_FRAME_AGE_MAX_US = 120_000_000
 # Strangers may hold so many streams open while they have not said who they are.
 _UNPROVED_MAX = 256
 
@@ -120,7 +120,7 @@ class _Door:
             peer = self._node.peer_by_key(frame.sender)
             if peer is None or not frame.verify(peer, self._node.identity.public):
                 raise ProofFailed("a stranger")
-            if abs(self._node.now_s() - frame.started_at_us / 1_000_000) > _FRAME_AGE_MAX_S:
+            if abs(self._node.now_us() - frame.started_at_us) > _FRAME_AGE_MAX_US:
                 raise ProofFailed("a frame of long ago")
         except (TimeoutError, ConnectionLost, ProofFailed):
             stream.close()

@@ -1,0 +1,103 @@
+"""From which ports, to which ports and when the two sides of a TCP punch connect. Pure.
+
+A punch is a series of meetings, each on a local port of its own: routers that have seen a SYN refused keep the ports of
+its path closed for a while. The first meeting, number 0, is as soon as both sides know each other's endpoints. Later
+ones are at the boundaries of windows of the wall clock, and have the window's number: they need no word from the peer.
+"""
+
+from dataclasses import dataclass
+from hashlib import blake2b
+
+from warpfleet.core.combo import Side
+from warpfleet.core.endpoint import Endpoint
+from warpfleet.core.nat import Mapping, NatBehaviour, PortAssignment
+
+CANDIDATES_MAX = 8  # mappings that others may take between the STUN request and the punch; more would be a port scan
+
+FIRST_MEETING = 0
+# Time for a STUN request over TCP and a signal, on most of the internet, before each boundary.
+PREPARATION_US = 500_000
+WINDOW_US = 1_000_000
+# A meeting and its refusal fit into it on most of the internet; it is before a relay is tried.
+_PATIENCE_US = 1_000_000
+# Clocks that are less than this apart do not spoil the order in which filters are opened and passed.
+_HEAD_START_US = 200_000
+# By pairs of windows since the connection began, in turn. The first pair is the first meeting's, where both SYNs cross;
+# then one goes past the home router alone, or past the carrier's.
+_HOP_LIMITS = (None, 2, 4)
+
+# Clocks that say that a signal took longer, or less than no time, are off by more than it took.
+_SIGNAL_MAX_US = 500_000
+
+# The dynamic ports of RFC 6335 section 6: no service of the host, or mapped to it, has one.
+_FIRST_PORT, _PORTS = 49_152, 16_384
+_LAST_PORT = 65_535
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Connect at an instant, in microseconds since 1970. With a hop limit the first SYN opens our own filters, and dies
+    before it comes to the peer's, which might refuse it."""
+
+    at_us: int
+    hop_limit: int | None = None
+
+
+def local_ports(attempt_id: str, side: Side, meeting: int) -> list[int]:
+    """The ports that a side tries to listen on, the first that is free. Only the two ends know the attempt's id, and no
+    two attempts share one, so neighbours behind one NAT hardly ever meet on a port."""
+    digest = blake2b(f"{attempt_id} {side} {meeting}".encode(), digest_size=16).digest()
+    return [_FIRST_PORT + int.from_bytes(digest[i : i + 2]) % _PORTS for i in range(0, len(digest), 2)]
+
+
+def keeps_ports(nat: NatBehaviour) -> bool:
+    """Whether the external port of a mapping is the local one, as far as nobody else has it."""
+    return nat.translated is False or (nat.mapping is Mapping.EIM and nat.port_assignment is PortAssignment.PRESERVING)
+
+
+def predicted(reflexive: Endpoint, nat: NatBehaviour) -> list[Endpoint]:
+    """Where the next mapping of a port may be whose last one is `reflexive`, the likeliest first.
+
+    A sequential allocator goes on by its step, also for the mappings of others in between.
+    """
+    if nat.mapping not in (Mapping.ADM, Mapping.APDM) or not nat.port_delta:
+        return [reflexive]
+    ports = (reflexive.port + nat.port_delta * number for number in range(1, CANDIDATES_MAX + 1))
+    return [Endpoint(reflexive.ip, port) for port in ports if 0 < port <= _LAST_PORT]
+
+
+def signal_us(sent_at_us: int, heard_at_us: int) -> int:
+    """How long a signal took by the two ends' clocks, in microseconds, as far as that can be."""
+    return min(max(heard_at_us - sent_at_us, 0), _SIGNAL_MAX_US)
+
+
+def first_step(told_at_us: int, heard_at_us: int, one_way_us: int) -> Step:
+    """What to do in the first meeting, having told our endpoints and heard the peer's, a signal taking `one_way_us`.
+
+    Each side comes to the same instant, that at which the later of the two has heard. Apart from the clocks' errors the
+    two SYNs cross midway, and neither comes to a filter that is not open yet.
+    """
+    return Step(max(heard_at_us, told_at_us + one_way_us))
+
+
+def next_window(now_us: int) -> int:
+    """The window whose boundary is the next one to leave earlier meetings their time."""
+    return (now_us + _PATIENCE_US) // WINDOW_US + 1
+
+
+def is_near(window: int, now_us: int) -> bool:
+    """Whether a peer whose clock is less than a window off may be preparing this window, or be in it: windows B and
+    B + 1 overlap."""
+    return abs(window * WINDOW_US - PREPARATION_US - now_us) < 2 * WINDOW_US
+
+
+def window_step(side: Side, window: int, started_at_us: int) -> Step:
+    """What to do in the meeting of a window, of a connection that began then: the two sides open their filters in turn,
+    and the other passes them."""
+    boundary_us = window * WINDOW_US
+    pair, turn = divmod(window - started_at_us // WINDOW_US, 2)
+    opener = (Side.RESPONDER, Side.INITIATOR)[turn]
+    hop_limit = _HOP_LIMITS[pair % len(_HOP_LIMITS)]
+    if hop_limit is None:
+        return Step(boundary_us)
+    return Step(boundary_us, hop_limit) if side is opener else Step(boundary_us + _HEAD_START_US)

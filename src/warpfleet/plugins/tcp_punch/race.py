@@ -1,0 +1,49 @@
+"""Ways to a pipe that are tried at once, more being added meanwhile. The first to reach one wins."""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+from warpfleet.net.interfaces import Pipe
+
+Racer = asyncio.Task[Pipe | None]
+
+
+class Race:
+    """Runs racers, which return a pipe or, where they come to nothing, None; and helpers beside them."""
+
+    def __init__(self) -> None:
+        self._racers: set[Racer] = set()
+        self._ended: asyncio.Queue[Racer] = asyncio.Queue()
+
+    def add(self, way: Coroutine[Any, Any, Pipe | None]) -> Racer:
+        """Start a way to a pipe, or a helper, which reaches none. What it raises ends the race."""
+        racer = asyncio.create_task(way)
+        self._racers.add(racer)
+        racer.add_done_callback(self._ended.put_nowait)
+        return racer
+
+    async def first(self) -> Pipe:
+        """The first pipe. Everything else is cancelled and awaited, and what it reached all the same is closed."""
+        try:
+            pipe = await self._first()
+            await self._end(keep=pipe)
+        except BaseException:  # a cancellation, too, finds what was reached until now
+            await self._end()
+            raise
+        return pipe
+
+    async def _first(self) -> Pipe:
+        while True:
+            ended = await self._ended.get()
+            pipe = ended.result()
+            if pipe:
+                return pipe
+            self._racers.discard(ended)
+
+    async def _end(self, *, keep: Pipe | None = None) -> None:
+        for racer in self._racers:
+            racer.cancel()
+        for reached in await asyncio.gather(*self._racers, return_exceptions=True):
+            if reached is not None and not isinstance(reached, BaseException) and reached is not keep:
+                await reached.close()
