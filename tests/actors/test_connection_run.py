@@ -21,7 +21,7 @@ from warpfleet.core.combo import (
 )
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.core.pairing import Requirement
-from warpfleet.core.walk import PhasePlan, Plan, Planned, Technique
+from warpfleet.core.plan import PhasePlan, Plan, Planned, Technique
 from warpfleet.telemetry.records import AttemptRow, ConnectionRow
 
 A, B = Combo("a", 4, RouteType.EXT), Combo("b", 4, RouteType.EXT)

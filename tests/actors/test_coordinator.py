@@ -26,7 +26,7 @@ from warpfleet.core.exit import Exit
 from warpfleet.core.experience import Between, Evidence, Inbound, RoundTrip, Subject, Track
 from warpfleet.core.nat import Filtering, Mapping, NatBehaviour
 from warpfleet.core.peer import PeerView
-from warpfleet.core.walk import Pin
+from warpfleet.core.plan import Pin
 from warpfleet.plugins.loader import registrations
 from warpfleet.telemetry.records import AttemptRow, ConnectionRow, StartedRow
 

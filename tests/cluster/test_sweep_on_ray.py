@@ -22,7 +22,7 @@ from warpfleet.configs.topology import PRESETS, find_topology
 from warpfleet.core.combo import ConnectionOutcome, Policy, Reason
 from warpfleet.core.nat import Filtering, Mapping, NatBehaviour, PortAssignment
 from warpfleet.core.pairs import Trial
-from warpfleet.core.walk import Pin
+from warpfleet.core.plan import Pin
 from warpfleet.lab import netns
 from warpfleet.lab.laboratory import Lab
 from warpfleet.lab.sim.world import World

@@ -13,24 +13,19 @@ from warpfleet.core.experience import Between, Experience, Inbound, RoundTrip, S
 from warpfleet.core.nat import Filtering, Mapping, NatBehaviour, PortAssignment
 from warpfleet.core.pairing import Requirement
 from warpfleet.core.peer import PeerView
-from warpfleet.core.walk import (
-    Action,
-    Cancel,
-    Finish,
-    Name,
+from warpfleet.core.plan import (
     PhasePlan,
     PhaseTiming,
     Pin,
     Plan,
     Planned,
     Skipped,
-    Start,
     Technique,
-    Walk,
     WalkNumbers,
     make_plan,
     subjects,
 )
+from warpfleet.core.walk import Action, Cancel, Finish, Name, Start, Walk
 
 NIC, EXT, LOOPBACK = RouteType.NIC, RouteType.EXT, RouteType.LOOPBACK
 DIRECT, PUNCH, SPRAY, RELAY = Phase.DIRECT, Phase.PUNCH, Phase.SPRAY, Phase.RELAY

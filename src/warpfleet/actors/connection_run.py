@@ -19,7 +19,8 @@ from warpfleet.actors.values import (
 from warpfleet.core.combo import AttemptOutcome, Combo, ConnectionOutcome, Phase, Reason, Side
 from warpfleet.core.experience import Ended, Evidence, evidence, round_trip_of, subject_of
 from warpfleet.core.peer import PeerView
-from warpfleet.core.walk import Action, Cancel, Finish, Name, Plan, Skipped, Start, Technique, Walk
+from warpfleet.core.plan import Plan, Skipped, Technique
+from warpfleet.core.walk import Action, Cancel, Finish, Name, Start, Walk
 from warpfleet.telemetry.records import AttemptRow, ConnectionRow, StartedRow
 
 # After the end of the walk: an echo takes a few round trips, a cancelled attempt a few milliseconds. What takes longer

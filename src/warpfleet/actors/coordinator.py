@@ -16,7 +16,7 @@ from warpfleet.configs.policy import walk_numbers
 from warpfleet.core.combo import AttemptOutcome, Combo, Policy, Reason, RouteType, Side
 from warpfleet.core.experience import Evidence, Experience, Subject, Track
 from warpfleet.core.peer import PeerView
-from warpfleet.core.walk import Plan, WalkNumbers, make_plan, subjects
+from warpfleet.core.plan import Plan, WalkNumbers, make_plan, subjects
 from warpfleet.plugins.loader import registrations
 from warpfleet.telemetry.records import AttemptRow, ConnectionRow, StartedRow
 

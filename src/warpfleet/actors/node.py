@@ -27,7 +27,7 @@ from warpfleet.core.endpoint import Endpoint
 from warpfleet.core.errors import InputError, WarpfleetError
 from warpfleet.core.identity import Identity, PublicIdentity
 from warpfleet.core.peer import ADDRESS_FAMILIES, AddressFamily, PeerView
-from warpfleet.core.walk import Pin
+from warpfleet.core.plan import Pin
 from warpfleet.net.interfaces import ConnectionLost, Pipe
 from warpfleet.net.vantage import Vantage
 from warpfleet.plugins.contract import InboundStream

@@ -9,7 +9,7 @@ from warpfleet.core.endpoint import Endpoint
 from warpfleet.core.exit import INTERNET
 from warpfleet.core.identity import Identity
 from warpfleet.core.peer import PeerView
-from warpfleet.core.walk import Pin
+from warpfleet.core.plan import Pin
 from warpfleet.net.vantage import Vantage
 from warpfleet.plugins.contract import AttemptMessage
 

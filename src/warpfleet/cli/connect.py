@@ -12,7 +12,7 @@ from warpfleet.configs.fleet import Fleet
 from warpfleet.core.combo import ConnectionOutcome, Policy, RouteType
 from warpfleet.core.errors import InputError
 from warpfleet.core.pairs import Trial
-from warpfleet.core.walk import Pin
+from warpfleet.core.plan import Pin
 from warpfleet.telemetry.reasons import sentence
 from warpfleet.telemetry.records import ConnectionRow
 

@@ -19,7 +19,7 @@ from warpfleet.cluster.progress import Progress
 from warpfleet.configs.fleet import Fleet
 from warpfleet.configs.topology import find_topology
 from warpfleet.core.combo import Policy
-from warpfleet.core.walk import Pin
+from warpfleet.core.plan import Pin
 from warpfleet.lab import rootless
 from warpfleet.lab.laboratory import laboratory
 from warpfleet.telemetry.sweep import FILE_NAME, Sweep, check_directory

@@ -16,7 +16,7 @@ from warpfleet.configs.fleet import Fleet
 from warpfleet.core.combo import Policy
 from warpfleet.core.errors import MissingError, WarpfleetError
 from warpfleet.core.pairs import Trial
-from warpfleet.core.walk import Pin
+from warpfleet.core.plan import Pin
 
 _LENGTH = struct.Struct("!I")
 _UNREAD_MAX_BYTES = 65_536  # of progress that nobody reads: the next one says more anyway

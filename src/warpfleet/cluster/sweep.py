@@ -15,7 +15,7 @@ from warpfleet.cluster.progress import Progress
 from warpfleet.cluster.supervisor import COORDINATOR, ClusterLost, Supervisor
 from warpfleet.core.combo import ConnectionOutcome, Policy, Reason
 from warpfleet.core.pairs import Trial
-from warpfleet.core.walk import Pin
+from warpfleet.core.plan import Pin
 from warpfleet.telemetry.records import ConnectionRow
 
 _POLL_S = 0.5  # how long one question for finished connections waits: a display is fresh enough with that

@@ -11,7 +11,7 @@ from uuid import uuid4
 from warpfleet.configs.fleet import Fleet
 from warpfleet.core.combo import Policy
 from warpfleet.core.pairs import Trial, choose_pairs, order_trials
-from warpfleet.core.walk import Pin
+from warpfleet.core.plan import Pin
 from warpfleet.telemetry.sweep import ClockReading, Sweep, versions
 
 if TYPE_CHECKING:  # a command that only sends a plan starts sooner without them

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from warpfleet.configs.loader import load
 from warpfleet.core.combo import Phase, Policy
-from warpfleet.core.walk import PhaseTiming, WalkNumbers
+from warpfleet.core.plan import PhaseTiming, WalkNumbers
 
 
 class PhaseNumbers(BaseModel):

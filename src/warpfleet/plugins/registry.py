@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from warpfleet.core.combo import Phase
 from warpfleet.core.errors import InputError
-from warpfleet.core.walk import Technique
+from warpfleet.core.plan import Technique
 from warpfleet.net.handshake import PLUGIN_NAME_MAX_BYTES
 from warpfleet.plugins.contract import Strategy
 

@@ -15,7 +15,7 @@ from warpfleet.core.combo import Policy, RouteType
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.core.identity import Identity
 from warpfleet.core.peer import AddressFamily, PeerView
-from warpfleet.core.walk import Pin
+from warpfleet.core.plan import Pin
 from warpfleet.lab.servers import STUN_PORT, TURN_ONE, TURN_TWO, V6
 from warpfleet.lab.sim.internet import Weather
 from warpfleet.lab.sim.network import Services, SimNetwork
