@@ -47,6 +47,21 @@ async def test_errors_are_those_of_the_daemon(tmp_path: Path) -> None:
             await ClusterClient(tmp_path / "control").ask(StatusRequest())
 
 
+async def test_a_fault_inside_is_told_and_ends_one_answer_only(tmp_path: Path) -> None:
+    faults = iter([RuntimeError("a fault"), None])
+
+    async def answer(_request: Request, _stopping: asyncio.Event, _tell: Tell) -> object:
+        if fault := next(faults):
+            raise fault
+        return "fine"
+
+    async with control_socket(tmp_path / "control", answer), asyncio.timeout(10):
+        client = ClusterClient(tmp_path / "control")
+        with pytest.raises(MissingError, match="failed inside: RuntimeError: a fault"):
+            await client.ask(StatusRequest())
+        assert await client.ask(StatusRequest()) == "fine"
+
+
 async def test_whoever_goes_away_wants_it_stopped(tmp_path: Path) -> None:
     ended = asyncio.Event()
 

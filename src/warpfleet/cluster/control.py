@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import pickle
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -17,6 +18,8 @@ from warpfleet.core.combo import Policy
 from warpfleet.core.errors import MissingError, WarpfleetError
 from warpfleet.core.pairs import Trial
 from warpfleet.core.plan import Pin
+
+_log = logging.getLogger(__name__)
 
 _LENGTH = struct.Struct("!I")
 _UNREAD_MAX_BYTES = 65_536  # of progress that nobody reads: the next one says more anyway
@@ -208,6 +211,10 @@ async def _serve(wire: Wire, answer: Answer) -> None:
             await wire.send(Failed(error))
     except (EOFError, OSError):
         pass  # whoever asked is gone
+    except Exception as error:
+        _log.exception("a request failed inside")
+        with contextlib.suppress(OSError):
+            await wire.send(Failed(MissingError(f"the cluster failed inside: {type(error).__name__}: {error}")))
     finally:
         if listening:
             listening.cancel()
