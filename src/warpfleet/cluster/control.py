@@ -211,7 +211,7 @@ async def _serve(wire: Wire, answer: Answer) -> None:
             await wire.send(Failed(error))
     except (EOFError, OSError):
         pass  # whoever asked is gone
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - whatever it is, one answer is lost and not the daemon
         _log.exception("a request failed inside")
         with contextlib.suppress(OSError):
             await wire.send(Failed(MissingError(f"the cluster failed inside: {type(error).__name__}: {error}")))
