@@ -116,7 +116,8 @@ class Supervisor:
         with suppress(RayError):
             reports = await self.call(SIGNAL, "reports")()
             assert isinstance(reports, list)
-            self.reports = reports or self.reports
+            if len(reports) == len(self._specs):  # a new signal host may still be opening some
+                self.reports = reports
 
     async def ask(self, role: str, method: str, *arguments: object) -> object:
         """Call a method of an actor, once it is there. RayError where it dies before it answers; ClusterLost."""
