@@ -83,6 +83,9 @@ class FakeNode:
     def name(self) -> str:
         return self.identity.name
 
+    def machine_us(self, true_us: int) -> int:
+        return true_us - self.clock_ahead_us
+
     def peer_by_key(self, key: bytes) -> PublicIdentity | None:
         return self.roster.get(key)
 

@@ -184,9 +184,11 @@ async def test_started_and_cancelled_in_one_batch_it_still_says_how_it_ended() -
 @virtual_time
 async def test_plugins_see_the_clock_as_ntp_corrects_it() -> None:
     seen_us: list[int] = []
+    began_us: list[int] = []
 
     async def body(context: AttemptContext) -> None:
         seen_us.append(context.node.now_us())
+        began_us.append(context.started_at_us)
 
     Fake.body = body  # type: ignore[assignment]
     bench = Bench()
@@ -200,6 +202,8 @@ async def test_plugins_see_the_clock_as_ntp_corrects_it() -> None:
     [before_us, after_us] = seen_us
     assert before_us == pytest.approx(time.time_ns() // 1000, abs=60_000_000)
     assert after_us - before_us == pytest.approx(3_600_000_000, abs=60_000_000)
+    assert began_us == [STARTED_AT_US, STARTED_AT_US + 3_600_000_000], "a peer holds it against its own clock"
+    assert {report.started_at_us for report in bench.reports} == {STARTED_AT_US}, "rows are by the machine's"
 
 
 @virtual_time

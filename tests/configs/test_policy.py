@@ -24,15 +24,20 @@ def test_strict_waits_for_each_phase_and_tries_everything() -> None:
     assert sum(timing.timeout_s for timing in numbers.timings.values()) <= numbers.deadline_s
 
 
-def test_staggered_overlaps_the_phases_in_their_order() -> None:
+def test_staggered_overlaps_the_phases_and_has_a_relay_within_three_seconds() -> None:
     numbers = walk_numbers(Policy.STAGGERED)
-    starts = [numbers.timings[phase].start_s for phase in Phase]
-    assert None not in starts
-    assert starts == sorted(starts, key=float)  # type: ignore[arg-type]
-    assert starts[0] == 0
+    starts = {phase: timing.start_s for phase, timing in numbers.timings.items() if timing.start_s is not None}
+    assert sorted(starts, key=lambda phase: starts[phase]) == [Phase.DIRECT, Phase.SPRAY, Phase.PUNCH, Phase.RELAY]
+    assert (starts[Phase.DIRECT], starts[Phase.RELAY]) == (0, 2.5)
     assert numbers.skip_ruled_out
     ends = [(t.start_s or 0) + t.timeout_s for t in numbers.timings.values()]
     assert max(ends) <= numbers.deadline_s
+
+
+@pytest.mark.parametrize(("policy", "budgets_s"), [(Policy.STAGGERED, (10, 15, 10)), (Policy.PATIENT, (180, 150, 60))])
+def test_the_budgets_of_a_punch_a_spray_and_a_relay(policy: Policy, budgets_s: tuple[float, ...]) -> None:
+    timings = walk_numbers(policy).timings
+    assert tuple(timings[phase].timeout_s for phase in (Phase.PUNCH, Phase.SPRAY, Phase.RELAY)) == budgets_s
 
 
 PHASES = "phases: {direct: {timeout_s: 5}, punch: {timeout_s: 5}, spray: {timeout_s: 5}, relay: {timeout_s: 5}}\n"

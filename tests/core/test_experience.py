@@ -100,6 +100,13 @@ def test_who_was_outrun_must_have_had_four_round_trips(
     assert taught(AttemptOutcome.CANCELLED, Reason.OTHER_PIPE_WON, ran_ms, rtt_ms=rtt_ms) is verdict
 
 
+@pytest.mark.parametrize(("ran_ms", "learns"), [(639.9, False), (640.0, True)])
+def test_a_punch_that_was_outrun_must_have_had_eight(ran_ms: float, learns: bool) -> None:
+    between = Between("r", "punch", 4, CONE.signature, OPEN.signature)
+    ended = Ended(PUNCH, AttemptOutcome.CANCELLED, Reason.OTHER_PIPE_WON, ran_ms)
+    assert (evidence(between, ended, DIAL, 80.0, NOW) is not None) is learns
+
+
 def test_a_pipe_inside_the_network_is_no_measure_for_a_path_over_the_internet() -> None:
     inside = Combo("dial", 4, NIC)
     assert taught(AttemptOutcome.CANCELLED, Reason.OTHER_PIPE_WON, 5000.0, pipe=inside, rtt_ms=0.5) is None

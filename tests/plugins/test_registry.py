@@ -18,9 +18,9 @@ from warpfleet.plugins.registry import Registration, Registry
 PHASES = {
     "direct_connect": Phase.DIRECT,
     "reverse_connect": Phase.DIRECT,
-    "tcp_punch": None,
+    "tcp_punch": Phase.PUNCH,
     "udp_punch": Phase.SPRAY,
-    "random_probe": None,
+    "random_probe": Phase.SPRAY,
     "turn": Phase.RELAY,
     "get_addr": None,
     "return_addr": None,

@@ -135,7 +135,7 @@ class AttemptRun:
                 combo=context.combo,
                 begun_s=self._begun_s,
                 at_s=self._loop.time(),
-                started_at_us=context.started_at_us,
+                started_at_us=self.node.machine_us(context.started_at_us),
                 sockets=self._network.sockets,
                 packets_sent=self._network.packets_sent,
                 **facts,  # type: ignore[arg-type]

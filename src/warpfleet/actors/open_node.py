@@ -65,7 +65,15 @@ class OpenNode:
         return self.spec.listen
 
     def now_us(self) -> int:
-        return int((self._now_s() + self._clock_offset_s) * 1_000_000)
+        return self.true_us(int(self._now_s() * 1_000_000))
+
+    def true_us(self, machine_us: int) -> int:
+        """A time by this machine's clock, in microseconds since 1970, as NTP corrects it."""
+        return machine_us + int(self._clock_offset_s * 1_000_000)
+
+    def machine_us(self, true_us: int) -> int:
+        """The other way round."""
+        return true_us - int(self._clock_offset_s * 1_000_000)
 
     def peer_by_key(self, key: bytes) -> PublicIdentity | None:
         return self._roster.get(key)

@@ -33,8 +33,8 @@ from warpfleet.plugins.contract import Abandon, AttemptSpec, InboundStream
 from warpfleet.plugins.loader import registrations
 from warpfleet.plugins.registry import REGISTRY, Registration
 
-# A responder's side runs as long as the longest initiator's budget; whoever gives up earlier says so.
-_RESPONDER_TIMEOUT_S = 15.0
+# A stream that a peer opened has been connected already: what follows is a proof of a few round trips.
+_STREAM_TIMEOUT_S = 15.0
 # So many attempts may peers have open with one node at a time: ten connections with every technique at once.
 _RESPONDER_ATTEMPTS_MAX = 128
 _ATTEMPTS_OF_A_PEER_MAX = 48  # so that one peer leaves room for others
@@ -204,7 +204,7 @@ class PluginHost:
         spec = AttemptSpec(
             attempt_id=order.attempt_id,
             connection_id=order.connection_id,
-            started_at_us=order.started_at_us,
+            started_at_us=node.true_us(order.started_at_us),
             side=Side.INITIATOR,
             combo=order.combo,
             timeout_s=order.timeout_s,
@@ -226,7 +226,7 @@ class PluginHost:
             started_at_us=message.started_at_us,
             side=Side.RESPONDER,
             combo=Combo(self.registration.name, message.af, message.route),
-            timeout_s=_RESPONDER_TIMEOUT_S,
+            timeout_s=message.timeout_s,
             opening=message,
             rtt_ms=message.rtt_ms,
         )
@@ -242,7 +242,7 @@ class PluginHost:
             started_at_us=frame.started_at_us,
             side=Side.RESPONDER,
             combo=Combo(self.registration.name, af, frame.route),
-            timeout_s=_RESPONDER_TIMEOUT_S,
+            timeout_s=_STREAM_TIMEOUT_S,
         )
         return self._respond(node, self._roster[frame.sender], spec)
 

@@ -40,6 +40,7 @@ class Policy(StrEnum):
 
     STRICT = "strict"
     STAGGERED = "staggered"
+    PATIENT = "patient"
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -19,8 +19,9 @@ _PROVED_SHARE = 0.9
 _SMOOTHING = 0.25  # the last four wins make up two thirds of a mean
 
 # A TCP connect and the proof of both identities take 3 round trips of the path. A reverse connect waits for a signal
-# first, as does nearly everything that may outrun it.
-_FAIR_ROUND_TRIPS = 4
+# first, as does nearly everything that may outrun it. A punch asks a STUN server and waits for an answer from the peer,
+# too; its twin over the other transport may have begun before.
+_FAIR_ROUND_TRIPS_INBOUND, _FAIR_ROUND_TRIPS = 4, 8
 _FAIR_MIN_MS = 50.0  # the two hosts' own work takes its time, however short the path
 _NETWORK_SAID_NO = frozenset({Reason.REFUSED, Reason.UNREACHABLE, Reason.RESET, Reason.NO_ANSWER})
 
@@ -125,7 +126,8 @@ def evidence(subject: Subject, ended: Ended, pipe: Combo, rtt_ms: float | None, 
     outrun = ended.outcome is AttemptOutcome.CANCELLED and ended.reason is Reason.OTHER_PIPE_WON
     # The round trip of a path inside one network is no measure for one over the internet.
     if outrun and rtt_ms is not None and pipe.route is ended.combo.route:
-        refuted = ended.ran_ms >= max(_FAIR_ROUND_TRIPS * rtt_ms, _FAIR_MIN_MS)
+        round_trips = _FAIR_ROUND_TRIPS_INBOUND if isinstance(subject, Inbound) else _FAIR_ROUND_TRIPS
+        refuted = ended.ran_ms >= max(round_trips * rtt_ms, _FAIR_MIN_MS)
     return Evidence(subject, False, at) if refuted else None
 
 

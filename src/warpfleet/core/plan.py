@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import inf
 
 from warpfleet.core.advice import Advisor, Expected
 from warpfleet.core.combo import Combo, Phase, Reason, RouteType, Transport
@@ -9,7 +10,9 @@ from warpfleet.core.experience import NO_EXPERIENCE, Experience, Inbound, Subjec
 from warpfleet.core.pairing import DIALS, Requirement, impossible, ruled_out
 from warpfleet.core.peer import ADDRESS_FAMILIES, AddressFamily, PeerView
 
-_MOVED_MAX_S = 2.0  # what experience promises may fail to come: a connection waits no longer for it
+# What experience promises may fail to come. Most of it comes within a second of a phase's usual start; a relay, which
+# starts 2.5 s after the walk began, is to be held up by no more than 3 s in all.
+_MOVED_MAX_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +89,8 @@ class Planned:
 
 @dataclass(frozen=True, slots=True)
 class PhasePlan:
-    """The combos of one phase, whose attempts may take `timeout_s` each."""
+    """The combos of one phase, whose attempts may take `timeout_s` each. A plan has its phases in the order in which
+    they start: those without a time of their own after those that have one."""
 
     phase: Phase
     timeout_s: float
@@ -183,10 +187,15 @@ def _combos(technique: Technique) -> list[Combo]:
 def _phases(
     possible: Sequence[tuple[Technique, Combo]], numbers: WalkNumbers, advisor: Advisor | None
 ) -> tuple[PhasePlan, ...]:
-    """The phases in their order; what the advisor expects of the earlier ones moves the combos of a phase."""
+    """The phases as they start; what the advisor expects of the earlier ones moves the combos of a phase."""
+    likely = any(
+        technique.requirement not in (Requirement.GUESSABLE, Requirement.RELAY)
+        and not (advisor and advisor.is_long_shot(technique.requirement, combo))
+        for technique, combo in possible
+    )
     plans: list[PhasePlan] = []
     expected: list[Expected] = []
-    for phase in Phase:
+    for phase in sorted(Phase, key=lambda phase: _start_s(numbers.timings[phase])):
         timing = numbers.timings[phase]
         soonest = min(expected, default=None)
         combos: list[Planned] = []
@@ -195,13 +204,24 @@ def _phases(
                 continue
             long_shot = advisor is not None and advisor.is_long_shot(technique.requirement, combo)
             rtt_ms = advisor.rtt_ms(combo) if advisor else None
-            planned = _moved(Planned(combo, timing.start_s, long_shot, rtt_ms=rtt_ms), soonest)
+            guess = technique.requirement is Requirement.GUESSABLE and likely
+            start_s = _later(timing, numbers.timings[Phase.PUNCH]) if guess else timing.start_s
+            planned = _moved(Planned(combo, start_s, long_shot, rtt_ms=rtt_ms), soonest)
             combos.append(planned)
             if advisor and planned.start_s is not None:
                 promise = advisor.expected(technique.requirement, combo, planned.start_s)
                 expected += [promise] if promise else []
         plans.append(PhasePlan(phase, timing.timeout_s, tuple(combos)))
     return tuple(plans)
+
+
+def _start_s(timing: PhaseTiming) -> float:
+    return inf if timing.start_s is None else timing.start_s
+
+
+def _later(one: PhaseTiming, other: PhaseTiming) -> float | None:
+    """The later start of two phases: guesses cost hundreds of packets, and give way to what costs a few."""
+    return None if one.start_s is None else max(one.start_s, other.start_s or 0)
 
 
 def _moved(planned: Planned, expected: Expected | None) -> Planned:

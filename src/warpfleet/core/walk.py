@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 from enum import Enum
+from itertools import groupby
+from math import inf
 
 from warpfleet.core.combo import Combo, Phase, Reason
 from warpfleet.core.plan import PhasePlan, Plan, Planned, Skipped
@@ -52,12 +54,24 @@ class _State(Enum):
     ENDED = "ended"
 
 
+_Batch = list[tuple[PhasePlan, Planned]]
+
+
+def _batches(plan: Plan) -> list[_Batch]:
+    """What starts together, in the order of starting: by its time, then phase by phase what has none."""
+    entries = [(phase, planned) for phase in plan.phases for planned in phase.combos]
+    entries.sort(key=lambda entry: inf if entry[1].start_s is None else entry[1].start_s)
+    batches = groupby(entries, lambda entry: entry[0].phase if entry[1].start_s is None else entry[1].start_s)
+    return [list(batch) for _, batch in batches]
+
+
 class Walk:
     """Walks one plan. Feed it what happens to the attempts, then ask `advance` what to do. Times are seconds since the
     walk began."""
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
+        self._batches = _batches(plan)
         self._states: dict[Combo, _State] = {}
         self._long_shots = {planned.combo for phase in plan.phases for planned in phase.combos if planned.long_shot}
         self._winner: Combo | None = None
@@ -101,7 +115,7 @@ class Walk:
 
     def next_wakeup_s(self) -> float:
         """When `advance` has to be called at the latest although nothing happens."""
-        waiting = [p.start_s for phase in self._plan.phases for p in self._unstarted(phase) if p.start_s is not None]
+        waiting = [p.start_s for batch in self._batches for _, p in self._unstarted(batch) if p.start_s is not None]
         return min([*waiting, self._plan.deadline_s])
 
     def _nothing_came(self) -> Reason:
@@ -111,9 +125,9 @@ class Walk:
 
     def _start_due(self, elapsed_s: float) -> list[Action]:
         actions: list[Action] = []
-        for phase in self._plan.phases:
+        for batch in self._batches:
             nothing_earlier = not self._awaited()
-            for planned in self._unstarted(phase):
+            for phase, planned in self._unstarted(batch):
                 on_time = planned.start_s is not None and elapsed_s >= planned.start_s
                 if on_time or nothing_earlier:
                     self._states[planned.combo] = _State.RUNNING
@@ -121,14 +135,14 @@ class Walk:
         return actions
 
     def _awaited(self) -> bool:
-        """Whether anything is under way that later phases wait for: not long shots, unless they are as good as won."""
+        """Whether anything is under way that later ones wait for: not long shots, unless they are as good as won."""
         return any(
             state is not _State.ENDED and not (state is _State.RUNNING and combo in self._long_shots)
             for combo, state in self._states.items()
         )
 
-    def _unstarted(self, phase: PhasePlan) -> list[Planned]:
-        return [planned for planned in phase.combos if planned.combo not in self._states]
+    def _unstarted(self, batch: _Batch) -> _Batch:
+        return [(phase, planned) for phase, planned in batch if planned.combo not in self._states]
 
     def _name_next(self) -> list[Action]:
         if _State.NAMED in self._states.values():
@@ -145,7 +159,7 @@ class Walk:
         unneeded = Reason.NOT_NEEDED if self._winner else (reason or Reason.NOT_NEEDED)
         untried = [
             Skipped(planned.combo, phase.phase, unneeded, planned.advice)
-            for phase in self._plan.phases
-            for planned in self._unstarted(phase)
+            for batch in self._batches
+            for phase, planned in self._unstarted(batch)
         ]
         return [*(Cancel(combo, cancel_reason) for combo in live), Finish(self._winner, reason, tuple(untried))]

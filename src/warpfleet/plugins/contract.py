@@ -24,6 +24,10 @@ from warpfleet.net.proving import Claim, prove_datagram, prove_stream
 from warpfleet.signal.messages import ProtoMessage
 
 _STARTED_AT_US_BOUND = 2**53  # the year 2255; what a peer sends must fit the columns of the telemetry
+_TIMEOUT_S, _TIMEOUT_MAX_S = (
+    15.0,
+    180.0,
+)  # the usual and the longest budget of the policies that ship; a peer may not hold an attempt open for ever
 _RTT_MAX_MS = 10_000.0  # beyond any path that a person would wait for
 _INBOX_MAX_ITEMS = 64  # an attempt exchanges a handful of messages; more is a peer that misbehaves
 
@@ -42,7 +46,8 @@ AttemptId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 class AttemptMessage(ProtoMessage):
     """Base of the messages between the two sides of one attempt. The envelope around it names the connection.
 
-    The first message of a kind that `opens` makes the responder's side of the attempt.
+    The first message of a kind that `opens` makes the responder's side of the attempt, which has as long as the
+    initiator's, `timeout_s` seconds.
     """
 
     opens: ClassVar[bool] = False
@@ -51,6 +56,7 @@ class AttemptMessage(ProtoMessage):
     af: Literal[4, 6]
     route: RouteType
     started_at_us: int = Field(ge=0, lt=_STARTED_AT_US_BOUND)
+    timeout_s: float = Field(default=_TIMEOUT_S, gt=0, le=_TIMEOUT_MAX_S)
     rtt_ms: float | None = Field(default=None, ge=0, le=_RTT_MAX_MS)
 
 
@@ -180,7 +186,7 @@ class NodePorts(Protocol):
 @dataclass(kw_only=True)
 class AttemptSpec:
     """Which attempt it is. Ids are 32 hexadecimal digits; `started_at_us` is when the connection began by its
-    initiator's clock, in microseconds since 1970 (UTC).
+    initiator's clock, corrected by NTP, in microseconds since 1970 (UTC).
 
     `theirs` is the peer's address record (None on the responder's side), `opening` the message that opened the
     responder's side (None on the initiator's, and where a stream opened it). `rtt_ms` is the round trip that earlier
@@ -229,6 +235,7 @@ class AttemptContext(AttemptSpec):
             "af": self.combo.af,
             "route": self.combo.route,
             "started_at_us": self.started_at_us,
+            "timeout_s": self.timeout_s,
             "rtt_ms": self.rtt_ms,
         }
         self.post(kind.model_validate(head | fields))

@@ -94,7 +94,7 @@ def test_ipv6_is_firewalled_where_ipv4_is_translated() -> None:
         opened = world.connect("firewalled", "open", af=6)
         none = world.connect("firewalled", "four_only", af=6)
     assert (six.af, six.plugin, six.outcome) == (6, "udp_punch", DIRECT)
-    assert (four.af, four.plugin, four.outcome) == (4, "turn", RELAYED)
+    assert (four.af, four.plugin, four.outcome) == (4, "random_probe", DIRECT)
     assert (opened.plugin, opened.outcome) == ("direct_connect", DIRECT)
     assert (none.outcome, none.reason) == (ConnectionOutcome.FAILED, Reason.NOTHING_TO_TRY)
 
@@ -134,6 +134,16 @@ def test_a_clock_that_is_minutes_off_closes_the_door_to_streams(skew_s: float, p
     row = connect(pair("full_cone", "public"), "a", "b", skew_s={"a": skew_s})
     assert (row.plugin, row.outcome) == (plugin, DIRECT)
     assert row.started_at.timestamp() == pytest.approx(EPOCH_S + skew_s, abs=60)
+
+
+@pytest.mark.parametrize(
+    ("policy", "outcome"), [(Policy.STAGGERED, ConnectionOutcome.FAILED), (Policy.PATIENT, DIRECT)]
+)
+def test_patience_gives_both_sides_of_a_punch_the_time_that_slow_signals_take(
+    policy: Policy, outcome: ConnectionOutcome
+) -> None:
+    row = connect(pair("port_restricted", "port_restricted"), "a", "b", policy=policy, signal_late_ms=16_000)
+    assert row.outcome is outcome
 
 
 def test_ten_idle_minutes_pass_in_no_time() -> None:
