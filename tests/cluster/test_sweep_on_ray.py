@@ -88,10 +88,10 @@ def _count(out: Path) -> int:
 
 
 def _cost(out: Path) -> tuple[int, int]:
-    """The attempts that a sweep started, and the packets that it sent."""
+    """The attempts that a sweep started, and the packets that it sent, but for guesses: what those take is chance."""
     query = f"""
     select (select count(*) from '{out}/attempts/*.parquet' where outcome <> 'skipped'),
-        (select sum(packets_sent) from '{out}/attempts/*.parquet')
+        (select sum(packets_sent) from '{out}/attempts/*.parquet' where plugin <> 'random_probe')
         + (select sum(packets_sent) from '{out}/nat_observations/*.parquet')"""
     attempts, packets = duckdb.sql(query).fetchall()[0]
     return int(attempts), int(packets)
