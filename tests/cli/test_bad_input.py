@@ -51,6 +51,19 @@ def test_two_nodes_of_one_name(tmp_path: Path) -> None:
     assert_one_line(warpfleet("sweep", fleet(tmp_path, bob="alice"), "--out", tmp_path / "out"), 2, "alice", "rename")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["conect"], ("conect", "connect", "--help")),
+        (["connect", "fleet.yaml"], ("connect", "A", "--help")),
+        (["sweep", "--concurrency", "many"], ("sweep", "--concurrency", "--help")),
+        (["sweep", "--no-such"], ("--no-such",)),
+    ],
+)
+def test_arguments_that_the_command_line_does_not_have(arguments: list[str], words: tuple[str, ...]) -> None:
+    assert_one_line(warpfleet(*arguments), 2, *words)
+
+
 def test_a_fleet_file_that_is_not_there(tmp_path: Path) -> None:
     assert_one_line(warpfleet("nat", tmp_path / "none.yaml"), 2, "none.yaml")
 

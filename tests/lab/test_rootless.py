@@ -34,9 +34,14 @@ def user_namespaces() -> bool:
     return subprocess.run(["unshare", "-Urnm", "true"], capture_output=True, timeout=10, check=False).returncode == 0
 
 
-def command(what: str) -> str:
+def command(what: str, home: Path) -> str:
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, PROGRAM, what], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", PROGRAM, PROGRAM, what],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, "XDG_STATE_HOME": str(home)},
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
@@ -44,15 +49,15 @@ def command(what: str) -> str:
 
 @pytest.mark.lab
 @pytest.mark.skipif(not user_namespaces(), reason="this kernel gives users no namespaces")
-def test_up_list_and_down_without_root() -> None:
-    state = Path(f"/tmp/warpfleet-{os.getuid()}")
+def test_up_list_and_down_without_root(tmp_path: Path) -> None:
+    state = tmp_path / "warpfleet" / "rootless"
     before = netns.existing("wf.rootless.")
-    fleet = Path(command("up"))
+    fleet = Path(command("up", tmp_path))
     try:
         assert fleet.is_relative_to(state)
         assert fleet.stat().st_mode & 0o077 == 0
-        assert command("list") == "rootless"
+        assert command("list", tmp_path) == "rootless"
         assert netns.existing("wf.rootless.") == before == []
     finally:
-        command("down")
+        command("down", tmp_path)
     assert not state.exists()

@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from typing import cast
 
 import typer
 
@@ -16,6 +17,8 @@ from warpfleet.cli.report import report
 from warpfleet.cli.sweep import lab_sweep, sweep
 from warpfleet.core.errors import InputError, WarpfleetError
 
+# What is wrong with the arguments; typer exports no name for it.
+_UsageError = cast("type[typer.BadParameter]", typer.BadParameter.mro()[1])
 EXIT_INPUT_WRONG = 2
 EXIT_MISSING = 3
 
@@ -33,10 +36,16 @@ app.add_typer(cluster.app, name="cluster")
 
 
 def main() -> None:
-    """Run the command; every error that we know of is one line on stderr."""
+    """Run the command; every error that we know of is one line on stderr, and whatever is wrong with the arguments."""
     logging.basicConfig(level=logging.WARNING, format="warpfleet: %(message)s", stream=sys.stderr)
     try:
-        app()
+        sys.exit(app(standalone_mode=False))
+    except _UsageError as error:
+        name = error.ctx.command_path if error.ctx else "warpfleet"
+        message = error.format_message().rstrip(".")
+        if message:  # else it has shown the help
+            print(f"{name}: {message}; see `{name} --help`", file=sys.stderr)
+        sys.exit(EXIT_INPUT_WRONG)
     except WarpfleetError as error:
         print(f"warpfleet: {error}", file=sys.stderr)
         sys.exit(EXIT_INPUT_WRONG if isinstance(error, InputError) else EXIT_MISSING)

@@ -19,6 +19,7 @@ from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 
+from warpfleet.configs.state import state_dir as user_state_dir
 from warpfleet.core.errors import MissingError
 from warpfleet.lab import processes
 from warpfleet.lab.processes import Owned
@@ -62,7 +63,7 @@ def ensure_privilege(argv: list[str] | None = None) -> None:
         return
     if mode() is Mode.NONE:
         raise MissingError("a laboratory needs root, and this kernel gives users no namespaces; run it with sudo")
-    state = _private_dir(Path(f"/tmp/warpfleet-{os.getuid()}"))  # noqa: S108  checked to be ours alone
+    state = _private_dir(user_state_dir() / "rootless")
     with locked(state):
         holder = _read_holder(state) or _start_holder(state)
     enter = ["nsenter", "--preserve-credentials", "-U", "-n", "-m", f"--wd={Path.cwd()}", "-t", str(holder.pid), "--"]
