@@ -119,7 +119,7 @@ class Supervisor:
             if len(reports) == len(self._specs):  # a new signal host may still be opening some
                 self.reports = reports
 
-    async def ask(self, role: str, method: str, *arguments: object) -> object:
+    async def ask(self, role: str, method: str, *arguments: object, **options: object) -> object:
         """Call a method of an actor, once it is there. RayError where it dies before it answers; ClusterLost."""
         ready = asyncio.ensure_future(self.actors[role].ready.wait())
         waiting: set[asyncio.Future[Any]] = {ready, self.lost}
@@ -129,7 +129,7 @@ class Supervisor:
             ready.cancel()
         if self.lost.done():
             raise ClusterLost(f"{self.lost.result()}; what is recorded stays: go on with --resume")
-        return await self.call(role, method)(*arguments)
+        return await self.call(role, method)(*arguments, **options)
 
     async def open_sweep(self, directory: Path, sweep: Sweep, *, resume: bool) -> Sweep:
         """Have a sweep recorded; the sweep as it is recorded. InputError where the directory cannot take it."""
@@ -153,12 +153,9 @@ class Supervisor:
     async def _patiently(self, role: str, method: str, *arguments: object, **options: object) -> object:
         """Call a method that may be called twice, on the successor of an actor that dies meanwhile."""
         for _ in range(_REVIVALS_MAX):
-            try:
-                return await self.call(role, method)(*arguments, **options)
-            except RayError:
-                await asyncio.wait({self.lost}, timeout=_RETRY_S)
-            if self.lost.done():
-                break
+            with suppress(RayError):
+                return await self.ask(role, method, *arguments, **options)
+            await asyncio.sleep(_RETRY_S)  # it may not be known yet that the actor is dead
         raise ClusterLost(f"the {role} actor died and was not replaced")
 
     def _create(self, role: str) -> Handle:
