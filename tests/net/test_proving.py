@@ -347,6 +347,39 @@ async def test_where_the_round_trip_is_known_nothing_is_sent_before_an_answer_ca
 
 
 @virtual_time
+async def test_an_initiator_asks_again_where_the_responder_was_heard_although_nobody_predicted_it() -> None:
+    socket = FakeUdp(Internet(), Endpoint("198.51.100.1", 1))
+    predicted, reflexive = Endpoint("198.51.100.9", 9), Endpoint("198.51.100.9", 4321)
+    initiator, responder = handshakes()
+    proving = asyncio.create_task(prove_datagram(socket, initiator, leave_at_once, [predicted]))
+    await asyncio.sleep(0.01)
+    socket.arrive(responder.opener(), reflexive)
+    await asyncio.sleep(1)
+    asked = [remote for _, remote in socket.sent]
+    assert asked.count(reflexive) > 2, "its proof may be lost, and it knocks no more"
+    proving.cancel()
+    await asyncio.gather(proving, return_exceptions=True)
+
+
+@virtual_time
+async def test_a_responder_that_was_found_among_many_says_so_until_it_is_asked() -> None:
+    socket, peer = FakeUdp(Internet(), Endpoint("198.51.100.1", 1)), Endpoint("198.51.100.9", 9)
+    initiator, responder = handshakes()
+    greeting = initiator.opener(), peer
+    proving = asyncio.create_task(prove_datagram(socket, responder, leave_at_once, [peer], first=greeting))
+    await asyncio.sleep(1)
+    assert kinds(socket)[0] is FrameType.PROOF
+    assert kinds(socket)[1:].count(FrameType.KNOCK) > 2, "the proof may be lost, and the peer greets other ports"
+    socket.arrive(*greeting)
+    await asyncio.sleep(0.01)
+    knocks = kinds(socket).count(FrameType.KNOCK)
+    await asyncio.sleep(1)
+    assert kinds(socket).count(FrameType.KNOCK) == knocks
+    proving.cancel()
+    await asyncio.gather(proving, return_exceptions=True)
+
+
+@virtual_time
 async def test_a_responder_that_has_been_greeted_knocks_no_more() -> None:
     socket, peer = FakeUdp(Internet(), Endpoint("198.51.100.1", 1)), Endpoint("198.51.100.9", 9)
     initiator, responder = handshakes()

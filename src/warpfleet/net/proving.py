@@ -100,8 +100,8 @@ class _DatagramProof:
         self.seen: set[Endpoint] = set()  # endpoints that authentic frames came from
 
     async def run(self, first: tuple[bytes, Endpoint] | None) -> Endpoint:
-        if first and self._digest(*first):
-            return first[1]
+        if first and (agreed := await self._go_on_from(*first)):
+            return agreed
         interval_s = self._resend_first_s
         while True:
             for target in self._targets:
@@ -110,6 +110,15 @@ class _DatagramProof:
             if agreed:
                 return agreed
             interval_s = self._resend_first_s if restart else min(interval_s * _RESEND_FACTOR, _RESEND_MAX_S)
+
+    async def _go_on_from(self, data: bytes, source: Endpoint) -> Endpoint | None:
+        """Digest what was read before, and give the peer the time to answer: most paths do within so long."""
+        if self._digest(data, source):
+            return source
+        if self._chosen is None:
+            self._targets = [source]  # a peer that has greeted many ports does not know which of them hears it
+        agreed, _ = await self._listen(_RESEND_MAX_S)
+        return agreed
 
     async def stop(self) -> None:
         tasks = [task for task in (self._receiving, self._claiming) if task]
@@ -148,6 +157,8 @@ class _DatagramProof:
             except WarpfleetError:
                 return False  # an endpoint beyond what this attempt may send to: as if it had not been heard
         self.seen.add(source)
+        if received.event is Event.KNOCKED and self._chosen is None and source not in self._targets:
+            self._targets.append(source)
         if received.event is Event.GREETED:
             self._targets = []
         if received.event is Event.PROVED and self._chosen is None:
