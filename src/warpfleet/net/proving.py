@@ -95,6 +95,9 @@ class _DatagramProof:
         self._message = handshake.opener()
         self._targets = list(dict.fromkeys(candidates))
         self._chosen: Endpoint | None = None
+        self._greeted = (
+            False  # the peer mostly asks again, but not where it greeted many ports and knows not which hears
+        )
         self._claiming: asyncio.Task[None] | None = None
         self._receiving = asyncio.create_task(socket.receive())
         self.seen: set[Endpoint] = set()  # endpoints that authentic frames came from
@@ -115,8 +118,6 @@ class _DatagramProof:
         """Digest what was read before, and give the peer the time to answer: most paths do within so long."""
         if self._digest(data, source):
             return source
-        if self._chosen is None:
-            self._targets = [source]  # a peer that has greeted many ports does not know which of them hears it
         agreed, _ = await self._listen(_RESEND_MAX_S)
         return agreed
 
@@ -138,6 +139,8 @@ class _DatagramProof:
                 self._receiving = asyncio.create_task(self._socket.receive())
                 if self._digest(data, source):
                     return source, False
+                if self._greeted:
+                    end = loop.time() + _RESEND_MAX_S
             if self._claiming and self._claiming in done:
                 self._claiming.result()
                 self._claiming = None
@@ -160,7 +163,8 @@ class _DatagramProof:
         if received.event is Event.KNOCKED and self._chosen is None and source not in self._targets:
             self._targets.append(source)
         if received.event is Event.GREETED:
-            self._targets = []
+            self._greeted = True
+            self._targets = [source]
         if received.event is Event.PROVED and self._chosen is None:
             self._chosen = source
             self._targets = []
