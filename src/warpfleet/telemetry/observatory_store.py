@@ -222,7 +222,7 @@ class ObservatoryStore:
         for suffix in ("-shm", "-wal", ""):
             with suppress(FileNotFoundError):
                 os.replace(f"{path}{suffix}", f"{aside}{suffix}")
-        _log.warning("%s is damaged: it was moved to %s, and a new one was begun", path, aside.name)
+        _log.warning("%s is damaged or outdated: it was moved to %s, and a new one was begun", path, aside.name)
 
 
 def _code(error: Exception) -> int | None:
