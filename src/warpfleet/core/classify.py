@@ -23,9 +23,9 @@ class Observations:
     """What one node saw, for one address family. None: a test was not run, or its silence proves nothing.
 
     `mapped` holds (destination, mapped address) of one socket; `ports` holds (local port, external port) of fresh
-    sockets towards one destination, in their order of sending, `more_ports` of those that were sent from later, where
-    the first left doubts; `change_both` and `change_port` are whether answers
-    came in from the server's other address and port, and from its other port (RFC 5780 section 4.4).
+    sockets towards one destination, in their order of sending, and `more_ports` those of more such sockets that asked
+    later, where the first left doubts; `change_both` and `change_port` are whether answers came in from the server's
+    other address and port, and from its other port (RFC 5780 section 4.4).
     """
 
     local_ips: frozenset[str] = frozenset()
