@@ -22,8 +22,7 @@ _CHANCE = 0.999  # that a block is missed in spite of it is not bad luck: the po
 # What is sent in the round trip after the hit is in vain: of the 1.77 sqrt(ports) packets that it takes on average, an
 # eighth or so, and sixteen round trips see 98 % through.
 _ROUND_TRIPS = 8
-# A third of a second is a satellite's, and would make an attempt outlast its time.
-_RTT_MAX_S = 0.2
+_RTT_MAX_S = 0.2  # at the pace of longer ones, all probes would outlast the attempt
 _RTT_ASSUMED_S = 0.1
 PACKETS_PER_S = 1024  # no more than a page load
 
