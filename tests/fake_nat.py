@@ -1,10 +1,12 @@
 """A host behind a NAT of its own in the network in memory: it admits only whom a socket has sent to (APDF)."""
 
 import asyncio
-from collections.abc import Callable, Iterator
+import random
+from collections.abc import Iterator
 
 from fake_network import STUN_SERVER, FakeNetwork, FakeUdp, Internet
 from warpfleet.core.endpoint import Endpoint
+from warpfleet.core.port_range import WHOLE, PortRange
 
 
 class NattedUdp(FakeUdp):
@@ -60,7 +62,7 @@ def sequence(first: int, delta: int = 1) -> Iterator[int]:
             port += 64512
 
 
-def drawn(randrange: Callable[[int, int], int]) -> Iterator[int]:
+def drawn(rng: random.Random, block: PortRange = WHOLE) -> Iterator[int]:
     """The ports of a random allocator."""
     while True:
-        yield randrange(1024, 65536)
+        yield rng.randint(*block)

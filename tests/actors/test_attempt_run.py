@@ -19,6 +19,7 @@ from warpfleet.net.pipe import StreamPipe
 from warpfleet.net.proving import PeerClosed
 from warpfleet.plugins.address_messages import GetAddr
 from warpfleet.plugins.contract import Abandon, AttemptContext, AttemptFailed, AttemptSpec, InboundStream, Strategy
+from warpfleet.plugins.room import Room
 
 O = AttemptOutcome  # noqa: E741
 Body = Callable[[AttemptContext], Awaitable[Pipe | None]]
@@ -67,6 +68,7 @@ class Bench:
             report=self.reports.append,
             post=self.posted.append,
             on_pipe=self._on_pipe,
+            room=Room(),
         )
         self._strategy = running(body)
 

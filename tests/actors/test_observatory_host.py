@@ -16,7 +16,8 @@ from warpfleet.actors.observatory_host import ObservatoryHost
 from warpfleet.core.exit import Exit, KnownNat
 from warpfleet.core.experience import FRESH_S, KEPT_TRIES, Between, Evidence, Inbound, Subject, Track
 from warpfleet.core.nat import Filtering, Mapping, NatBehaviour, PortAssignment
-from warpfleet.telemetry.observatory_store import ObservatoryStore
+from warpfleet.core.port_range import PortRange
+from warpfleet.telemetry.observatory_store import SCHEMA_VERSION, ObservatoryStore
 
 NOW = 1_790_000_000.0
 HOME = Exit("internet", 4, "198.51.100.1")
@@ -27,6 +28,7 @@ NAT = NatBehaviour(
     filtering=Filtering.APDF,
     port_assignment=PortAssignment.SEQUENTIAL,
     port_delta=2,
+    port_range=PortRange(40_000, 40_900),
     hairpin=False,
     lifetime_s=30.5,
     translated=True,
@@ -80,6 +82,20 @@ async def test_the_last_that_was_found_out_counts(path: Path | None) -> None:
     await one.remember([KnownNat(HOME, NAT, NOW - 5)])
     await one.remember([newer])
     assert await one.recall(HOME) == newer
+
+
+async def test_what_probes_saw_of_one_block_is_put_together(path: Path | None) -> None:
+    one = host(path)
+    for looked, known in [
+        ((40_100, 41_023), (40_000, 41_023)),
+        ((50_000, 50_900), (50_000, 50_900)),
+        (None, None),
+    ]:
+        found = replace(NAT, port_range=PortRange(*looked) if looked else None)
+        await one.remember([KnownNat(HOME, NAT, NOW), KnownNat(HOME, found, NOW)])
+        recalled = await one.recall(HOME)
+        assert recalled
+        assert recalled.behaviour == replace(NAT, port_range=PortRange(*known) if known else None)
 
 
 async def test_it_knows_the_tracks_of_both_kinds_of_subject(path: Path | None) -> None:
@@ -274,7 +290,7 @@ async def test_what_cannot_be_written_is_kept_in_memory(
     elif what == "a folder":
         file.mkdir()
     else:
-        version = 99 if what == "a newer version" else 1
+        version = 99 if what == "a newer version" else SCHEMA_VERSION
         with sqlite3.connect(file) as database:
             database.execute(f"PRAGMA user_version = {version}")
     one = host(file)

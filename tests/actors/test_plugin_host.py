@@ -28,6 +28,7 @@ from warpfleet.core.endpoint import Endpoint
 from warpfleet.core.identity import Identity
 from warpfleet.core.pairing import Requirement
 from warpfleet.core.peer import PeerView
+from warpfleet.net import descriptors
 from warpfleet.net.handshake import Frame, FrameType
 from warpfleet.net.interfaces import Pipe
 from warpfleet.net.pipe import StreamPipe
@@ -35,6 +36,7 @@ from warpfleet.net.vantage import Vantage
 from warpfleet.plugins.contract import Abandon, AttemptContext, AttemptMessage, InboundStream, Strategy
 from warpfleet.plugins.loader import registrations
 from warpfleet.plugins.registry import REGISTRY, Registration
+from warpfleet.plugins.room import MAX_SOCKETS
 
 NAME = "fake_plugin"
 
@@ -178,6 +180,30 @@ async def test_started_and_cancelled_in_one_batch_it_still_says_how_it_ended() -
     await host.command([ORDER, CancelAttempt("alice", ATTEMPT_ID, Reason.OTHER_PIPE_WON)])
     await asyncio.sleep(0.1)
     assert bench.ends() == [("alice", AttemptOutcome.CANCELLED, Reason.OTHER_PIPE_WON)]
+    await host.close()
+
+
+@virtual_time
+async def test_attempts_of_one_host_share_its_room_for_sockets() -> None:
+    taken = 0
+
+    async def body(context: AttemptContext) -> None:
+        nonlocal taken
+        async with context.room.take(MAX_SOCKETS // 2):
+            taken += 1
+            await asyncio.Event().wait()
+
+    Fake.body = body  # type: ignore[assignment]
+    bench = Bench()
+    host = await bench.open()
+    orders = [replace(ORDER, attempt_id=f"{number:032x}", timeout_s=number + 1) for number in range(5)]
+    await host.command(orders)
+    await asyncio.sleep(0.5)
+    at_once = 2 if descriptors.limit() >= 2 * MAX_SOCKETS else 1
+    assert taken == at_once
+    await asyncio.sleep(1)
+    assert bench.ends() == [("alice", AttemptOutcome.TIMEOUT, Reason.NO_ANSWER)]
+    assert taken == at_once + 1
     await host.close()
 
 

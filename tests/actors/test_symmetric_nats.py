@@ -2,28 +2,34 @@
 
 import asyncio
 import secrets
+import statistics
 from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
+import duckdb
 import pytest
 import yaml
 
 from warpfleet.actors.node import Node
 from warpfleet.configs.topology import Topology
 from warpfleet.core.identity import Identity, PublicIdentity
+from warpfleet.core.port_range import PortRange
 from warpfleet.lab.laboratory import laboratory
 from warpfleet.net.vantage import Vantage
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(60)]
 
+BLOCK = PortRange(40_000, 41_023)
 HOSTS = [
     {"name": "steady", "nat": "eim_random_ports", "delay_ms": 20},
     {"name": "random", "nat": "symmetric_random", "delay_ms": 20},
+    {"name": "narrow", "nat": {"preset": "symmetric_random", "port_range": list(BLOCK)}, "delay_ms": 20},
     {"name": "rising", "nat": "symmetric_sequential", "delay_ms": 20},
     {"name": "falling", "nat": {"preset": "symmetric_sequential", "port_delta": -2}, "delay_ms": 20},
 ]
+REPEATS = 9
 AT_ONCE = 4  # connections of one pair, each of which opens mappings where the others predict theirs
 
 
@@ -35,10 +41,12 @@ class Site:
     mqtt: list[str]
     stun: list[str]
 
-    def node(self, identity: Identity, peer: PublicIdentity) -> AbstractAsyncContextManager[Node]:
+    def node(
+        self, identity: Identity, peer: PublicIdentity, telemetry: Path | None = None
+    ) -> AbstractAsyncContextManager[Node]:
         """A node on the host of its name."""
         vantage = Vantage(netns=self.namespaces[identity.name])
-        return Node.open(identity, peers=[peer], mqtt=self.mqtt, stun=self.stun, vantage=vantage)
+        return Node.open(identity, peers=[peer], mqtt=self.mqtt, stun=self.stun, vantage=vantage, telemetry=telemetry)
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +66,8 @@ def site() -> Iterator[Site]:
         ("rising", "falling", "udp_punch"),
         ("steady", "random", "random_probe"),
         ("random", "steady", "random_probe"),
+        ("steady", "narrow", "random_probe"),
+        ("narrow", "steady", "random_probe"),
     ],
 )
 async def test_a_symmetric_nat_is_got_through(site: Site, initiator: str, responder: str, plugin: str) -> None:
@@ -67,3 +77,24 @@ async def test_a_symmetric_nat_is_got_through(site: Site, initiator: str, respon
         for end in [await there.accept() for _ in pipes]:
             await end.send(b"hello")
         assert [await pipe.receive() for pipe in pipes] == [b"hello"] * AT_ONCE
+
+
+async def test_a_block_of_ports_is_learned_and_guessed_with_few_packets(site: Site, tmp_path: Path) -> None:
+    near, far = (Identity.generate(name, secrets.token_bytes(32)) for name in ("steady", "narrow"))
+    async with (
+        site.node(near, far.public, tmp_path / "near") as here,
+        site.node(far, near.public, tmp_path / "far") as there,
+        asyncio.timeout(30),
+    ):
+        learned = there.view.nat[4].port_range
+        assert learned
+        assert BLOCK.first <= learned.first < learned.last <= BLOCK.last
+        assert learned.size > BLOCK.size / 2
+        for _ in range(REPEATS):
+            async with await here.connect("narrow", plugin_name="random_probe"):
+                await (await there.accept()).close()
+    rows = [f"SELECT * FROM '{tmp_path}/{side}/attempts/*.parquet'" for side in ("near", "far")]
+    sums = f"SELECT sum(packets_sent) FROM ({' UNION ALL '.join(rows)}) WHERE outcome = 'won' GROUP BY attempt_id"
+    packets = [row[0] for row in duckdb.sql(sums).fetchall()]
+    assert len(packets) == REPEATS
+    assert statistics.median(packets) < 200

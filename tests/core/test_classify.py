@@ -12,11 +12,13 @@ from warpfleet.core.classify import (
     classify,
     contradicted,
     filtering_of,
+    leaves_doubts,
     mapping_of,
     port_assignment_of,
 )
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.core.nat import Filtering, Mapping, NatBehaviour, PortAssignment
+from warpfleet.core.port_range import PortRange
 
 SERVER, OTHER_IP, OTHER = (
     Endpoint("203.0.113.20", 3478),
@@ -185,6 +187,85 @@ def test_random_ports_are_no_sequence(seed: int) -> None:
     assert port_assignment_of([(1, port) for port in ports]) == (PortAssignment.RANDOM, None)
 
 
+def of_block(seed: int, size: int) -> Observations:
+    """What is seen of a NAT that draws from a block: first, and, where that leaves doubts, after another look."""
+    rng = Random(seed)
+    first = rng.randint(1024, 65536 - size)
+    ports = rng.sample(range(first, first + size), 17)
+    looked = seen(tuple((1, port) for port in ports[:6]), tuple(ports[6:9]), False, False)
+    return replace(looked, more_ports=tuple((1, port) for port in ports[9:])) if leaves_doubts(looked) else looked
+
+
+@pytest.mark.parametrize("size", [64, 128, 256, 512, 1024, 4096, 16_384])
+def test_random_ports_of_a_block_are_no_sequence(size: int) -> None:
+    """A first look alone takes all blocks of 64 ports, and one in seventy of 1,024, for a sequence."""
+    found = [classify(of_block(seed, size)) for seed in range(1000)]
+    assert sum(nat.port_assignment is PortAssignment.RANDOM for nat in found) >= 970
+    assert all((nat.port_range is not None) == (nat.port_assignment is PortAssignment.RANDOM) for nat in found)
+
+
+def test_the_block_has_all_ports_that_were_seen() -> None:
+    looked = of_block(1, 1024)
+    ports = looked.external_ports
+    assert len(ports) == 17
+    assert classify(looked).port_range == PortRange(min(ports), max(ports))
+
+
+@given(
+    delta=st.integers(1, 8) | st.integers(-8, -1),
+    taken=st.lists(st.integers(0, 3), min_size=14, max_size=14),
+    between=st.integers(0, 5000),
+    overtaken=st.sets(st.integers(0, 11), max_size=2),
+)
+def test_another_look_does_not_make_a_sequence_random(
+    delta: int, taken: list[int], between: int, overtaken: set[int]
+) -> None:
+    """Others open mappings before each of ours, any number of them between the two looks, and packets overtake."""
+    steps = [1 + others for others in taken]
+    steps[6] += between
+    ports = [(1, 30_000 + delta * sum(steps[: index + 1])) for index in range(14)]
+    alone = port_assignment_of(ports[:6])
+    for at in overtaken - {5}:
+        ports[at], ports[at + 1] = ports[at + 1], ports[at]
+    if port_assignment_of(ports[:6])[0] is PortAssignment.SEQUENTIAL:
+        assert port_assignment_of(ports[:6], ports[6:]) == port_assignment_of(ports[:6])
+    assert port_assignment_of(ports[:6]) == alone or overtaken
+
+
+@given(st.randoms(), st.integers(1, 4))
+def test_another_look_at_a_sequence_in_any_order_does_not_make_it_random(shuffling: Random, delta: int) -> None:
+    """Where nobody else opens mappings, they lie side by side, however the packets overtook each other."""
+    ports = [(1, 30_000 + index * delta) for index in range(14)]
+    first, more = ports[:6], ports[6:]
+    shuffling.shuffle(first)
+    shuffling.shuffle(more)
+    assert port_assignment_of(first, more)[0] is PortAssignment.SEQUENTIAL
+
+
+@pytest.mark.parametrize(
+    ("look", "doubts"),
+    [
+        (PRESETS["symmetric_sequential"], False),
+        (PRESETS["symmetric_random"], False),
+        (PRESETS["eim_random_ports"], False),
+        (PRESETS["port_restricted"], False),
+        (Observations(), False),
+        (replace(PRESETS["eim_random_ports"], ports=tuple((1, port) for port in range(20_000, 20_600, 100))), False),
+        (replace(PRESETS["symmetric_sequential"], ports=(*SEQUENCE[:3], (1, 20_007), *SEQUENCE[3:])), True),
+        (
+            seen(
+                tuple((1, 40_000 + port) for port in (7, 903, 411, 77, 650, 222)),
+                (40_001, 40_500, 40_999),
+                *[False] * 2,
+            ),
+            True,
+        ),
+    ],
+)
+def test_only_what_depends_on_the_destination_leaves_doubts(look: Observations, doubts: bool) -> None:
+    assert leaves_doubts(look) is doubts
+
+
 endpoints = st.builds(Endpoint, st.sampled_from(["203.0.113.1", "203.0.113.2"]), st.integers(1, 3))
 flags = st.none() | st.booleans()
 
@@ -275,6 +356,14 @@ def test_a_lost_packet_never_confirms(name: str) -> None:
     if met.change_port:
         lost.append(replace(met, change_port=False))
     assert all(contradicted(known, one) for one in lost)
+
+
+@pytest.mark.parametrize(
+    ("ports", "plausible"), [((40_100, 40_105), True), ((39_700, 41_200), True), ((40_100, 52_000), False)]
+)
+def test_of_a_known_block_only_ports_around_it_are_plausible(ports: tuple[int, int], plausible: bool) -> None:
+    known = replace(CHECKS["symmetric_random"][0], port_range=PortRange(40_050, 40_950))
+    assert contradicted(known, seen(((40_001, ports[0]),), ports, False, False)) is not plausible
 
 
 @given(st.integers(1024, 65535), st.integers(1024, 65535), st.integers(1, 64))

@@ -73,6 +73,8 @@ def lab() -> Iterator[Lab]:
         {"name": "adm", "nat": {"mapping": "ADM", "filtering": "ADF", "port_assignment": "random"}},
         {"name": "step_four", "nat": {"preset": "symmetric_sequential", "port_delta": 4}},
         {"name": "step_back", "nat": {"preset": "symmetric_sequential", "port_delta": -2}},
+        {"name": "block", "nat": {"preset": "symmetric_random", "port_range": [40_000, 40_127]}},
+        {"name": "step_in_block", "nat": {"preset": "symmetric_sequential", "port_range": [40_000, 40_127]}},
         {"name": "short", "nat": {"preset": "eim_random_ports", "filtering": "EIF", "udp_lifetime_s": 1}},
         {"name": "rst", "nat": {"preset": "port_restricted", "tcp_unsolicited": "rst"}},
         {"name": "firewalled_adf", "nat": {"preset": "public_firewalled", "filtering": "ADF"}},

@@ -9,14 +9,18 @@ import pytest
 from warpfleet.configs.topology import PRESETS, NatSpec, TcpAnswer
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.core.nat import Filtering, Mapping, PortAssignment
+from warpfleet.core.port_range import PortRange
 
 pytestmark = pytest.mark.lab
 
 ONE, TWO = "203.0.113.10", "203.0.113.20"
+BLOCK = PortRange(40_000, 40_127)
 SPECIAL = {
     "adm": NatSpec(mapping=Mapping.ADM, filtering=Filtering.ADF, port_assignment=PortAssignment.RANDOM),
     "step_four": NatSpec(mapping=Mapping.APDM, port_assignment=PortAssignment.SEQUENTIAL, port_delta=4),
     "step_back": NatSpec(mapping=Mapping.APDM, port_assignment=PortAssignment.SEQUENTIAL, port_delta=-2),
+    "block": NatSpec(mapping=Mapping.APDM, port_assignment=PortAssignment.RANDOM, port_range=BLOCK),
+    "step_in_block": NatSpec(mapping=Mapping.APDM, port_assignment=PortAssignment.SEQUENTIAL, port_range=BLOCK),
     "firewalled_adf": NatSpec(translated=False, filtering=Filtering.ADF),
 }
 TRUTH = {name: nat for name, nat in {**PRESETS, **SPECIAL}.items() if nat is not None and not nat.udp_blocked}
@@ -31,6 +35,8 @@ def check_ports(nat: NatSpec, local: int, same: int, other_port: int, other_addr
         assert same == other_port
     if nat.port_assignment is PortAssignment.PRESERVING:
         assert same == local
+    if nat.port_range:
+        assert all(nat.port_range.first <= port <= nat.port_range.last for port in (same, other_port, other_address))
     if nat.port_assignment is PortAssignment.SEQUENTIAL:
         assert (other_port - same, other_address - other_port) == (nat.port_delta, nat.port_delta)
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from warpfleet.configs.topology import PRESETS, Ipv6, NatSpec, RouterSpec, TcpAnswer, Topology
 from warpfleet.core.errors import InputError
 from warpfleet.core.nat import Filtering, Mapping, PortAssignment
+from warpfleet.core.port_range import WHOLE, PortRange
 from warpfleet.lab.nat_rules import ruleset
 from warpfleet.lab.plan import Plan, layout
 
@@ -25,6 +26,7 @@ def nats(draw: st.DrawFn) -> NatSpec:
         filtering=draw(st.sampled_from([Filtering.EIF, Filtering.ADF, Filtering.APDF])),
         port_assignment=draw(st.sampled_from(ports + [PortAssignment.PRESERVING] * (mapping is Mapping.EIM))),
         port_delta=draw(st.integers(-64, 64).filter(bool)),
+        port_range=draw(st.sampled_from([None, PortRange(1024, 1152), PortRange(40_000, 41_023)])),
         hairpinning=draw(st.booleans()),
         udp_lifetime_s=draw(st.integers(1, 86_400)),
         tcp_unsolicited=draw(st.sampled_from(TcpAnswer)),
@@ -54,8 +56,9 @@ def test_sequential_ports_are_ports_one_step_apart(nat: NatSpec, name: str) -> N
     listed = rules(sequential, name).partition("numgen inc mod ")[2].partition("{")[2].partition("}")[0]
     ports = [int(pair.partition(":")[2]) for pair in listed.split(",")]
     assert {after - before for before, after in itertools.pairwise(ports)} == {nat.port_delta}
-    assert min(ports) >= 1024
-    assert max(ports) <= 65_535
+    first, last = nat.port_range or WHOLE
+    assert first <= min(ports)
+    assert max(ports) <= last
 
 
 @st.composite

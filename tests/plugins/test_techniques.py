@@ -20,7 +20,8 @@ from warpfleet.core.combo import Combo, Reason, RouteType
 from warpfleet.core.endpoint import Endpoint, Interface
 from warpfleet.core.identity import Identity
 from warpfleet.core.nat import Filtering, Mapping, NatBehaviour
-from warpfleet.core.targets import Budget, loopback_alias
+from warpfleet.core.port_range import WHOLE, PortRange
+from warpfleet.core.targets import loopback_alias
 from warpfleet.net.handshake import FRAME_BYTES
 from warpfleet.net.interfaces import ConnectRefused, Pipe, RelayRefused, Unreachable
 from warpfleet.plugins.contract import AttemptContext, AttemptFailed, AttemptMessage, InboundStream, Strategy
@@ -30,10 +31,11 @@ from warpfleet.plugins.get_addr import GetAddress
 from warpfleet.plugins.random_probe import RandomProbe
 from warpfleet.plugins.random_probe.messages import Answer as ProbeAnswer
 from warpfleet.plugins.random_probe.messages import Offer as ProbeOffer
-from warpfleet.plugins.random_probe.plan import MAPPINGS, ROUND_PROBES, ROUND_S, ROUNDS, chance, rounds
+from warpfleet.plugins.random_probe.plan import MAPPINGS_MAX, PROBES_MAX
 from warpfleet.plugins.return_addr import ReturnAddress
 from warpfleet.plugins.reverse_connect import ReverseConnect
 from warpfleet.plugins.reverse_connect.messages import DialMe
+from warpfleet.plugins.room import Room
 from warpfleet.plugins.turn import Turn
 from warpfleet.plugins.turn.messages import RelayAnswer, RelayOffer
 from warpfleet.plugins.udp_punch import UdpPunch
@@ -352,12 +354,28 @@ def test_more_endpoints_than_a_peer_has_are_refused(kind: type[AttemptMessage], 
 # random_probe
 
 
-def bridged(internet: Internet, seed: int, *, random_initiator: bool) -> tuple[FakeNode, FakeNode]:
-    """A node with random ports, and one whose port stays."""
+BLOCK = PortRange(40_000, 41_023)
+
+
+def bridged(
+    internet: Internet,
+    seed: int,
+    *,
+    random_initiator: bool,
+    block: PortRange = WHOLE,
+    known: PortRange | None = None,
+) -> tuple[FakeNode, FakeNode]:
+    """A node with random ports of a block, and what is known of that; and a node whose port stays."""
     one, other = (ALICE, BOB) if random_initiator else (BOB, ALICE)
-    unpredictable = natted(one, internet, "symmetric_random", drawn(random.Random(seed).randrange))
+    unpredictable = natted(one, internet, "symmetric_random", drawn(random.Random(seed), block))
+    unpredictable.view.nat[4] = replace(unpredictable.view.nat[4], port_range=known)
     steady = port_filtered(other, internet)
     return (unpredictable, steady) if random_initiator else (steady, unpredictable)
+
+
+def packets(internet: Internet) -> int:
+    """All that was sent so far."""
+    return sum(socket.packets_sent for socket in internet.udp)
 
 
 @virtual_time
@@ -366,9 +384,26 @@ def bridged(internet: Internet, seed: int, *, random_initiator: bool) -> tuple[F
 async def test_many_mappings_and_many_probes_meet(random_initiator: bool, seed: int) -> None:
     internet = Internet()
     await meets(RandomProbe, internet, *bridged(internet, seed, random_initiator=random_initiator))
-    probing = [socket for socket in internet.udp if socket.packets_sent > ROUND_PROBES]
-    assert [socket.source_towards(STUN_SERVER).port for socket in probing] == [50_000]
-    assert len(internet.udp) == 1 + MAPPINGS
+    [probing] = [socket for socket in internet.udp if socket.source_towards(STUN_SERVER).port == 50_000]
+    assert 1 < len(internet.udp) - 1 <= MAPPINGS_MAX
+    assert probing.packets_sent < PROBES_MAX + 20
+
+
+@virtual_time
+@pytest.mark.parametrize("random_initiator", [True, False])
+@pytest.mark.parametrize("seed", range(10))
+async def test_in_a_block_that_is_known_they_meet_soon(random_initiator: bool, seed: int) -> None:
+    internet = Internet()
+    ends = bridged(internet, seed, random_initiator=random_initiator, block=BLOCK, known=BLOCK)
+    await meets(RandomProbe, internet, *ends)
+    assert packets(internet) < 250
+
+
+@virtual_time
+@pytest.mark.parametrize("seed", range(3))
+async def test_in_a_block_that_is_no_more_they_meet_all_the_same(seed: int) -> None:
+    internet = Internet()
+    await meets(RandomProbe, internet, *bridged(internet, seed, random_initiator=True, known=BLOCK))
 
 
 @virtual_time
@@ -398,8 +433,41 @@ async def test_probes_that_hit_nothing_are_bounded_and_try_no_port_twice() -> No
             await meeting.run(meeting.a)
     [socket] = internet.udp
     ports = [target.port for _, target in socket.sent]
-    assert len(ports) == len(set(ports)) == ROUNDS * ROUND_PROBES
+    assert len(ports) == len(set(ports)) == PROBES_MAX
     assert socket.closed
+
+
+@virtual_time
+async def test_mappings_that_nobody_probes_are_bounded() -> None:
+    internet = Internet()
+    meeting = Meeting(RandomProbe, *bridged(internet, 1, random_initiator=True))
+    meeting.a.inbox.put_message(ProbeAnswer(**HEAD, address=EXTERNAL["bob"], port=50_000))
+    meeting.a.post = lambda _message: None
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(15):
+            await meeting.run(meeting.a)
+    assert len(internet.udp) == packets(internet) == MAPPINGS_MAX
+    assert internet.open_sockets() == []
+
+
+@virtual_time
+async def test_attempts_that_share_a_room_wait_for_one_another() -> None:
+    internet = Internet()
+    alice, bob = bridged(internet, 1, random_initiator=True)
+    room = Room(MAPPINGS_MAX + 1)
+    meetings = [Meeting(RandomProbe, alice, bob) for _ in range(3)]
+    for meeting in meetings:
+        meeting.a.room = room
+        meeting.a.post = lambda _message: None
+        meeting.a.inbox.put_message(ProbeAnswer(**HEAD, address=EXTERNAL["bob"], port=50_000))
+    attempts = [asyncio.create_task(meeting.run(meeting.a)) for meeting in meetings]
+    for number, attempt in enumerate(attempts):
+        await asyncio.sleep(5)
+        assert len(internet.open_sockets()) == MAPPINGS_MAX
+        assert len(internet.udp) == (number + 1) * MAPPINGS_MAX
+        attempt.cancel()
+        await asyncio.wait([attempt])
+    assert internet.open_sockets() == []
 
 
 @virtual_time
@@ -408,9 +476,9 @@ async def test_an_attempt_that_is_cancelled_closes_every_socket(random_initiator
     internet = Internet(loses=lambda _data, _source, _target: True)
     meeting = Meeting(RandomProbe, *bridged(internet, 1, random_initiator=random_initiator))
     initiating = asyncio.create_task(meeting.run(meeting.a))
-    await asyncio.sleep(1)
+    await asyncio.sleep(5)
     assert meeting.responding
-    assert len(internet.open_sockets()) == 1 + MAPPINGS
+    assert len(internet.open_sockets()) == 1 + MAPPINGS_MAX
     for running in (initiating, meeting.responding):
         running.cancel()
     await asyncio.gather(initiating, meeting.responding, return_exceptions=True)
@@ -479,36 +547,6 @@ async def test_where_sockets_run_out_those_that_were_opened_are_closed() -> None
     with pytest.raises(OSError, match="too many"):
         await meeting.run(meeting.a)
     assert internet.open_sockets() == []
-
-
-@pytest.mark.parametrize(
-    ("mappings", "probes", "percent"),
-    [(256, 256, 63.9), (256, 512, 87.1), (256, 1024, 98.4), (256, 2048, 99.98), (512, 512, 98.3), (1, 64_512, 100)],
-)
-def test_the_birthday_arithmetic(mappings: int, probes: int, percent: float) -> None:
-    assert 100 * chance(mappings, probes) == pytest.approx(percent, abs=0.06)
-
-
-@given(st.integers(0, 500), st.integers(0, 500), st.integers(1000, 64_512))
-def test_a_chance_is_symmetric_and_at_least_that_of_probes_that_may_repeat(m: int, n: int, ports: int) -> None:
-    assert chance(m, n, ports) == pytest.approx(chance(n, m, ports))
-    assert 1 - (1 - m / ports) ** n - 1e-9 <= chance(m, n, ports) <= 1
-    assert chance(m, n, ports) <= chance(m, n + 1, ports)
-
-
-@given(st.integers())
-def test_the_rounds_draw_ports_that_a_nat_hands_out(seed: int) -> None:
-    drawn_ports = [port for ports in rounds(random.Random(seed)) for port in ports]
-    assert len(drawn_ports) == len(set(drawn_ports)) == ROUNDS * ROUND_PROBES
-    assert min(drawn_ports) >= 1024
-    assert max(drawn_ports) <= 65_535
-
-
-def test_the_rounds_fit_into_what_an_attempt_may_send() -> None:
-    """The worst case: no round is late, and the last is followed by the handshake."""
-    budget = Budget(RandomProbe.allowance.packets_per_s, RandomProbe.allowance.packets_burst)
-    sent = [number * ROUND_S for number in range(ROUNDS) for _ in range(ROUND_PROBES)]
-    assert all(budget.spend(at_s) for at_s in [*sent, *[sent[-1]] * 20])
 
 
 # reverse_connect

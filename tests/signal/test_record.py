@@ -1,11 +1,15 @@
 """Address records: what is signed, and which one the book keeps."""
 
+import json
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from warpfleet.core.identity import Identity
 from warpfleet.core.nat import Filtering, Mapping, NatBehaviour, PortAssignment
+from warpfleet.core.port_range import PortRange
 from warpfleet.signal.record import (
     MAX_CLOCK_SKEW_S,
     MAX_RECORD_BYTES,
@@ -25,6 +29,7 @@ NAT = NatBehaviour(
     filtering=Filtering.APDF,
     port_assignment=PortAssignment.SEQUENTIAL,
     port_delta=2,
+    port_range=PortRange(40_000, 41_023),
     hairpin=False,
     lifetime_s=30.0,
     translated=True,
@@ -60,6 +65,25 @@ def test_a_record_travels_whole() -> None:
     assert back == record()
     assert back.nat[4].value == NAT
     assert back.interfaces[1].ip == "2001:db8::1", "addresses are in canonical form"
+
+
+def with_nat(**facts: Any) -> SignedRecord:
+    """Alice's record, where what is said of her NAT is changed; None leaves it out."""
+    content = json.loads(record().model_dump_json())
+    nat = content["nat"]["4"] | facts
+    content["nat"]["4"] = {key: fact for key, fact in nat.items() if fact is not None}
+    body = json.dumps(content).encode()
+    return SignedRecord(ALICE.sign(b"warpfleet record 1\0" + body), body)
+
+
+def test_a_record_that_says_nothing_of_a_block_of_ports_is_one() -> None:
+    assert with_nat(port_range=None).verify(ALICE.public).nat[4].value.port_range is None
+
+
+@pytest.mark.parametrize("ports", [[41_023, 40_000], [0, 65_535], [40_000], [40_000, "x"], 40_000])
+def test_a_block_that_is_none_makes_the_record_malformed(ports: object) -> None:
+    with pytest.raises(RecordError, match="malformed"):
+        with_nat(port_range=ports).verify(ALICE.public)
 
 
 @given(st.integers(0, 10_000), st.integers(1, 255))

@@ -117,6 +117,26 @@ def test_a_second_try_stands_for_the_interrupted_first(tmp_path: Path) -> None:
         assert analysis.outcomes(database)[ConnectionOutcome.CANCELLED] == 1
 
 
+def test_the_story_tells_the_block_that_ports_are_drawn_from(tmp_path: Path) -> None:
+    seen = NatObservationRow(
+        sweep_id="s1",
+        node="alice",
+        observed_at=rows.NOW,
+        mapping=Mapping.APDM,
+        filtering=Filtering.APDF,
+        port_assignment=PortAssignment.RANDOM,
+        source="rfc5780",
+        confidence=0.75,
+        port_first=40_001,
+        port_last=40_923,
+    )
+    writer = TelemetryWriter(tmp_path, rows.sweep())
+    writer.connections([rows.direct(rows.started("x1"))])
+    writer.observations([seen])
+    writer.close(rows.NOW)
+    assert "seen from 40001 to 40923)" in explain(tmp_path, "x1")
+
+
 def test_the_story(directory: Path) -> None:
     text = explain(directory, "aa1")
     lines = text.splitlines()

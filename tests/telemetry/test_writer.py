@@ -50,7 +50,7 @@ def test_columns_are_those_of_the_contract(tmp_path: Path) -> None:
         "attempts": "sweep_id connection_id attempt_id plugin phase transport af route_type side started_ms ended_ms "
         "outcome reason sockets packets_sent advice",
         "nat_observations": "sweep_id node observed_at external_ip mapping filtering port_assignment port_delta "
-        "hairpin lifetime_s source confidence af packets_sent",
+        "hairpin lifetime_s source confidence af packets_sent port_first port_last",
     }
 
 

@@ -28,6 +28,7 @@ from warpfleet.plugins.contract import (
     Strategy,
 )
 from warpfleet.plugins.guard import GuardedNetwork
+from warpfleet.plugins.room import Room
 
 # Named, the peer's agreement takes one round trip; a pipe that has died meanwhile must not keep the next one waiting.
 _AGREE_S = 3.0
@@ -54,7 +55,8 @@ _log = logging.getLogger(__name__)
 
 class AttemptRun:
     """One side of one attempt. `report` hears of each stage, `post` takes messages for the peer, and `on_pipe` gets the
-    pipe that it won; `targets` are the route types whose addresses it may send to, `allowance` is what to each."""
+    pipe that it won; `targets` are the route types whose addresses it may send to, `allowance` is what to each; `room`
+    is what it shares with the host's other attempts."""
 
     def __init__(
         self,
@@ -67,6 +69,7 @@ class AttemptRun:
         report: Callable[[Report], None],
         post: Callable[[OutgoingSignal], None],
         on_pipe: Callable[["AttemptRun", Pipe], Awaitable[None]],
+        room: Room,
         surroundings: Surroundings = MACHINE,
     ) -> None:
         self._network = GuardedNetwork(node.network, targets, loopback_alias(peer.key), allowance)
@@ -82,6 +85,7 @@ class AttemptRun:
             post=self._post,
             release=self._network.release,
             inbox=Inbox(self._network.count),
+            room=room,
         )
         self._report = report
         self._post_signal = post

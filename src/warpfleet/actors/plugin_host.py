@@ -27,11 +27,13 @@ from warpfleet.core.combo import AttemptOutcome, Combo, Reason, Side
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.core.identity import PublicIdentity
 from warpfleet.core.peer import AddressFamily, PeerView
+from warpfleet.net import descriptors
 from warpfleet.net.handshake import Frame, FrameType
 from warpfleet.net.interfaces import NodeNetwork, Pipe
 from warpfleet.plugins.contract import Abandon, AttemptSpec, InboundStream
 from warpfleet.plugins.loader import registrations
 from warpfleet.plugins.registry import REGISTRY, Registration
+from warpfleet.plugins.room import MAX_SOCKETS, Room
 
 # A stream that a peer opened has been connected already: what follows is a proof of a few round trips.
 _STREAM_TIMEOUT_S = 15.0
@@ -77,6 +79,7 @@ class PluginHost:
         self._on_held_pipe = on_pipe
         self._network_of = network_of
         self._surroundings = surroundings
+        self._room = Room(min(MAX_SOCKETS, descriptors.limit() // 2))  # the other half is for everything else
         self._nodes: dict[str, OpenNode] = {}
         self._runs: dict[tuple[str, str], AttemptRun] = {}  # by node and attempt id: both sides may be served here
         self._uses: dict[tuple[str, str], Use] = {}
@@ -269,6 +272,7 @@ class PluginHost:
             report=self._reports.put,
             post=self._signals.put,
             on_pipe=self._use_pipe,
+            room=self._room,
             surroundings=self._surroundings,
         )
         key = node.name, spec.attempt_id

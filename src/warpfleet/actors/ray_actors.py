@@ -20,6 +20,7 @@ from warpfleet.actors.telemetry_host import TelemetryHost
 from warpfleet.core.errors import MissingError
 from warpfleet.core.exit import Exit, KnownNat
 from warpfleet.core.experience import Evidence, Subject, Track
+from warpfleet.net import descriptors
 from warpfleet.telemetry.records import AttemptRow, ConnectionRow, StartedRow
 
 # Attempts are not idempotent, so that Ray retries nothing; a dead actor is replaced by its supervisor, which then fails
@@ -101,6 +102,7 @@ class _PluginActor(_Process, PluginHost):
     plugin, so that one may stand by; `take_on` gives it one."""
 
     def __init__(self) -> None:
+        descriptors.raise_limit()  # before the host shares them out among attempts
         super().__init__()
         self._coordinator = Callee()
         self._signal = Callee()

@@ -39,6 +39,7 @@ def nat(fleet_path: FleetPath, as_json: Json = False) -> None:
     for item in found:
         behaviour = item.nat
         ports = behaviour.port_assignment + (f" {behaviour.port_delta:+}" if behaviour.port_delta else "")
+        ports += f" {behaviour.port_range}" if behaviour.port_range else ""
         facts = (behaviour.mapping, behaviour.filtering, ports, _yes_no(behaviour.hairpin), _yes_no(behaviour.udp))
         table.add_row(item.node, str(item.af), item.external_ip or "-", behaviour.alias, *facts)
     console().print(table)

@@ -74,6 +74,8 @@ def _observations(sweep_id: str, reports: Sequence[NodeReport], *, counted: bool
             confidence=_confidence(nat),
             af=af,
             packets_sent=0 if counted else report.nats[af].packets_sent,
+            port_first=nat.port_range.first if nat.port_range else None,
+            port_last=nat.port_range.last if nat.port_range else None,
         )
         for report in reports
         for af, nat in report.view.nat.items()

@@ -6,17 +6,19 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from warpfleet.configs.loader import error_at, load
 from warpfleet.core.errors import InputError
 from warpfleet.core.nat import Filtering, Mapping, NatBehaviour, PortAssignment
+from warpfleet.core.port_range import PortRange, checked
 
 # RFC 4787 section 4.3, REQ-5: a UDP mapping lives two minutes at least, five are recommended.
 DEFAULT_UDP_LIFETIME_S = 300
 # What a network that blocks UDP still lets out: the web, and TURN over TCP on its registered port.
 WEB_AND_TURN_PORTS = (80, 443, 3478)
 PUBLIC = "public"
+MIN_BLOCK_PORTS = 64  # a sequence takes a step at least, and a page a few dozen mappings
 _REALM_DIGITS = 12  # 48 bits: chance makes no two topologies of one user alike
 CORE, WIRE = "core", "wire"  # the places of the servers and of the delay: no host or router may be called so
 
@@ -54,6 +56,8 @@ class NatSpec(_Spec):
     filtering: Filtering = Filtering.APDF  # section 5
     port_assignment: PortAssignment = PortAssignment.PRESERVING  # section 4.2.1
     port_delta: Annotated[int, Field(ge=-64, le=64)] = 1  # step of a sequential allocator, in ports (not in the RFC)
+    # RFC 6888 section 4, RFC 7422: the block that random and sequential ports are taken from; none: of all
+    port_range: Annotated[PortRange, AfterValidator(checked)] | None = None
     hairpinning: bool = False  # section 6; the source is the external endpoint (REQ-9 a)
     udp_lifetime_s: Annotated[int, Field(ge=1, le=86_400)] = DEFAULT_UDP_LIFETIME_S  # section 4.3
     tcp_unsolicited: TcpAnswer = TcpAnswer.DROP
@@ -68,6 +72,8 @@ class NatSpec(_Spec):
             raise ValueError("port_assignment must be known")
         if self.port_delta == 0:
             raise ValueError("port_delta must not be 0")
+        if self.port_range and self.port_range.size < MIN_BLOCK_PORTS:
+            raise ValueError(f"port_range must have {MIN_BLOCK_PORTS} ports or more")
         if self.mapping is not Mapping.EIM and self.port_assignment is PortAssignment.PRESERVING:
             raise ValueError(f"{self.mapping} with preserved ports would be EIM: choose random or sequential")
         return self
@@ -81,6 +87,7 @@ class NatSpec(_Spec):
             filtering=self.filtering,
             port_assignment=self.port_assignment if self.translated else PortAssignment.PRESERVING,
             port_delta=self.port_delta if sequential else None,
+            port_range=self.port_range if self.port_assignment is PortAssignment.RANDOM else None,
             hairpin=self.hairpinning,
             lifetime_s=self.udp_lifetime_s,
             translated=self.translated,

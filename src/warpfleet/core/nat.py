@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+from warpfleet.core.port_range import PortRange
+
 
 class Mapping(StrEnum):
     """How external ports are chosen for one internal endpoint (RFC 4787 section 4.1)."""
@@ -44,13 +46,15 @@ class NatBehaviour:
 
     `translated` is whether the external address differs from the interface's; `udp` is whether UDP gets out
     and back at all. None means that it was not found out. `port_delta` is the step between consecutive
-    mappings of a sequential allocator, in ports; `lifetime_s` the idle lifetime of a UDP mapping, in seconds.
+    mappings of a sequential allocator, in ports; `port_range` the block that a random one draws from, as far as it was
+    seen (None also where it draws from all ports); `lifetime_s` the idle lifetime of a UDP mapping, in seconds.
     """
 
     mapping: Mapping = Mapping.UNKNOWN
     filtering: Filtering = Filtering.UNKNOWN
     port_assignment: PortAssignment = PortAssignment.UNKNOWN
     port_delta: int | None = None
+    port_range: PortRange | None = None
     hairpin: bool | None = None
     lifetime_s: float | None = None
     translated: bool | None = None

@@ -14,11 +14,9 @@ from binascii import crc32
 
 from warpfleet.configs.topology import Ipv6, RouterSpec, TcpAnswer
 from warpfleet.core.nat import Filtering, Mapping, PortAssignment
+from warpfleet.core.port_range import WHOLE, PortRange
 
 WAN, LAN = "wan", "lan"
-# RFC 4787 section 4.2.1: an allocator stays out of the well-known ports.
-_FIRST_PORT = 1024
-_RANDOM_PORT = f":{_FIRST_PORT}-65535 fully-random"
 # A sequential allocator starts at a place of its own per router, and wraps after some thousand mappings.
 _SEQUENCE_STARTS, _SEQUENCE_SPAN, _SEQUENCE_MAPPINGS = 40_000, 16_384, 4_096
 # RFC 5382 section 5, REQ-5: a TCP mapping without an established connection lives four minutes at least.
@@ -135,6 +133,7 @@ def _translate_out(router: RouterSpec, external_ip: str, inside_net: str) -> lis
 
 def _allocate(router: RouterSpec, external_ip: str) -> list[str]:
     snat = f"snat ip to {external_ip}"
+    random_port = f":{router.nat.port_range or WHOLE} fully-random"
     rules = []
     if router.nat.mapping is not Mapping.APDM:
         for protocol in ("udp", "tcp"):
@@ -144,19 +143,20 @@ def _allocate(router: RouterSpec, external_ip: str) -> list[str]:
         case PortAssignment.SEQUENTIAL:
             rules.append(f"meta l4proto {{ tcp, udp }} {snat} : {_sequence(router)}")
         case PortAssignment.RANDOM:
-            rules.append(f"meta l4proto {{ tcp, udp }} {snat}{_RANDOM_PORT}")
+            rules.append(f"meta l4proto {{ tcp, udp }} {snat}{random_port}")
         case _:  # preserving: another port only where this one belongs to another internal endpoint
             for protocol in ("udp", "tcp"):
-                rules.append(f"meta l4proto {protocol} {protocol} sport @inside_{protocol} {snat}{_RANDOM_PORT}")
+                rules.append(f"meta l4proto {protocol} {protocol} sport @inside_{protocol} {snat}{random_port}")
     return [*rules, snat]
 
 
 def _sequence(router: RouterSpec) -> str:
     """Ports one step apart, from a map: nft hands a bare `numgen` to `snat` with its bytes swapped."""
-    low = _FIRST_PORT + crc32(router.name.encode()) % _SEQUENCE_STARTS
+    low = WHOLE.first + crc32(router.name.encode()) % _SEQUENCE_STARTS
+    first, last = router.nat.port_range or PortRange(low, low + _SEQUENCE_SPAN)
     delta = router.nat.port_delta
-    count = min(_SEQUENCE_MAPPINGS, _SEQUENCE_SPAN // abs(delta))
-    start = low if delta > 0 else low + _SEQUENCE_SPAN
+    count = min(_SEQUENCE_MAPPINGS, (last - first) // abs(delta))
+    start = first if delta > 0 else last
     ports = ", ".join(f"{index} : {start + index * delta}" for index in range(count))
     return f"numgen inc mod {count} map {{ {ports} }}"
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from warpfleet.core.classify import Observations, classify, contradicted
+from warpfleet.core.classify import Observations, classify, contradicted, leaves_doubts
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.core.errors import WarpfleetError
 from warpfleet.core.exit import Exit, KnownNat
@@ -24,6 +24,7 @@ UDP_TIMEOUT_S = 1.2  # without any answer to four transmissions, UDP is taken to
 TCP_STAGGER_S = 0.3  # so long UDP has before TCP is tried beside it
 MAX_SERVERS = 4
 PORT_SOCKETS = 6  # five steps between mappings: chance does not make them look like a sequence
+MORE_SOCKETS = 8  # where those leave doubts: fourteen ports in all show a block, or an order that chance does not
 SENDS = 4  # of a test whose silence counts: one network in a thousand loses four packets of a hundred each
 MIN_INTERVAL_S = 0.01  # between those, on networks with shorter round trips than a busy machine's hiccups
 MIN_GRACE_S = 0.05  # for the last of their answers, for the same reason
@@ -224,7 +225,8 @@ class _Probe:
         # In this order: the ports' mappings are to be consecutive ones.
         fresh = self._bench.start(self._ports(ports, server))
         mapping = self._bench.start(self._mapping(main, server, answer.other))
-        tests = [fresh, mapping, self._bench.start(self._hairpin(ports, fresh))]
+        more = self._bench.start(self._more_ports(server, fresh, mapping))
+        tests = [fresh, mapping, more, self._bench.start(self._hairpin(ports, fresh))]
         if answer.other is not None:
             tests.append(self._bench.start(self._filtering(main, filters, server, answer.other, mapping)))
         await asyncio.gather(*tests)
@@ -281,6 +283,22 @@ class _Probe:
 
     async def _ports(self, stations: list[_Station], server: Endpoint) -> list[Answer | None]:
         """Note which external ports fresh sockets get."""
+        answers = await self._answers(stations, server)
+        self._notes.add(ports=_ports_of(stations, answers))
+        return answers
+
+    async def _more_ports(
+        self, server: Endpoint, fresh: asyncio.Task[list[Answer | None]], mapping: asyncio.Task[bool]
+    ) -> None:
+        """Note those of some more, where the first leave doubts."""
+        await asyncio.gather(fresh, mapping)
+        if leaves_doubts(self._notes.seen):
+            stations = [await self._bench.station() for _ in range(MORE_SOCKETS)]
+            self._notes.add(more_ports=_ports_of(stations, await self._answers(stations, server)))
+
+    @staticmethod
+    async def _answers(stations: list[_Station], server: Endpoint) -> list[Answer | None]:
+        """Where the server sees each of these sockets."""
 
         async def ask(station: _Station) -> Answer | None:
             try:
@@ -288,15 +306,7 @@ class _Probe:
             except TimeoutError:
                 return None
 
-        answers = await asyncio.gather(*(ask(station) for station in stations))
-        self._notes.add(
-            ports=tuple(
-                (station.socket.local.port, answer.mapped.port)
-                for station, answer in zip(stations, answers, strict=True)
-                if answer is not None
-            )
-        )
-        return answers
+        return await asyncio.gather(*(ask(station) for station in stations))
 
     async def _hairpin(self, stations: list[_Station], fresh: asyncio.Task[list[Answer | None]]) -> None:
         """RFC 5780 section 4.5, both ways between two sockets, so that filtering does not stand in the way."""
@@ -379,3 +389,9 @@ class _Probe:
                 stream.close()
             self._notes.add(tcp_mapped=answer.mapped)
             return
+
+
+def _ports_of(stations: list[_Station], answers: list[Answer | None]) -> tuple[tuple[int, int], ...]:
+    """The local and the external port of each that was answered."""
+    answered = zip(stations, answers, strict=True)
+    return tuple((station.socket.local.port, answer.mapped.port) for station, answer in answered if answer is not None)

@@ -21,6 +21,7 @@ from warpfleet.net.handshake import Handshake
 from warpfleet.net.interfaces import ByteStream, Count, DatagramSocket, Network, Pipe, uncounted
 from warpfleet.net.pipe import DatagramPipe, StreamPipe
 from warpfleet.net.proving import Claim, prove_datagram, prove_stream
+from warpfleet.plugins.room import Room
 from warpfleet.signal.messages import ProtoMessage
 
 _STARTED_AT_US_BOUND = 2**53  # the year 2255; what a peer sends must fit the columns of the telemetry
@@ -209,7 +210,8 @@ class AttemptContext(AttemptSpec):
     """Everything that one attempt may use. `network` keeps it within its targets and its budget.
 
     `nonce` is 16 bytes for the proof of identity; `claim` asks for leave to take a proved pipe (see `net.proving`);
-    `post` sends a message to the peer's side; `release` lifts the budget from the socket of a pipe that has won.
+    `post` sends a message to the peer's side; `release` lifts the budget from the socket of a pipe that has won; `room`
+    is to be taken before hundreds of sockets are opened.
     """
 
     node: NodePorts
@@ -221,6 +223,7 @@ class AttemptContext(AttemptSpec):
     post: Callable[[AttemptMessage], None]
     release: Callable[[DatagramSocket], DatagramSocket]
     inbox: Inbox = field(default_factory=Inbox)
+    room: Room = field(default_factory=Room)
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property

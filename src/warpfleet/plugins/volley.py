@@ -2,14 +2,20 @@
 
 import asyncio
 from collections.abc import Coroutine, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from warpfleet.core.endpoint import Endpoint
-from warpfleet.net.handshake import Handshake, ProofFailed
+from warpfleet.net.handshake import ProofFailed
 from warpfleet.net.interfaces import DatagramSocket, Network, Pipe
 from warpfleet.plugins.contract import AttemptContext
 
-_Heard = tuple[DatagramSocket, bytes, Endpoint]
+
+class Heard(NamedTuple):
+    """The socket that heard the peer, what it heard, and from where."""
+
+    socket: DatagramSocket
+    data: bytes
+    source: Endpoint
 
 
 async def open_sockets(network: Network, af: int, count: int) -> list[DatagramSocket]:
@@ -30,47 +36,68 @@ def close_all(sockets: Sequence[DatagramSocket]) -> None:
         socket.close()
 
 
-async def prove_first_heard(
-    context: AttemptContext, sockets: Sequence[DatagramSocket], sending: Coroutine[Any, Any, None] | None = None
-) -> Pipe:
-    """Turn the first of the sockets that hears the peer into a pipe. The others are closed at once, and all of them
-    where it fails. Meanwhile `sending` runs: what it raises ends the attempt, its return does not."""
-    try:
-        heard = await _first_heard(sockets, context.handshake(), sending)
-    except BaseException:
-        close_all(sockets)
-        raise
-    socket, data, source = heard
-    close_all([other for other in sockets if other is not socket])
-    return await context.prove_datagram(socket, [source], first=(data, source))
+class Volley:
+    """The sockets of one attempt, all of which listen. More may join them; it is heard and proved once."""
 
+    def __init__(self, context: AttemptContext, sockets: Sequence[DatagramSocket] = ()) -> None:
+        self._context = context
+        self._handshake = context.handshake()
+        self._heard: asyncio.Future[Heard] = asyncio.get_running_loop().create_future()
+        self._sockets: list[DatagramSocket] = []
+        self._tasks: list[asyncio.Task[None]] = []
+        for socket in sockets:
+            self.add(socket)
 
-async def _first_heard(
-    sockets: Sequence[DatagramSocket], handshake: Handshake, sending: Coroutine[Any, Any, None] | None
-) -> _Heard:
-    senders = [asyncio.create_task(sending)] if sending else []
-    listeners = [asyncio.create_task(_hear(socket, handshake)) for socket in sockets]
-    try:
-        pending: set[asyncio.Task[Any]] = {*senders, *listeners}
-        while True:
-            done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-            for listener in listeners:
-                if listener in done:
-                    return listener.result()
-            for sender in senders:
-                sender.result()
-    finally:
-        for task in (*senders, *listeners):
-            task.cancel()
-        await asyncio.gather(*senders, *listeners, return_exceptions=True)
+    def add(self, socket: DatagramSocket) -> None:
+        """Let one more socket listen."""
+        self._sockets.append(socket)
+        self._start(self._hear(socket))
 
+    async def prove(self, sending: Coroutine[Any, Any, None] | None = None) -> Pipe:
+        """Turn the first of the sockets that hears the peer into a pipe; `sending` as below."""
+        return await self.proved(await self.first_heard(sending))
 
-async def _hear(socket: DatagramSocket, handshake: Handshake) -> _Heard:
-    """The first frame of this attempt that the peer has signed; what strangers send is ignored."""
-    while True:
-        data, source = await socket.receive()
+    async def first_heard(self, sending: Coroutine[Any, Any, None] | None = None) -> Heard:
+        """The first of the sockets that hears the peer. The others are closed at once, and all of them where it fails.
+        Meanwhile `sending` runs: what it raises ends the attempt, its return does not."""
+        if sending:
+            self._start(sending)
+        heard: Heard | None = None
         try:
-            handshake.receive(data)
+            heard = await self._heard
+        finally:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            close_all([socket for socket in self._sockets if heard is None or socket is not heard.socket])
+        return heard
+
+    async def proved(self, heard: Heard) -> Pipe:
+        """The pipe to whom that socket heard."""
+        first = heard.data, heard.source
+        return await self._context.prove_datagram(heard.socket, [heard.source], first=first)
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        task.add_done_callback(self._report)
+        self._tasks.append(task)
+
+    def _report(self, task: asyncio.Task[None]) -> None:
+        """Tell whoever waits what a task has raised."""
+        error = None if task.cancelled() else task.exception()
+        if error and not self._heard.done():
+            self._heard.set_exception(error)
+
+    async def _hear(self, socket: DatagramSocket) -> None:
+        """Wait for the first frame of this attempt that the peer has signed; what strangers send is ignored."""
+        while not self._heard.done():
+            data, source = await socket.receive()
+            if self._is_the_peers(data) and not self._heard.done():
+                self._heard.set_result(Heard(socket, data, source))
+
+    def _is_the_peers(self, data: bytes) -> bool:
+        try:
+            self._handshake.receive(data)
         except ProofFailed:
-            continue
-        return socket, data, source
+            return False
+        return True

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from warpfleet.core.errors import WarpfleetError
 from warpfleet.core.identity import SIGNATURE_BYTES, Identity, PublicIdentity
 from warpfleet.core.nat import Filtering, Mapping, NatBehaviour, PortAssignment
+from warpfleet.core.port_range import PortRange, checked
 
 MAX_RECORD_BYTES = 16_384  # a host with hundreds of addresses stays below
 MAX_RECORD_LIFETIME_S = 86_400.0  # an address that nobody confirmed for a day is not worth dialling
@@ -61,6 +62,7 @@ class NatRecord(_Frozen):
     filtering: Filtering = Filtering.UNKNOWN
     port_assignment: PortAssignment = PortAssignment.UNKNOWN
     port_delta: int | None = None
+    port_range: Annotated[PortRange, AfterValidator(checked)] | None = None
     hairpin: bool | None = None
     lifetime_s: float | None = None
     translated: bool | None = None

@@ -35,6 +35,8 @@ _TYPES = {
     "sockets": pa.int64(),
     "packets_sent": pa.int64(),
     "port_delta": pa.int64(),
+    "port_first": pa.int64(),
+    "port_last": pa.int64(),
     "hairpin": pa.bool_(),
 }
 

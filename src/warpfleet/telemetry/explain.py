@@ -96,7 +96,8 @@ def _nat(seen: NatObservationRow | None, alias: str | None) -> str:
         f"mapping {seen.mapping} ({MAPPINGS[seen.mapping]})",
         f"filtering {seen.filtering} ({FILTERINGS[seen.filtering]})",
         f"ports {seen.port_assignment} ({PORTS[seen.port_assignment]}"
-        + (f", in steps of {seen.port_delta})" if seen.port_delta else ")"),
+        + (f", in steps of {seen.port_delta}" if seen.port_delta else "")
+        + (f", seen from {seen.port_first} to {seen.port_last})" if seen.port_first else ")"),
     ]
     if seen.hairpin is not None:
         parts.append("hairpins" if seen.hairpin else "does not hairpin")

@@ -14,14 +14,15 @@ from uuid import uuid4
 from warpfleet.core.exit import Exit, KnownNat
 from warpfleet.core.experience import FRESH_S, KEPT_TRIES, Between, Evidence, Inbound, RoundTrip, Subject, Track, track
 from warpfleet.core.nat import Filtering, Mapping, NatBehaviour, PortAssignment
+from warpfleet.core.port_range import PortRange, merged
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _BUSY_S = 2.0  # another process writes for milliseconds
 
 _SCHEMA = f"""
 CREATE TABLE nats (
     realm TEXT, af INTEGER, address TEXT,
-    mapping TEXT, filtering TEXT, port_assignment TEXT, port_delta INTEGER,
+    mapping TEXT, filtering TEXT, port_assignment TEXT, port_delta INTEGER, port_first INTEGER, port_last INTEGER,
     hairpin INTEGER, lifetime_s REAL, translated INTEGER, udp INTEGER,
     observed_at REAL,
     PRIMARY KEY (realm, af, address)
@@ -34,7 +35,7 @@ CREATE INDEX tries_by_subject ON tries (kind, realm, af, plugin, one, other);
 CREATE INDEX tries_by_age ON tries (at);
 PRAGMA user_version = {SCHEMA_VERSION};
 """
-_PUT_NAT = "INSERT OR REPLACE INTO nats VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_PUT_NAT = "INSERT OR REPLACE INTO nats VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _NAT = "SELECT * FROM nats WHERE realm = ? AND af = ? AND address = ? AND observed_at >= ?"
 _NATS = "SELECT * FROM nats WHERE observed_at >= ? ORDER BY realm, af, address"
 _OLD_NATS = "DELETE FROM nats WHERE observed_at < ?"
@@ -106,21 +107,22 @@ class ObservatoryStore:
 
     def nat(self, exit_: Exit) -> KnownNat | None:
         """What is known of the NATs at an exit."""
-        row = self._run(lambda db: db.execute(_NAT, [exit_.realm, exit_.af, exit_.address, self._oldest()]).fetchone())
-        return _known_nat(row) if row else None
+        return self._run(lambda db: _nat(db, exit_, self._oldest()))
 
     def nats(self) -> list[KnownNat]:
         """All exits that something is known of."""
         return [_known_nat(row) for row in self._run(lambda db: db.execute(_NATS, [self._oldest()]).fetchall())]
 
     def put_nats(self, nats: Iterable[KnownNat]) -> None:
-        """Keep what was found out about exits, in place of what was known of them."""
-        rows = [_nat_row(nat) for nat in nats]
+        """Keep what was found out about exits, in place of what was known of them: only a block of ports is pieced
+        together from what one probe after another has seen of it."""
+        found = list(nats)
 
         def write(database: sqlite3.Connection) -> None:
             with _transaction(database):
                 database.execute(_OLD_NATS, [self._oldest()])
-                database.executemany(_PUT_NAT, rows)
+                for nat in found:
+                    database.execute(_PUT_NAT, _nat_row(nat, _nat(database, nat.exit, self._oldest())))
 
         self._run(write)
 
@@ -220,7 +222,7 @@ class ObservatoryStore:
         for suffix in ("-shm", "-wal", ""):
             with suppress(FileNotFoundError):
                 os.replace(f"{path}{suffix}", f"{aside}{suffix}")
-        _log.warning("%s is damaged: it was moved to %s, and a new one was begun", path, aside.name)
+        _log.warning("%s is damaged or outdated: it was moved to %s, and a new one was begun", path, aside.name)
 
 
 def _code(error: Exception) -> int | None:
@@ -273,19 +275,28 @@ def _tracks(tries: Iterable[tuple[Any, ...]]) -> dict[Subject, Track]:
     return found
 
 
-def _nat_row(nat: KnownNat) -> tuple[object, ...]:
+def _nat(database: sqlite3.Connection, exit_: Exit, oldest: float) -> KnownNat | None:
+    row = database.execute(_NAT, [exit_.realm, exit_.af, exit_.address, oldest]).fetchone()
+    return _known_nat(row) if row else None
+
+
+def _nat_row(nat: KnownNat, known: KnownNat | None) -> tuple[object, ...]:
     exit_, b = nat.exit, nat.behaviour
-    facts = b.mapping, b.filtering, b.port_assignment, b.port_delta, b.hairpin, b.lifetime_s, b.translated, b.udp
+    first, last = merged(known.behaviour.port_range if known else None, b.port_range) or (None, None)
+    ports = b.port_assignment, b.port_delta, first, last
+    facts = b.mapping, b.filtering, *ports, b.hairpin, b.lifetime_s, b.translated, b.udp
     return exit_.realm, exit_.af, exit_.address, *facts, nat.observed_at
 
 
 def _known_nat(row: tuple[Any, ...]) -> KnownNat:
-    realm, af, address, mapping, filtering, ports, port_delta, hairpin, lifetime_s, translated, udp, observed_at = row
+    realm, af, address, mapping, filtering, ports, port_delta, first, last, *facts, observed_at = row
+    hairpin, lifetime_s, translated, udp = facts
     behaviour = NatBehaviour(
         mapping=Mapping(mapping),
         filtering=Filtering(filtering),
         port_assignment=PortAssignment(ports),
         port_delta=port_delta,
+        port_range=None if first is None else PortRange(first, last),
         hairpin=_flag(hairpin),
         lifetime_s=lifetime_s,
         translated=_flag(translated),

@@ -84,7 +84,8 @@ class AttemptRow:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NatObservationRow:
     """What was seen of the NATs before one node. `source` says how, `confidence` is 0 to 1; `packets_sent` is what it
-    cost, in datagrams and TCP segments."""
+    cost, in datagrams and TCP segments; `port_first` and `port_last` bound the block that random ports are drawn from,
+    as far as it was seen (None also where they are drawn from all)."""
 
     sweep_id: str
     node: str
@@ -100,6 +101,8 @@ class NatObservationRow:
     confidence: float
     af: int | None = None
     packets_sent: int | None = None
+    port_first: int | None = None
+    port_last: int | None = None
 
 
 Row = StartedRow | AttemptRow | NatObservationRow

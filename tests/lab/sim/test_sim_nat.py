@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from warpfleet.configs.topology import PRESETS, NatSpec
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.core.nat import Filtering, Mapping, PortAssignment
+from warpfleet.core.port_range import PortRange
 from warpfleet.lab.sim.nat import Drop, Nat, Tcp, Way, next_tcp
 from warpfleet.lab.sim.packet import Flags, Packet, Segment
 
@@ -139,6 +140,18 @@ def test_a_sequential_allocator_takes_steps(delta: int) -> None:
     box = nat(mapping=Mapping.APDM, port_assignment=PortAssignment.SEQUENTIAL, port_delta=delta)
     ports = [out(box, ALICE, remote).port for remote in (BOB, CAROL, BOB_ELSEWHERE)]
     assert [later - earlier for earlier, later in pairwise(ports)] == [delta, delta]
+
+
+@pytest.mark.parametrize("assignment", [PortAssignment.RANDOM, PortAssignment.SEQUENTIAL])
+def test_ports_are_taken_from_the_block_until_it_is_full(assignment: PortAssignment) -> None:
+    block = PortRange(40_000, 40_063)
+    box = nat(mapping=Mapping.APDM, port_assignment=assignment, port_range=block)
+    targets = [Endpoint("203.0.113.5", port) for port in range(1, 201)]
+    passed = [box.outbound(packet(ALICE, target), 0.0) for target in targets]
+    ports = [one.source.port for one in passed if isinstance(one, Packet)]
+    assert len(ports) == len(set(ports)) > 60
+    assert block.first <= min(ports) <= max(ports) <= block.last
+    assert passed[-1] is Drop.NO_PORT
 
 
 def test_a_sequential_allocator_begins_anew_and_passes_over_what_is_taken() -> None:

@@ -7,12 +7,13 @@ import pytest
 
 from warpfleet.configs.topology import PRESETS, HostSpec, NatSpec, TcpAnswer, Topology, find_topology
 from warpfleet.core.endpoint import Endpoint
-from warpfleet.core.nat import Filtering, Mapping
+from warpfleet.core.nat import Filtering, Mapping, PortAssignment
+from warpfleet.core.port_range import PortRange
 from warpfleet.lab.sim.network import SimNetwork
 from warpfleet.lab.sim.streams import SimStream
 from warpfleet.lab.sim.world import World
 from warpfleet.net.interfaces import ConnectionLost, ConnectRefused, Unreachable
-from warpfleet.net.natprobe import probe
+from warpfleet.net.natprobe import MORE_SOCKETS, probe
 
 ANY = "0.0.0.0"
 
@@ -46,6 +47,26 @@ def test_the_probe_sees_each_behaviour_of_rfc_4787(mapping: Mapping, filtering: 
     with two(spec, None) as world:
         seen = world.run(probe(world.network("one"), stun_of(world), af=4)).behaviour
     assert (seen.mapping, seen.filtering, seen.hairpin) == (mapping, filtering, True)
+
+
+@pytest.mark.parametrize("size", [256, 1024])
+def test_the_probe_learns_the_block_that_ports_are_drawn_from(size: int) -> None:
+    block = PortRange(40_000, 40_000 + size - 1)
+    spec = NatSpec(mapping=Mapping.APDM, port_assignment=PortAssignment.RANDOM, port_range=block)
+    with two(spec, None) as world:
+        report = world.run(probe(world.network("one"), stun_of(world), af=4))
+    assert report.behaviour.alias == "symmetric_random"
+    learned = report.behaviour.port_range
+    assert learned
+    assert block.first <= learned.first < learned.last <= block.last
+    assert learned.size > size / 2
+    assert len(report.seen.more_ports) == MORE_SOCKETS
+
+
+@pytest.mark.parametrize("preset", ["symmetric_sequential", "symmetric_random", "eim_random_ports"])
+def test_the_probe_asks_for_no_more_ports_where_the_first_leave_no_doubts(nine: World, preset: str) -> None:
+    report = nine.run(probe(nine.network(preset), stun_of(nine), af=4))
+    assert (report.seen.more_ports, report.behaviour.port_range) == ((), None)
 
 
 def test_behind_two_routers_the_probe_sees_what_the_two_make_together() -> None:

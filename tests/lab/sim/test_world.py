@@ -1,5 +1,6 @@
 """Whole connections in the simulated laboratory: the roles and the plugins as they are, on virtual time."""
 
+import statistics
 import subprocess
 import sys
 import time
@@ -16,7 +17,7 @@ DIRECT, RELAYED = ConnectionOutcome.DIRECT, ConnectionOutcome.RELAYED
 DEFAULT = find_topology("default")
 
 
-def pair(first: str, second: str) -> Topology:
+def pair(first: str, second: str | dict[str, Any]) -> Topology:
     hosts = [{"name": "a", "nat": first, "delay_ms": 20}, {"name": "b", "nat": second, "delay_ms": 20}]
     return Topology.model_validate({"version": 1, "name": "pair", "hosts": hosts})
 
@@ -49,6 +50,32 @@ def test_one_technique_can_be_pinned() -> None:
     with World(pair("full_cone", "public")) as world:
         assert world.connect("a", "b", only="turn").outcome is RELAYED
         assert world.connect("b", "a", only="direct_connect").reason is Reason.ONLY_LONG_SHOTS
+
+
+@pytest.mark.parametrize(("block", "most"), [([40_000, 41_023], 100), (None, 600)])
+def test_random_ports_are_guessed_with_few_packets(block: list[int] | None, most: int) -> None:
+    packets = []
+    with World(pair("port_restricted", {"preset": "symmetric_random", "port_range": block})) as world:
+        for ends in [("a", "b"), ("b", "a")] * 15:
+            row = world.connect(*ends, only="random_probe")
+            assert (row.outcome, row.connect_ms and row.connect_ms < 15_000) == (DIRECT, True)
+            attempts = [a for a in world.rows.attempts_ended if a.connection_id == row.connection_id]
+            packets.append(sum(a.packets_sent or 0 for a in attempts if a.outcome is AttemptOutcome.WON))
+    assert statistics.median(packets) < most
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [("symmetric_random", "symmetric_random"), ("symmetric_sequential", "symmetric_random")],
+)
+def test_where_nothing_can_be_guessed_nothing_is_sprayed(a: str, b: str) -> None:
+    with World(pair(a, b)) as world:
+        for ends in (("a", "b"), ("b", "a")):
+            row = world.connect(*ends, only="random_probe")
+            assert row.outcome is ConnectionOutcome.FAILED
+            attempts = [a for a in world.rows.attempts_ended if a.connection_id == row.connection_id]
+            assert {a.outcome for a in attempts} == {AttemptOutcome.SKIPPED}
+            assert {a.reason for a in attempts if (a.af, a.route_type) == (4, "ext")} == {Reason.NAT_RULES_OUT}
 
 
 @pytest.mark.parametrize(("a", "b"), [("port_restricted", "full_cone"), ("eim_random_ports", "port_restricted")])

@@ -12,10 +12,9 @@ from warpfleet.configs.topology import NatSpec
 from warpfleet.core.combo import Transport
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.core.nat import Filtering, Mapping, PortAssignment
+from warpfleet.core.port_range import WHOLE, PortRange
 from warpfleet.lab.sim.packet import Flags, Packet, Segment
 
-# RFC 4787 section 4.2.1: an allocator stays out of the well-known ports.
-_FIRST_PORT, _LAST_PORT = 1024, 65_535
 # A sequential allocator keeps within a span, and begins anew at its end.
 _SEQUENCE_SPAN = 16_384
 _RANDOM_TRIES = 128  # with half of all ports taken, that all of so many are is a matter of never
@@ -119,7 +118,8 @@ class Nat:
         self._by_key: dict[_Key, _Mapping] = {}
         self._by_external: dict[tuple[Transport, Endpoint], _Mapping] = {}
         self._sequence = 0
-        self._sequence_start = rng.randrange(_FIRST_PORT, _LAST_PORT - _SEQUENCE_SPAN)
+        low = rng.randrange(WHOLE.first, WHOLE.last - _SEQUENCE_SPAN)
+        self._sequence_range = spec.port_range or PortRange(low, low + _SEQUENCE_SPAN)
 
     def outbound(self, packet: Packet, now_s: float) -> Packet | Drop:
         """What leaves towards the internet for a packet from behind, or why nothing does."""
@@ -231,15 +231,16 @@ class Nat:
         if self.spec.port_assignment is PortAssignment.PRESERVING and self._free(transport, internal_port, now_s):
             return internal_port
         # Preserving, too, where another host behind the router has that port already.
-        tries = (self._rng.randint(_FIRST_PORT, _LAST_PORT) for _ in range(_RANDOM_TRIES))
+        tries = (self._rng.randint(*(self.spec.port_range or WHOLE)) for _ in range(_RANDOM_TRIES))
         return next((port for port in tries if self._free(transport, port, now_s)), None)
 
     def _next_in_sequence(self, transport: Transport, now_s: float) -> int | None:
         delta = self.spec.port_delta
-        length = _SEQUENCE_SPAN // abs(delta)
-        first = self._sequence_start if delta > 0 else self._sequence_start + _SEQUENCE_SPAN
+        first, last = self._sequence_range
+        length = (last - first) // abs(delta)
+        start = first if delta > 0 else last
         for _ in range(length):
-            port = first + self._sequence % length * delta
+            port = start + self._sequence % length * delta
             self._sequence += 1
             if self._free(transport, port, now_s):
                 return port

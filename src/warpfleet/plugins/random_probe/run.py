@@ -1,18 +1,21 @@
 """Random probe: many mappings where nobody can predict the ports, many probes from where the port is known."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from dataclasses import replace
+from itertools import islice
 
 from warpfleet.core.combo import Phase, Reason, RouteType, Side, Transport
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.core.pairing import Kind, Requirement, kind_of
+from warpfleet.core.port_range import PortRange
 from warpfleet.core.targets import USUAL_ALLOWANCE
 from warpfleet.net.interfaces import DatagramSocket, Pipe
 from warpfleet.plugins.contract import AttemptFailed, Strategy
 from warpfleet.plugins.random_probe.messages import Answer, Offer
-from warpfleet.plugins.random_probe.plan import MAPPINGS, ROUND_PROBES, ROUND_S, rounds
+from warpfleet.plugins.random_probe.plan import MAPPINGS_MAX, PACKETS_PER_S, ports, times_s
 from warpfleet.plugins.registry import register
-from warpfleet.plugins.volley import close_all, open_sockets, prove_first_heard
+from warpfleet.plugins.volley import Volley
 
 _STUN_S = 3.0  # a server that has not answered three retransmissions will not be of use
 
@@ -26,7 +29,7 @@ class RandomProbe(Strategy):
     requirement = Requirement.GUESSABLE
     routes = (RouteType.EXT,)
     proto_messages = (Offer, Answer)
-    allowance = replace(USUAL_ALLOWANCE, packets_per_s=ROUND_PROBES / ROUND_S)  # a round fits into the usual burst
+    allowance = replace(USUAL_ALLOWANCE, packets_per_s=PACKETS_PER_S)
 
     async def run(self) -> Pipe:
         if kind_of(self.context.mine.behaviour(self.context.combo.af)) is Kind.RANDOM:
@@ -38,41 +41,53 @@ class RandomProbe(Strategy):
         address = context.mine.external.get(context.combo.af)
         if address is None:
             raise AttemptFailed(Reason.STUN_FAILED, "no STUN server has told us our external address")
-        theirs = await self._exchange(address, None)
-        if theirs.port is None:
-            raise AttemptFailed(Reason.NAT_RULES_OUT, "neither side has a port that stays")
-        remote = Endpoint(theirs.address, theirs.port)
-        sockets = await open_sockets(context.network, context.combo.af, MAPPINGS)
-        try:
-            opener = context.handshake().opener()
-            for socket in sockets:
-                socket.send_to(opener, remote)
-        except BaseException:
-            close_all(sockets)
-            raise
-        return await prove_first_heard(context, sockets)  # the mappings are there, and outlive the attempt
+        block = context.mine.behaviour(context.combo.af).port_range
+        async with context.room.take(MAPPINGS_MAX):  # before the peer begins to probe
+            theirs = await self._exchange(address, None, block)
+            if theirs.port is None:
+                raise AttemptFailed(Reason.NAT_RULES_OUT, "neither side has a port that stays")
+            volley = Volley(context)
+            heard = await volley.first_heard(self._send_from_each(volley, Endpoint(theirs.address, theirs.port), block))
+        return await volley.proved(heard)
+
+    async def _send_from_each(self, volley: Volley, remote: Endpoint, block: PortRange | None) -> None:
+        """One frame from each of many sockets: the mappings are there, and outlive the attempt."""
+        context = self.context
+        opener = context.handshake().opener()
+        async for _ in self._turns(block, MAPPINGS_MAX):
+            socket = await context.network.open_udp(context.combo.af)
+            volley.add(socket)
+            socket.send_to(opener, remote)
 
     async def _probe(self) -> Pipe:
         context = self.context
         socket = await context.network.open_udp(context.combo.af)
         try:
             external = await self._reflexive(socket)
-            theirs = await self._exchange(external.ip, external.port)
+            theirs = await self._exchange(external.ip, external.port, None)
             if theirs.port is not None:
                 raise AttemptFailed(Reason.NAT_RULES_OUT, "neither side has ports to guess")
         except BaseException:
             socket.close()
             raise
-        return await prove_first_heard(context, [socket], self._send_rounds(socket, theirs.address))
+        return await Volley(context, [socket]).prove(self._send_to_each(socket, theirs.address, theirs.block))
 
-    async def _send_rounds(self, socket: DatagramSocket, address: str) -> None:
-        """Probe the ports of all rounds. A probe that comes before the mapping is there opens our own filter for it, so
+    async def _send_to_each(self, socket: DatagramSocket, address: str, block: PortRange | None) -> None:
+        """One frame to each of many ports. One that comes before the mapping is there opens our own filter for it, so
         that it may still be a hit when they are over."""
         opener = self.context.handshake().opener()
-        for ports in rounds(self.context.rng):
-            for port in ports:
-                socket.send_to(opener, Endpoint(address, port))
-            await asyncio.sleep(ROUND_S)
+        order = ports(self.context.rng, block)
+        async for turn in self._turns(block, len(order)):
+            socket.send_to(opener, Endpoint(address, order[turn]))
+
+    async def _turns(self, block: PortRange | None, count: int) -> AsyncIterator[int]:
+        """The first so many turns, each when its time has come."""
+        loop = asyncio.get_running_loop()
+        rtt_ms = self.context.rtt_ms
+        began_s = loop.time()
+        for turn, at_s in enumerate(islice(times_s(block, rtt_ms / 1000 if rtt_ms else None), count)):
+            await asyncio.sleep(began_s + at_s - loop.time())
+            yield turn
 
     async def _reflexive(self, socket: DatagramSocket) -> Endpoint:
         try:
@@ -80,12 +95,12 @@ class RandomProbe(Strategy):
         except TimeoutError as error:
             raise AttemptFailed(Reason.STUN_FAILED, "no STUN server answered over UDP") from error
 
-    async def _exchange(self, address: str, port: int | None) -> Offer | Answer:
-        """Tell the peer our external address, and hear its."""
+    async def _exchange(self, address: str, port: int | None, block: PortRange | None) -> Offer | Answer:
+        """Tell the peer our external address, and what ports to expect, and hear the same."""
         context = self.context
         if context.side is Side.INITIATOR:
-            context.send(Offer, address=address, port=port)
+            context.send(Offer, address=address, port=port, block=block)
             return await context.inbox.message(Answer)
         assert isinstance(context.opening, Offer)
-        context.send(Answer, address=address, port=port)
+        context.send(Answer, address=address, port=port, block=block)
         return context.opening

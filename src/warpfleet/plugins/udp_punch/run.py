@@ -13,7 +13,7 @@ from warpfleet.plugins.contract import AttemptContext, AttemptFactory, AttemptFa
 from warpfleet.plugins.registry import register
 from warpfleet.plugins.udp_punch.messages import Answer, Offer
 from warpfleet.plugins.udp_punch.plan import CANDIDATES_MAX, RUN_SOCKETS, ahead, behind, candidates
-from warpfleet.plugins.volley import close_all, open_sockets, prove_first_heard
+from warpfleet.plugins.volley import Volley, close_all, open_sockets
 
 _STUN_S = 3.0  # a server that has not answered three retransmissions will not be of use
 # An answer that comes later finds other mappings where ours were to be, and other attempts wait for their turn.
@@ -83,7 +83,7 @@ class UdpPunch(Strategy):
         except BaseException:
             close_all(sockets)
             raise
-        return await prove_first_heard(context, sockets)  # the mappings are there, and the peer sends again
+        return await Volley(context, sockets).prove()  # the mappings are there, and the peer sends again
 
     async def _follow(self) -> Pipe:
         """Open a mapping towards the peer, and say where it is: right before the one that STUN shows."""
