@@ -103,6 +103,7 @@ class Bench:
         self.posted: list[OutgoingSignal] = []
         self.handed: list[tuple[str, str]] = []
         self.held: list[tuple[str, Side, Pipe]] = []
+        self.mapped: list[tuple[str, tuple[Endpoint, ...]]] = []
         self.host = PluginHost(on_pipe=lambda node, _id, side, pipe: self.held.append((node, side, pipe)))
 
     async def open(self) -> PluginHost:
@@ -121,7 +122,10 @@ class Bench:
         def hand_over(plugin: str, node: str, _inbound: InboundStream) -> None:
             self.handed.append((plugin, node))
 
-        self.host.bind(NAME, HostPorts(report, post, hand_over, own_record, learn_record))
+        async def remap(batch: list[tuple[str, tuple[Endpoint, ...]]]) -> None:
+            self.mapped += batch
+
+        self.host.bind(NAME, HostPorts(report, post, hand_over, own_record, learn_record, remap))
         opened = await self.host.open_nodes([spec(ALICE), spec(BOB)], [ALICE.public, BOB.public])
         assert opened == {"alice": [], "bob": []}
         return self.host
@@ -151,7 +155,7 @@ async def test_a_node_that_the_plugin_opts_out_of_is_not_served() -> None:
             return None
 
     bench = Bench()
-    bench.host.bind(NAME, HostPorts(*[lambda *_: asyncio.sleep(0)] * 5))  # type: ignore[list-item]
+    bench.host.bind(NAME, HostPorts(*[lambda *_: asyncio.sleep(0)] * 6))  # type: ignore[list-item]
     bench.host.registration = Registration(Picky, None)
     assert await bench.host.open_nodes([spec(ALICE)], []) == {"alice": None}
     await bench.host.close()
