@@ -69,7 +69,7 @@ class FakeNode:
     listen_ports: tuple[int, ...] = (443,)
     advertised: list[Endpoint] = field(default_factory=list)
     mapped: dict[Endpoint, Endpoint | None] = field(default_factory=dict)
-    expected: list["asyncio.Future[None]"] = field(default_factory=list)
+    expected: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
     arrived: list[InboundStream] = field(default_factory=list)
     on_inbound: Callable[[InboundStream], None] | None = None
     learned: list[tuple[str, bytes]] = field(default_factory=list)
@@ -94,8 +94,8 @@ class FakeNode:
     def advertise_mapping(self, listener: Endpoint, external: Endpoint | None) -> None:
         self.mapped[listener] = external
 
-    def expect(self, news: Awaitable[None]) -> None:
-        self.expected.append(asyncio.ensure_future(news))
+    def expect(self, news: Callable[[], Awaitable[None]]) -> None:
+        self.expected.append(news)
 
     def spawn(self, work: Awaitable[None]) -> None:
         self.tasks.append(asyncio.ensure_future(work))
@@ -117,9 +117,9 @@ class FakeNode:
     async def close(self) -> None:
         for callback in self.callbacks:
             callback()
-        for task in (*self.tasks, *self.expected):
+        for task in self.tasks:
             task.cancel()
-        await asyncio.gather(*self.tasks, *self.expected, return_exceptions=True)
+        await asyncio.gather(*self.tasks, return_exceptions=True)
 
 
 def node(identity: Identity, internet: Internet, ip: str, **more: object) -> FakeNode:

@@ -1,7 +1,6 @@
 """Port mapping inside the laboratory: a real daemon on each router, asked in each protocol, dialled from outside."""
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator, Iterator
 from ipaddress import ip_address
 
@@ -198,10 +197,7 @@ async def test_a_router_speaks_no_protocol_but_its_own(lab: Lab) -> None:
 
 def test_the_gateway_is_where_the_default_route_leads(lab: Lab) -> None:
     vantage = Vantage(netns=lab.netns("pcp"))
-    four, six = gateway.find(vantage, 4), gateway.find(vantage, 6)
-    assert four == gateway.Gateway("192.168.1.1", "eth0")
+    assert gateway.find(vantage, 4) == gateway.Gateway("192.168.1.1", "eth0")
+    six = gateway.find(vantage, 6)
     assert six
     assert six.ip.startswith("2001:db8:")
-    assert gateway.find(Vantage(netns=lab.netns("pcp"), interface=None), 4) == four
-    with pytest.raises(OSError, match="onnect"):
-        gateway.connected(vantage, gateway.Gateway("192.168.1.1", "eth0"), 1).recv(1, socket.MSG_DONTWAIT)

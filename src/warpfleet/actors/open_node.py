@@ -45,7 +45,7 @@ class OpenNode:
         self.factory: AttemptFactory | None = None
         self.listeners: list[Endpoint] = []
         self._mappings: dict[Endpoint, Endpoint] = {}  # listener -> where strangers reach it
-        self._expected: list[Awaitable[None]] = []
+        self._expected: list[Callable[[], Awaitable[None]]] = []
         self._now_s = now_s
         self._clock_offset_s = 0.0
         self._roster = roster
@@ -89,13 +89,12 @@ class OpenNode:
             self._mappings[listener] = external
         self._on_mapped(self)
 
-    def expect(self, news: Awaitable[None]) -> None:
+    def expect(self, news: Callable[[], Awaitable[None]]) -> None:
         self._expected.append(news)
 
     async def settled(self) -> None:
         """Return once what was expected has come."""
-        expected, self._expected = self._expected, []
-        await asyncio.gather(*expected)
+        await asyncio.gather(*(news() for news in self._expected))
 
     def spawn(self, work: Awaitable[None]) -> None:
         self._tasks.append(asyncio.ensure_future(work))

@@ -132,7 +132,6 @@ class PluginHost:
         with suppress(TimeoutError):
             async with asyncio.timeout(_SETTLE_S):
                 await asyncio.gather(*(node.settled() for node in self._nodes.values()))
-        await asyncio.sleep(0)  # whoever waited for the same news says so now
         await self._mappings.drain()
 
     def tell_mappings(self) -> None:

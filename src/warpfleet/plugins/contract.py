@@ -165,9 +165,9 @@ class NodePorts(Protocol):
         """Say in the node's address record where a port mapping makes a listener reachable from outside; None: no more.
         At any time."""
 
-    def expect(self, news: Awaitable[None]) -> None:
-        """Something is awaited that the address record will say: a fleet is not planned with before that, if it takes
-        seconds at most. During `setup`."""
+    def expect(self, news: Callable[[], Awaitable[None]]) -> None:
+        """What returns once the address record has something more to say: whoever plans for a whole fleet waits for it,
+        a few seconds at most. During `setup`."""
 
     def spawn(self, work: Awaitable[None]) -> None:
         """Run a background task for as long as the node is open."""

@@ -3,6 +3,7 @@
 import ipaddress
 import socket
 import sys
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +35,11 @@ def find(vantage: Vantage, af: int) -> Gateway | None:
         table = vantage.call_inside(lambda: _ROUTES[af].read_text(encoding="ascii"))
     except OSError:  # a kernel without this family
         return None
+    return default_gateway(table, af, devices)
+
+
+def default_gateway(table: str, af: int, devices: Collection[str]) -> Gateway | None:
+    """Where the best default route leads in a table of the kernel's, of those by way of these interfaces."""
     routes = [found for line in table.splitlines() if (found := _parse(line, af))]
     usable = [(metric, gateway) for metric, gateway in routes if gateway.device in devices]
     return min(usable, key=lambda route: route[0])[1] if usable else None

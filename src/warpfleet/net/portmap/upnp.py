@@ -63,9 +63,12 @@ class UpnpMapper:
     async def greet(self) -> None:
         try:
             async with asyncio.timeout(GREETING_S):
-                location = await self._search()
+                self.found_at(await self._search())
         except (TimeoutError, OSError, Unreachable):
             raise GatewaySilent("no UPnP gateway answers") from None
+
+    def found_at(self, location: str) -> None:
+        """Learn the URL of the gateway's description."""
         if location != self._location:
             self._location, self._device = location, None
 

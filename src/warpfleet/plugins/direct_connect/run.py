@@ -50,7 +50,7 @@ class DirectConnect(Strategy):
                 node.spawn(_Door(node, listener).serve())
                 if scope_of(listener.local.ip) is not Scope.LOOPBACK:
                     lease = node.network.map_port(listener.local.port, listener.local.af)
-                    node.expect(lease.settled())
+                    node.expect(lease.settled)
                     node.spawn(_tell_mapping(node, listener.local, lease))
         return cls
 
