@@ -1,10 +1,14 @@
 """Port mapping in the simulated laboratory: who is reached directly, and what an ended lease leaves behind."""
 
+import random
+
 import pytest
 
-from warpfleet.configs.topology import Topology
+from warpfleet.configs.topology import NatSpec, Topology
 from warpfleet.core.combo import ConnectionOutcome, Reason
 from warpfleet.core.endpoint import Endpoint
+from warpfleet.lab.sim.nat import Drop, Nat
+from warpfleet.lab.sim.packet import Flags, Packet, Segment
 from warpfleet.lab.sim.world import World
 from warpfleet.net.portmap.client import LIFETIME_S
 
@@ -85,3 +89,41 @@ def test_a_released_port_is_closed_again() -> None:
         assert world.run(closed_port(world)) == external
         with pytest.raises(TimeoutError):
             world.run(world.network("away").connect_tcp(external, timeout_s=5.0))
+
+
+def router(**knobs: object) -> Nat:
+    return Nat(NatSpec.model_validate({"port_mapping": ["pcp"], **knobs}), MAPPED_IP, random.Random(1))
+
+
+INSIDE, ANOTHER, STRANGER = Endpoint("192.168.1.2", 80), Endpoint("192.168.1.3", 80), Endpoint("198.51.100.9", 9)
+
+
+def syn(external: Endpoint) -> Packet:
+    return Packet(STRANGER, external, Segment(Flags.SYN, 1, 0))
+
+
+def test_an_open_port_lets_strangers_in_until_its_time_is_up() -> None:
+    nat = router()
+    external = nat.open_port(INSIDE, 8080, 60.0, 0.0)
+    assert external == Endpoint(MAPPED_IP, 8080)
+    let_in = nat.inbound(syn(external), 59.0)
+    assert isinstance(let_in, Packet)
+    assert let_in.destination == INSIDE
+    assert nat.outbound(Packet(INSIDE, STRANGER, Segment(Flags.SYN | Flags.ACK, 1, 2)), 59.1) != Drop.NO_PORT
+    assert isinstance(router().inbound(syn(external), 0.0), Drop)
+
+
+def test_an_open_port_is_renewed_closed_and_given_to_one_host_alone() -> None:
+    nat = router()
+    first = nat.open_port(INSIDE, 8080, 60.0, 0.0)
+    assert nat.open_port(INSIDE, 9090, 60.0, 50.0) == first
+    other = nat.open_port(ANOTHER, 8080, 60.0, 50.0)
+    assert first
+    assert other
+    assert other.port != 8080
+    assert isinstance(nat.inbound(syn(first), 100.0), Packet)
+    nat = router()
+    nat.open_port(INSIDE, 8080, 60.0, 0.0)
+    nat.open_port(INSIDE, 0, 0.0, 1.0)
+    assert isinstance(nat.inbound(syn(first), 1.0), Drop)
+    assert nat.open_port(ANOTHER, 8080, 60.0, 1.0) == first
