@@ -179,7 +179,7 @@ async def test_the_external_port_of_another_host_is_not_taken_from_it(
 async def test_where_nothing_can_be_mapped_that_is_soon_known(lab: Lab, host: str) -> None:
     client = client_at(Vantage(netns=lab.netns(host)), 4)
     lease = client.lease(PORT)
-    async with asyncio.timeout(1.5):
+    async with asyncio.timeout(2.0):
         await lease.settled()
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.1):

@@ -120,30 +120,30 @@ ADDED = answer("AddPortMapping")
 
 
 async def test_a_port_is_mapped_at_the_address_that_the_gateway_names() -> None:
-    igd = Igd(ADDED, IP)
+    igd = Igd(IP, ADDED)
     async with gateway(igd.serve) as mapper:
         granted = await mapper.map(4444, suggested=5555, lifetime_s=600)
     assert str(granted.external) == "203.0.113.7:5555"
-    assert "<NewRemoteHost></NewRemoteHost>" in igd.asked[2]
-    assert "<NewInternalClient>127.0.0.1</NewInternalClient>" in igd.asked[2]
-    assert "<NewLeaseDuration>600</NewLeaseDuration>" in igd.asked[2]
+    assert "<NewRemoteHost></NewRemoteHost>" in igd.asked[3]
+    assert "<NewInternalClient>127.0.0.1</NewInternalClient>" in igd.asked[3]
+    assert "<NewLeaseDuration>600</NewLeaseDuration>" in igd.asked[3]
 
 
 async def test_a_port_of_others_is_left_to_them() -> None:
-    async with gateway(Igd(fault(718), ADDED, IP).serve) as mapper:
+    async with gateway(Igd(IP, fault(718), ADDED).serve) as mapper:
         assert (await mapper.map(4444, suggested=5555, lifetime_s=600)).external.port == 1024
 
 
 async def test_a_gateway_that_grants_for_ever_alone_is_asked_for_that() -> None:
-    igd = Igd(fault(725), ADDED, IP)
+    igd = Igd(IP, fault(725), ADDED)
     async with gateway(igd.serve) as mapper:
         assert (await mapper.map(4444, suggested=5555, lifetime_s=600)).lifetime_s == 600
-    assert "<NewLeaseDuration>0</NewLeaseDuration>" in igd.asked[3]
+    assert "<NewLeaseDuration>0</NewLeaseDuration>" in igd.asked[4]
 
 
 @pytest.mark.parametrize("answers", [[fault(606)], [fault(718)] * 3, [fault(725), fault(501)]])
 async def test_a_refusal_is_one(answers: list[str]) -> None:
-    async with gateway(Igd(*answers).serve) as mapper:
+    async with gateway(Igd(IP, *answers).serve) as mapper:
         with pytest.raises(MappingRefused):
             await mapper.map(4444, suggested=5555, lifetime_s=600)
 
@@ -182,7 +182,7 @@ async def test_a_description_that_is_none_is_no_answer(document: str) -> None:
     "ip", ["", "<NewExternalIPAddress>home</NewExternalIPAddress>", "<NewExternalIPAddress></NewExternalIPAddress>"]
 )
 async def test_an_external_address_that_is_none_is_no_answer(ip: str) -> None:
-    async with gateway(Igd(ADDED, answer("GetExternalIPAddress", ip)).serve) as mapper:
+    async with gateway(Igd(answer("GetExternalIPAddress", ip)).serve) as mapper:
         with pytest.raises(GatewaySilent):
             await mapper.map(4444, suggested=5555, lifetime_s=600)
 

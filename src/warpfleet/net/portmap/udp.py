@@ -3,13 +3,13 @@
 import asyncio
 import socket
 from collections import defaultdict
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, closing, suppress
 from typing import TypeVar
 
 from warpfleet.core.endpoint import Endpoint
+from warpfleet.core.errors import WarpfleetError
 from warpfleet.core.port_mapping import PortMapping
-from warpfleet.net.interfaces import Unreachable
 from warpfleet.net.portmap import natpmp, pcp
 from warpfleet.net.portmap.gateway import Gateway, connected
 from warpfleet.net.portmap.mapping import GatewaySilent, Granted
@@ -23,20 +23,31 @@ _FIRST_RESEND_S = 0.25  # RFC 6886 section 3.1, doubled each time
 _MAX_DATAGRAM_BYTES = pcp.MAX_MESSAGE_BYTES + 1  # one that is longer is no answer
 
 
-async def ask(opened: socket.socket, request: bytes, parse: Callable[[bytes], T | None], *, timeout_s: float) -> T:
-    """Send a request by a connected UDP socket until `parse` finds an answer in what comes back. GatewaySilent."""
-    loop = asyncio.get_running_loop()
+@asynccontextmanager
+async def repeated(send: Callable[[], Awaitable[object]]) -> AsyncIterator[None]:
+    """Send now and, at intervals that double, until the block ends. What is wrong with the socket, reading it tells."""
 
-    async def keep_asking() -> None:
+    async def keep_sending() -> None:
         interval_s = _FIRST_RESEND_S
         while True:
-            await loop.sock_sendall(opened, request)
+            with suppress(OSError):
+                await send()
             await asyncio.sleep(interval_s)
             interval_s *= 2
 
-    asking = asyncio.create_task(keep_asking())
+    sending = asyncio.create_task(keep_sending())
     try:
-        async with asyncio.timeout(timeout_s):
+        yield
+    finally:
+        sending.cancel()
+        await asyncio.gather(sending, return_exceptions=True)
+
+
+async def ask(opened: socket.socket, request: bytes, parse: Callable[[bytes], T | None], *, timeout_s: float) -> T:
+    """Send a request by a connected UDP socket until `parse` finds an answer in what comes back. GatewaySilent."""
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(timeout_s), repeated(lambda: loop.sock_sendall(opened, request)):
             while True:
                 answer = parse(await loop.sock_recv(opened, _MAX_DATAGRAM_BYTES))
                 if answer is not None:
@@ -45,15 +56,12 @@ async def ask(opened: socket.socket, request: bytes, parse: Callable[[bytes], T 
         raise GatewaySilent("it does not answer") from None
     except OSError as error:  # ICMP: nobody has that port
         raise GatewaySilent(f"it does not listen ({error.strerror})") from None
-    finally:
-        asking.cancel()
-        await asyncio.gather(asking, return_exceptions=True)
 
 
 def _connected(vantage: Vantage, gateway: Gateway) -> socket.socket:
     try:
         return connected(vantage, gateway, pcp.PORT)
-    except (Unreachable, OSError) as error:
+    except (WarpfleetError, OSError) as error:  # no way there, or the vantage is gone
         raise GatewaySilent(str(error)) from None
 
 
@@ -102,8 +110,8 @@ class NatPmpMapper:
         await self._ask(natpmp.address_request(), natpmp.parse_address, GREETING_S)
 
     async def map(self, port: int, *, suggested: int, lifetime_s: float) -> Granted:
-        mapped = await self._map(port, suggested, int(lifetime_s))
         address = await self._ask(natpmp.address_request(), natpmp.parse_address, _ANSWER_S)
+        mapped = await self._map(port, suggested, int(lifetime_s))
         return Granted(Endpoint(address.ip, mapped.external_port), mapped.lifetime_s, mapped.epoch_s)
 
     async def unmap(self, port: int, _external: Endpoint) -> None:

@@ -26,15 +26,16 @@ from async_upnp_client.ssdp import (
 )
 
 from warpfleet.core.endpoint import Endpoint
+from warpfleet.core.errors import WarpfleetError
 from warpfleet.core.port_mapping import PortMapping
-from warpfleet.net.interfaces import Unreachable
 from warpfleet.net.portmap.gateway import Gateway, connected, socket_address
 from warpfleet.net.portmap.mapping import GatewaySilent, Granted, MappingRefused
-from warpfleet.net.portmap.udp import GREETING_S
+from warpfleet.net.portmap.udp import repeated
 from warpfleet.net.vantage import Vantage
 
 _DEVICE = "urn:schemas-upnp-org:device:InternetGatewayDevice:1"  # one of version 2 answers to it, too
 _SEARCH_DELAY_S = 1  # the most that a device may wait before it answers: the least that MX can say
+_SEARCH_S = _SEARCH_DELAY_S + 0.3
 _SEARCH_HOPS = 2  # UPnP Device Architecture 1.1 section 1.3.2
 _MAX_DATAGRAM_BYTES = 2048
 _MAX_DOCUMENT_BYTES = 262_144  # descriptions have some ten thousand
@@ -62,9 +63,9 @@ class UpnpMapper:
 
     async def greet(self) -> None:
         try:
-            async with asyncio.timeout(GREETING_S):
+            async with asyncio.timeout(_SEARCH_S):
                 self.found_at(await self._search())
-        except (TimeoutError, OSError, Unreachable):
+        except (TimeoutError, OSError, WarpfleetError):
             raise GatewaySilent("no UPnP gateway answers") from None
 
     def found_at(self, location: str) -> None:
@@ -78,9 +79,11 @@ class UpnpMapper:
             if self._gateway.af == 6:
                 await self._open_pinhole(client_ip, port, int(lifetime_s))
                 return Granted(Endpoint(client_ip, port), lifetime_s)
-            external_port = await self._add(client_ip, port, suggested, int(lifetime_s))
             told = await self._call("GetExternalIPAddress")
-            return Granted(Endpoint(str(ip_address(told["NewExternalIPAddress"])), external_port), lifetime_s)
+            external_ip = str(ip_address(told["NewExternalIPAddress"]))
+            return Granted(
+                Endpoint(external_ip, await self._add(client_ip, port, suggested, int(lifetime_s))), lifetime_s
+            )
 
     async def unmap(self, port: int, external: Endpoint) -> None:
         async with _Talk():
@@ -142,7 +145,7 @@ class UpnpMapper:
         try:
             with closing(connected(self._vantage, self._gateway, SSDP_PORT)) as opened:
                 return str(opened.getsockname()[0])
-        except (Unreachable, OSError) as error:
+        except (WarpfleetError, OSError) as error:
             raise GatewaySilent(str(error)) from None
 
     async def _search(self) -> str:
@@ -154,12 +157,12 @@ class UpnpMapper:
         with closing(self._vantage.open(self._gateway.af, socket.SOCK_DGRAM, port=0, ip=self._client_ip())) as opened:
             opened.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, _SEARCH_HOPS)
             question = build_ssdp_search_packet((everybody, SSDP_PORT), _SEARCH_DELAY_S, _DEVICE)
-            await loop.sock_sendto(opened, question, group)
-            while True:
-                data, source = await loop.sock_recvfrom(opened, _MAX_DATAGRAM_BYTES)
-                location = _location(data, source)
-                if source[0] == self._gateway.ip and _host(location) == self._gateway.ip:
-                    return location
+            async with repeated(lambda: loop.sock_sendto(opened, question, group)):
+                while True:
+                    data, source = await loop.sock_recvfrom(opened, _MAX_DATAGRAM_BYTES)
+                    location = _location(data, source)
+                    if source[0] == self._gateway.ip and _host(location) == self._gateway.ip:
+                        return location
 
 
 class _Talk:
