@@ -35,7 +35,7 @@ from warpfleet.net.vantage import Vantage
 
 _DEVICE = "urn:schemas-upnp-org:device:InternetGatewayDevice:1"  # one of version 2 answers to it, too
 _SEARCH_DELAY_S = 1  # the most that a device may wait before it answers: the least that MX can say
-_SEARCH_S = _SEARCH_DELAY_S + 0.3
+_SEARCH_S = _SEARCH_DELAY_S + 0.3  # and some for the way there and back
 _SEARCH_HOPS = 2  # UPnP Device Architecture 1.1 section 1.3.2
 _MAX_DATAGRAM_BYTES = 2048
 _MAX_DOCUMENT_BYTES = 262_144  # descriptions have some ten thousand
@@ -81,9 +81,8 @@ class UpnpMapper:
                 return Granted(Endpoint(client_ip, port), lifetime_s)
             told = await self._call("GetExternalIPAddress")
             external_ip = str(ip_address(told["NewExternalIPAddress"]))
-            return Granted(
-                Endpoint(external_ip, await self._add(client_ip, port, suggested, int(lifetime_s))), lifetime_s
-            )
+            external_port = await self._add(client_ip, port, suggested, int(lifetime_s))
+            return Granted(Endpoint(external_ip, external_port), lifetime_s)
 
     async def unmap(self, port: int, external: Endpoint) -> None:
         async with _Talk():
