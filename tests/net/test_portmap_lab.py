@@ -76,6 +76,15 @@ def mapper(vantage: Vantage, protocol: PortMapping, af: int = 4) -> Mapper:
     return NatPmpMapper(vantage, found) if protocol is PortMapping.NATPMP else UpnpMapper(vantage, found, max)
 
 
+def client_of(asked: Mapper, lifetime_s: float = 60.0) -> GatewayClient:
+    """A client that speaks this protocol alone."""
+
+    async def mappers() -> list[Mapper]:
+        return [asked]
+
+    return GatewayClient(mappers, lifetime_s=lifetime_s, chance=lambda: 0.0)
+
+
 async def listening(vantage: Vantage, af: int = 4) -> Listener:
     """A listener on PORT."""
     return await KernelNetwork(vantage).listen_tcp(Endpoint("::" if af == 6 else "0.0.0.0", PORT))
@@ -102,7 +111,7 @@ async def test_each_protocol_lets_strangers_in_until_the_lease_is_closed(
     vantage = Vantage(netns=lab.netns(protocol.value))
     asked = mapper(vantage, protocol, af)
     listener = await listening(vantage, af)
-    client = GatewayClient(lambda: [asked], lifetime_s=60.0)
+    client = client_of(asked)
     external = await client.lease(PORT).changed()
     assert external
     assert await reaches(outside, external)
@@ -115,7 +124,7 @@ async def stays_reachable(lab: Lab, outside: KernelNetwork, protocol: PortMappin
     vantage = Vantage(netns=lab.netns(protocol.value))
     asked = mapper(vantage, protocol, af)
     listener = await listening(vantage, af)
-    client = GatewayClient(lambda: [asked], lifetime_s=LEASE_S, chance=lambda: 0.0)
+    client = client_of(asked, lifetime_s=LEASE_S)
     external = await client.lease(PORT).changed()
     assert external
     granted_s = asyncio.get_running_loop().time()
@@ -161,8 +170,7 @@ async def test_the_external_port_of_another_host_is_not_taken_from_it(
     for host in ("one", "two"):
         vantage = Vantage(netns=lab.netns(host))
         listeners.append(await listening(vantage))
-        asked = mapper(vantage, protocol)
-        clients.append(GatewayClient(lambda asked=asked: [asked]))  # type: ignore[misc]
+        clients.append(client_of(mapper(vantage, protocol)))
         granted.append(await clients[-1].lease(PORT).changed())
     assert granted[0]
     assert granted[1]
@@ -179,7 +187,7 @@ async def test_the_external_port_of_another_host_is_not_taken_from_it(
 async def test_where_nothing_can_be_mapped_that_is_soon_known(lab: Lab, host: str) -> None:
     client = client_at(Vantage(netns=lab.netns(host)), 4)
     lease = client.lease(PORT)
-    async with asyncio.timeout(2.0):
+    async with asyncio.timeout(1.0):
         await lease.settled()
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.1):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from virtual_time import now_s, virtual_time
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.core.port_mapping import PortMapping
-from warpfleet.net.portmap.client import LIFETIME_S, GatewayClient
+from warpfleet.net.portmap.client import LIFETIME_S, PATIENCE_S, GatewayClient
 from warpfleet.net.portmap.lease import RENEWAL_MIN_S, SEARCH_AGAIN_S, renewal_s
 from warpfleet.net.portmap.mapping import GatewaySilent, Granted, MappingRefused
 
@@ -30,18 +30,20 @@ class Gateway:
     external: Endpoint = EXTERNAL
     lifetime_s: float = LIFETIME_S
     began_s: float = 0.0
+    greet_s: float = ROUND_TRIP_S
+    map_s: float = ROUND_TRIP_S
     epoch: Callable[[], int] | None = None
     asked: list[tuple[float, str, int]] = field(default_factory=list)
 
     async def greet(self) -> None:
         self.asked.append((round(now_s(), 2), "greet", 0))
-        await asyncio.sleep(SILENCE_S if self.silent else ROUND_TRIP_S)
+        await asyncio.sleep(SILENCE_S if self.silent else self.greet_s)
         if self.silent:
             raise GatewaySilent("silent")
 
     async def map(self, port: int, *, suggested: int, lifetime_s: float) -> Granted:
         self.asked.append((round(now_s(), 2), "map", suggested))
-        await asyncio.sleep(ROUND_TRIP_S)
+        await asyncio.sleep(self.map_s)
         if self.silent:
             raise GatewaySilent("silent")
         if self.refuses:
@@ -58,7 +60,10 @@ class Gateway:
 
 
 def client(*gateways: Gateway) -> GatewayClient:
-    return GatewayClient(lambda: gateways, chance=lambda: 0.0)
+    async def mappers() -> tuple[Gateway, ...]:
+        return gateways
+
+    return GatewayClient(mappers, chance=lambda: 0.0)
 
 
 @virtual_time
@@ -104,11 +109,26 @@ async def test_where_no_gateway_answers_that_is_settled_soon_and_asked_again_muc
     asking = client(gateway)
     leases = [asking.lease(port) for port in (1, 2, 3)]
     await asyncio.gather(*(lease.settled() for lease in leases))
-    assert now_s() < 1
+    assert now_s() == PATIENCE_S
     await asyncio.sleep(SEARCH_AGAIN_S * 1.5)
     assert gateway.times("greet") == [0, SEARCH_AGAIN_S], "one question is enough for all ports"
     assert gateway.times("map") == []
     await asking.close()
+
+
+@virtual_time
+async def test_a_gateway_that_has_answered_is_waited_for_and_a_late_one_maps_all_the_same() -> None:
+    slow, late = Gateway(map_s=2.0), Gateway(greet_s=0.6)
+    asking, other = client(slow), client(late)
+    leases = asking.lease(PORT), other.lease(PORT)
+    await leases[1].settled()
+    assert now_s() == PATIENCE_S
+    assert await leases[1].changed() == EXTERNAL
+    assert now_s() < 1
+    await leases[0].settled()
+    assert now_s() > 2
+    assert await leases[0].changed() == EXTERNAL
+    await asyncio.gather(asking.close(), other.close())
 
 
 @virtual_time

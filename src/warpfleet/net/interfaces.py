@@ -166,7 +166,7 @@ class PortLease(Protocol):
     """A TCP port of ours that a gateway lets strangers in to while it is willing, until the network is closed."""
 
     async def settled(self) -> None:
-        """Return once a gateway has granted the port or refused it, or has been silent for as long as it may be."""
+        """Return once a gateway has granted the port or refused it, or as soon as there seems to be none."""
 
     async def changed(self) -> Endpoint | None:
         """Wait until the external endpoint is another than was told before, which at first is None: not mapped."""

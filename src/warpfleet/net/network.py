@@ -10,7 +10,7 @@ from warpfleet.configs.fleet import TurnServer
 from warpfleet.core.endpoint import Endpoint, Interface
 from warpfleet.net import sockets
 from warpfleet.net.interfaces import Count, DatagramSocket, uncounted
-from warpfleet.net.portmap.client import GatewayClient, client_at
+from warpfleet.net.portmap.client import GatewayClient, client_at, no_mappers
 from warpfleet.net.portmap.lease import Lease
 from warpfleet.net.reflexive import tcp_endpoint, udp_endpoint
 from warpfleet.net.relay import Relays, RelaySocket
@@ -93,7 +93,7 @@ class KernelNetwork:
         it must be at."""
         if af not in self._gateways:
             known = any(server.af == af for server in self.stun_servers)
-            self._gateways[af] = client_at(self.vantage, af) if known else GatewayClient(lambda: ())
+            self._gateways[af] = client_at(self.vantage, af) if known else GatewayClient(no_mappers)
         return self._gateways[af].lease(port)
 
     def avoid_udp(self) -> None:

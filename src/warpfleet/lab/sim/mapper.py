@@ -43,5 +43,8 @@ def client_of(host: Host, af: int, chance: Callable[[], float]) -> GatewayClient
     """The gateway of a host. `chance` is from 0 to 1."""
     protocols = [p for p in PortMapping if af == 4 or p is not PortMapping.NATPMP]
     router = host.gateway
-    mappers: Sequence[SimMapper] = [SimMapper(p, router, host.address(af)) for p in protocols] if router else []
-    return GatewayClient(lambda: mappers, chance=chance)
+
+    async def mappers() -> Sequence[SimMapper]:
+        return [SimMapper(p, router, host.address(af)) for p in protocols] if router else []
+
+    return GatewayClient(mappers, chance=chance)

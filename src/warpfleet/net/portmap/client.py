@@ -6,7 +6,7 @@ import logging
 import random
 import secrets
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from warpfleet.core.errors import MissingError
 from warpfleet.net.portmap import gateway
@@ -15,11 +15,12 @@ from warpfleet.net.portmap.gateway import Gateway
 from warpfleet.net.portmap.lease import Lease
 from warpfleet.net.portmap.mapping import GatewaySilent, Granted, Mapper, MappingRefused
 from warpfleet.net.portmap.udp import NatPmpMapper, PcpMapper
-from warpfleet.net.portmap.upnp import UpnpMapper
 from warpfleet.net.vantage import Vantage
 
 # What a node leaves behind that is killed ends so soon, and a gateway that was restarted is noticed in half that time.
 LIFETIME_S = 600.0
+# A gateway is one hop away. Nobody waits longer for one that may not be there; should it answer later, it maps later.
+PATIENCE_S = 0.25
 _OTHERS_S = 0.1  # for other protocols to answer after the first one: they are asked where that refuses
 
 _log = logging.getLogger(__name__)
@@ -31,7 +32,7 @@ class GatewayClient:
 
     def __init__(
         self,
-        mappers: Callable[[], Sequence[Mapper]],
+        mappers: Callable[[], Awaitable[Sequence[Mapper]]],
         *,
         lifetime_s: float = LIFETIME_S,
         chance: Callable[[], float] = random.random,
@@ -57,7 +58,7 @@ class GatewayClient:
 
     async def _map(self, port: int, suggested: int) -> tuple[Mapper, Granted]:
         """Ask in each protocol that the gateway answered in, until one maps. What it last said where none does."""
-        search = self._search = self._search or asyncio.create_task(_greeted(self._mappers()))
+        search = self._search = self._search or asyncio.create_task(self._find())
         await asyncio.wait({search})
         failure: MappingRefused | GatewaySilent = GatewaySilent("no gateway answers")
         for mapper in [] if search.cancelled() else search.result():
@@ -71,6 +72,33 @@ class GatewayClient:
         if self._search is search:  # whoever asks next looks around anew
             self._search = None
         raise failure
+
+    async def _find(self) -> list[Mapper]:
+        """The protocols that the gateway answers in, in order; one that comes long after the first is left out."""
+        mappers = await self._mappers()
+        greetings = {asyncio.create_task(mapper.greet()): mapper for mapper in mappers}
+        silence = asyncio.get_running_loop().call_later(PATIENCE_S, self._settle)
+        answered: set[Mapper] = set()
+        pending = set(greetings)
+        try:
+            while pending:
+                wait_s = _OTHERS_S if answered else None
+                done, pending = await asyncio.wait(pending, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
+                answered |= {greetings[task] for task in done if task.exception() is None}
+                if answered:
+                    silence.cancel()
+                if not done:
+                    break
+        finally:
+            silence.cancel()
+            for task in greetings:
+                task.cancel()
+            await asyncio.gather(*greetings, return_exceptions=True)
+        return [mapper for mapper in mappers if mapper in answered]
+
+    def _settle(self) -> None:
+        for lease in self._leases:
+            lease.settle()
 
     def _note_epoch(self, mapper: Mapper, granted: Granted) -> None:
         if granted.epoch_s is None:
@@ -86,34 +114,22 @@ def client_at(vantage: Vantage, af: int) -> GatewayClient:
 
     @functools.cache  # what was agreed on with a gateway holds for as long as it is ours
     def spoken_to(found: Gateway) -> tuple[Mapper, ...]:
-        both = PcpMapper(vantage, found, secrets.token_bytes), UpnpMapper(vantage, found, random.randint)
-        return (both[0], NatPmpMapper(vantage, found), both[1]) if af == 4 else both
+        # HTTP and XML take time and memory, which whoever has no gateway saves.
+        from warpfleet.net.portmap.upnp import UpnpMapper  # noqa: PLC0415
 
-    def mappers() -> tuple[Mapper, ...]:
+        pcp, upnp = PcpMapper(vantage, found, secrets.token_bytes), UpnpMapper(vantage, found, random.randint)
+        return (pcp, NatPmpMapper(vantage, found), upnp) if af == 4 else (pcp, upnp)
+
+    def look() -> tuple[Mapper, ...]:
         try:
             found = gateway.find(vantage, af)
         except MissingError:  # the vantage is gone
             return ()
         return spoken_to(found) if found else ()
 
-    return GatewayClient(mappers)
+    return GatewayClient(lambda: asyncio.to_thread(look))
 
 
-async def _greeted(mappers: Sequence[Mapper]) -> list[Mapper]:
-    """Those whose gateway answers, in order; whoever answers long after the first one is left out."""
-    greetings = {asyncio.create_task(mapper.greet()): mapper for mapper in mappers}
-    answered: set[Mapper] = set()
-    try:
-        pending = set(greetings)
-        while pending:
-            done, pending = await asyncio.wait(
-                pending, timeout=_OTHERS_S if answered else None, return_when=asyncio.FIRST_COMPLETED
-            )
-            answered |= {greetings[task] for task in done if task.exception() is None}
-            if not done:
-                break
-    finally:
-        for task in greetings:
-            task.cancel()
-        await asyncio.gather(*greetings, return_exceptions=True)
-    return [mapper for mapper in mappers if mapper in answered]
+async def no_mappers() -> tuple[Mapper, ...]:
+    """For where there is nobody to ask."""
+    return ()

@@ -54,6 +54,10 @@ class Lease:
         self._told = self._external
         return self._told
 
+    def settle(self) -> None:
+        """Nothing is heard of a gateway: nobody need wait for it."""
+        self._settled.set()
+
     def state_lost(self) -> None:
         """The gateway has lost what it had mapped: ask again soon."""
         self._wake.set()
