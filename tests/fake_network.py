@@ -218,6 +218,21 @@ def _settle(answer: "asyncio.Future[None]", error: Exception | None) -> None:
         answer.set_exception(error) if error else answer.set_result(None)
 
 
+class FakeLease:
+    """A port mapping that the test grants, changes and takes back."""
+
+    def __init__(self, port: int, af: int) -> None:
+        self.port, self.af = port, af
+        self.news: asyncio.Queue[Endpoint | None] = asyncio.Queue()
+        self.answered = asyncio.Event()
+
+    async def settled(self) -> None:
+        await self.answered.wait()
+
+    async def changed(self) -> Endpoint | None:
+        return await self.news.get()
+
+
 class FakeNetwork:
     """One host's network, behind a router that, for TCP, moves each port by `shift`, and lets in only those whom the
     host has dialled where it `filters`; if it `refuses`, it tells the others so."""
@@ -227,12 +242,17 @@ class FakeNetwork:
         self.stun: Exception | None = None  # what a STUN request raises
         self.turn: Exception | None = None  # what an allocation raises
         self.dialled: list[Endpoint] = []
+        self.leases: list[FakeLease] = []
         self.listen_error: Callable[[Endpoint], Exception | None] = lambda _endpoint: None
         self.shift, self.filters, self.refuses = 0, False, False
         internet.hosts[ip] = self
 
     def interfaces(self) -> Sequence[Interface]:
         return (Interface("lo", "127.0.0.1", 8), Interface("eth0", self.ip, 24), Interface("eth0", "fe80::1", 64))
+
+    def map_port(self, port: int, af: int) -> FakeLease:
+        self.leases.append(FakeLease(port, af))
+        return self.leases[-1]
 
     async def open_udp(self, af: int, port: int = 0) -> FakeUdp:
         assert af == 4

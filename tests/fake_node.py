@@ -68,6 +68,8 @@ class FakeNode:
     roster: dict[bytes, PublicIdentity] = field(default_factory=dict)
     listen_ports: tuple[int, ...] = (443,)
     advertised: list[Endpoint] = field(default_factory=list)
+    mapped: dict[Endpoint, Endpoint | None] = field(default_factory=dict)
+    expected: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
     arrived: list[InboundStream] = field(default_factory=list)
     on_inbound: Callable[[InboundStream], None] | None = None
     learned: list[tuple[str, bytes]] = field(default_factory=list)
@@ -91,6 +93,12 @@ class FakeNode:
 
     def advertise(self, listener: Endpoint) -> None:
         self.advertised.append(listener)
+
+    def advertise_mapping(self, listener: Endpoint, external: Endpoint | None) -> None:
+        self.mapped[listener] = external
+
+    def expect(self, news: Callable[[], Awaitable[None]]) -> None:
+        self.expected.append(news)
 
     def spawn(self, work: Awaitable[None]) -> None:
         self.tasks.append(asyncio.ensure_future(work))

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import ClassVar
 
@@ -33,12 +33,22 @@ from warpfleet.net.handshake import Frame, FrameType
 from warpfleet.net.interfaces import Pipe
 from warpfleet.net.pipe import StreamPipe
 from warpfleet.net.vantage import Vantage
-from warpfleet.plugins.contract import Abandon, AttemptContext, AttemptMessage, InboundStream, Strategy
+from warpfleet.plugins.contract import (
+    Abandon,
+    AttemptContext,
+    AttemptFactory,
+    AttemptMessage,
+    InboundStream,
+    NodePorts,
+    Strategy,
+)
 from warpfleet.plugins.loader import registrations
 from warpfleet.plugins.registry import REGISTRY, Registration
 from warpfleet.plugins.room import MAX_SOCKETS
 
 NAME = "fake_plugin"
+DOOR = Endpoint("0.0.0.0", 443)
+NO_LISTENERS: Mapping[str, list[Endpoint]] = {"alice": [], "bob": []}
 
 
 class Ask(AttemptMessage):
@@ -105,9 +115,11 @@ class Bench:
         self.posted: list[OutgoingSignal] = []
         self.handed: list[tuple[str, str]] = []
         self.held: list[tuple[str, Side, Pipe]] = []
+        self.registration = Registration(Fake, None)
+        self.mapped: list[tuple[str, tuple[Endpoint, ...]]] = []
         self.host = PluginHost(on_pipe=lambda node, _id, side, pipe: self.held.append((node, side, pipe)))
 
-    async def open(self) -> PluginHost:
+    async def open(self, listeners: Mapping[str, list[Endpoint]] = NO_LISTENERS) -> PluginHost:
         async def report(batch: list[Report]) -> None:
             self.reports += batch
 
@@ -123,9 +135,13 @@ class Bench:
         def hand_over(plugin: str, node: str, _inbound: InboundStream) -> None:
             self.handed.append((plugin, node))
 
-        self.host.bind(NAME, HostPorts(report, post, hand_over, own_record, learn_record))
+        async def remap(batch: list[tuple[str, tuple[Endpoint, ...]]]) -> None:
+            self.mapped += batch
+
+        self.host.bind(NAME, HostPorts(report, post, hand_over, own_record, learn_record, remap))
+        self.host.registration = self.registration
         opened = await self.host.open_nodes([spec(ALICE), spec(BOB)], [ALICE.public, BOB.public])
-        assert opened == {"alice": [], "bob": []}
+        assert opened == listeners
         return self.host
 
     def ends(self) -> list[tuple[str, AttemptOutcome | None, Reason | None]]:
@@ -153,10 +169,58 @@ async def test_a_node_that_the_plugin_opts_out_of_is_not_served() -> None:
             return None
 
     bench = Bench()
-    bench.host.bind(NAME, HostPorts(*[lambda *_: asyncio.sleep(0)] * 5))  # type: ignore[list-item]
+    bench.host.bind(NAME, HostPorts(*[lambda *_: asyncio.sleep(0)] * 6))  # type: ignore[list-item]
     bench.host.registration = Registration(Picky, None)
     assert await bench.host.open_nodes([spec(ALICE)], []) == {"alice": None}
     await bench.host.close()
+
+
+@virtual_time
+async def test_where_nodes_are_mapped_is_told_and_those_who_plan_may_wait_for_it() -> None:
+    granted, external = asyncio.Event(), Endpoint("198.51.100.7", 5555)
+
+    class Mapping(Fake):
+        @classmethod
+        async def setup(cls, node: NodePorts) -> AttemptFactory | None:
+            async def map_listener() -> None:
+                await granted.wait()
+                node.advertise_mapping(DOOR, external)
+
+            node.advertise(DOOR)
+            node.spawn(map_listener())
+            node.expect(granted.wait)  # type: ignore[arg-type]
+            return cls
+
+    bench = Bench()
+    bench.registration = Registration(Mapping, None)
+    host = await bench.open({"alice": [DOOR], "bob": [DOOR]})
+    settling = asyncio.create_task(host.settle())
+    await asyncio.sleep(1)
+    assert bench.mapped == [("alice", ()), ("bob", ())], "whoever held the nodes before may have had mappings"
+    assert not settling.done()
+    granted.set()
+    await settling
+    assert bench.mapped[2:] == [("alice", (external,)), ("bob", (external,))]
+    host.tell_mappings()
+    await asyncio.sleep(0.1)
+    assert bench.mapped[4:] == bench.mapped[2:4]
+    await host.close()
+
+
+@virtual_time
+async def test_a_gateway_that_dawdles_is_not_waited_for_without_end() -> None:
+    class Dawdling(Fake):
+        @classmethod
+        async def setup(cls, node: NodePorts) -> AttemptFactory | None:
+            node.expect(asyncio.Event().wait)  # type: ignore[arg-type]
+            return cls
+
+    bench = Bench()
+    bench.registration = Registration(Dawdling, None)
+    host = await bench.open()
+    async with asyncio.timeout(4):
+        await host.settle()
+    await host.close()
 
 
 @virtual_time

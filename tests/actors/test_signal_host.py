@@ -6,15 +6,18 @@ from dataclasses import dataclass, field
 import pytest
 
 from warpfleet.actors.coordinator import RecordView
-from warpfleet.actors.signal_host import SignalHost, SignalPorts
+from warpfleet.actors.signal_host import SignalHost, SignalPorts, view_of
 from warpfleet.actors.values import NodeSpec
 from warpfleet.configs.fleet import Broker
+from warpfleet.core.endpoint import Endpoint
 from warpfleet.core.exit import Exit, KnownNat
 from warpfleet.core.identity import Identity
 from warpfleet.core.nat import NatSource
+from warpfleet.core.peer import PeerView
 from warpfleet.net.stunserver import StunServer
 from warpfleet.net.vantage import Vantage
 from warpfleet.signal.broker import EmbeddedBroker
+from warpfleet.signal.record import AddressRecord, ListenerAddress, SignedRecord
 
 HOME = "127.0.0.1"
 
@@ -70,3 +73,57 @@ async def test_nodes_that_start_together_share_a_probe_and_its_result_is_remembe
     assert {report.view.behaviour(4) for report in reports} == {found[0].behaviour}
     assert memory.recalled == [Exit("test", 4, HOME)]
     assert [(nat.exit, nat.behaviour) for nat in memory.remembered] == [(Exit("test", 4, HOME), found[0].behaviour)]
+
+
+async def test_a_mapping_is_published_and_told_to_whoever_plans_and_runs_attempts(specs: list[NodeSpec]) -> None:
+    known: list[PeerView] = []
+    taken: list[PeerView] = []
+
+    async def learn(records: dict[str, RecordView]) -> None:
+        known.extend(record.view for record in records.values())
+
+    async def take(views: dict[str, PeerView], _clock_offset_s: float) -> None:
+        taken.extend(views.values())
+
+    async def died(_views: dict[str, PeerView], _clock_offset_s: float) -> None:
+        raise ConnectionError("it is being replaced")
+
+    external, stranger = Endpoint(HOME, 5555), Endpoint("203.0.113.9", 5555)
+    host, [alice, *_] = SignalHost(), specs
+    host.bind(SignalPorts(deliver={}, learn=learn, take_views={"dead": died, "direct_connect": take}))
+    try:
+        await host.remap([("alice", (external,))])  # sooner than the node is open
+        [report] = await host.open_nodes([alice], {"alice": [Endpoint("0.0.0.0", 443)]}, [alice.identity.public])
+        assert report.view.mapped == (external,)
+        signed = await host.own_record("alice")
+        record = SignedRecord.decode(signed).verify(alice.identity.public)
+        assert {(e.port, e.external) for e in record.listeners} == {(443, False), (5555, True)}
+        assert view_of(record).mapped == (external,)
+        assert view_of(record).listeners == (Endpoint("0.0.0.0", 443),)
+
+        known.clear()
+        await host.remap([("alice", (stranger,))])
+        assert [view.mapped for view in (known[0], taken[0])] == [(), ()], "none of others is published"
+        [report] = await host.reports()
+        assert report.view.mapped == ()
+        assert await host.own_record("alice") != signed
+
+        again = await host.own_record("alice")
+        await host.remap([("alice", ())])
+        assert await host.own_record("alice") == again, "nothing new, nothing published"
+    finally:
+        await host.close()
+
+
+def test_a_record_cannot_make_others_dial_a_third_party() -> None:
+    identity = Identity.from_seed("alice", b"a" * 32)
+    record = AddressRecord(
+        name="alice",
+        node_id=identity.public.node_id,
+        seq=1,
+        issued_at=0,
+        expires_at=1,
+        external={4: "203.0.113.7"},
+        listeners=tuple(ListenerAddress(ip=f"203.0.113.{host}", port=1, external=True) for host in (7, 8)),
+    )
+    assert view_of(record).mapped == (Endpoint("203.0.113.7", 1),)

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from warpfleet.core.combo import AttemptOutcome, Combo, Reason, RouteType
+from warpfleet.core.endpoint import Endpoint
 from warpfleet.core.exit import Exit
 from warpfleet.core.experience import (
     Between,
@@ -63,6 +64,13 @@ def test_hairpinning_behind_one_exit_says_nothing_about_the_rest_of_the_world(
 
 def test_an_end_without_an_external_address_has_no_exit_to_come_in_by() -> None:
     assert subject_of(Requirement.PEER_REACHABLE, DIAL, ALICE, replace(BOB, external={}), "r") is None
+
+
+def test_a_mapped_port_says_nothing_about_the_other_hosts_of_its_exit() -> None:
+    mapped = BOB.with_mapped([Endpoint("198.51.100.2", 5555)])
+    assert subject_of(Requirement.PEER_REACHABLE, DIAL, ALICE, mapped, "r") is None
+    assert subject_of(Requirement.SELF_REACHABLE, DIAL, mapped, ALICE, "r") is None
+    assert subject_of(Requirement.SELF_REACHABLE, DIAL, ALICE, mapped, "r") is not None
 
 
 def taught(

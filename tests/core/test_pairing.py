@@ -98,6 +98,17 @@ def test_a_reverse_connect_is_a_long_shot_for_all_but_public_initiators(mine: st
     assert unlikely(Requirement.SELF_REACHABLE, BEHAVIOURS[mine], BEHAVIOURS[theirs]) is (mine != "public")
 
 
+@pytest.mark.parametrize("preset", [preset for preset in PRESETS if preset != "public"])
+@pytest.mark.parametrize("requirement", DIALS)
+def test_a_mapped_port_is_no_long_shot_but_from_behind_the_same_nat(requirement: Requirement, preset: str) -> None:
+    ends = node("a", BEHAVIOURS[preset], 1), node("b", BEHAVIOURS[preset], 2)
+    target = ends[requirement is Requirement.PEER_REACHABLE]
+    mapped = target.with_mapped([Endpoint(target.external[4], 5555)])
+    mine, theirs = (mapped if end is target else end for end in ends)
+    assert is_long_shot(requirement, Combo("p", 4, RouteType.EXT), mine, theirs) is False
+    assert is_long_shot(requirement, Combo("p", 4, RouteType.EXT), mapped, mapped)
+
+
 @pytest.mark.parametrize("requirement", TABLES)
 @pytest.mark.parametrize(("mine", "theirs"), EVERY_PAIR)
 def test_a_technique_reaches_what_theory_allows(requirement: Requirement, mine: str, theirs: str) -> None:

@@ -32,6 +32,22 @@ def test_ports_are_sorted_and_leave_out_loopback_listeners_and_the_other_family(
     assert view.ports(6) == (8443,)
 
 
+def test_a_mapping_leads_to_the_node_itself_or_nowhere() -> None:
+    view = host("192.168.1.2/24", "2001:db8:1::2/64", "fe80::1/64", external="203.0.113.7", external6="2001:db8:9::9")
+    own = (Endpoint("203.0.113.7", 1), Endpoint("2001:db8:1::2", 2), Endpoint("2001:db8:9::9", 3))
+    others = (
+        Endpoint("203.0.113.8", 1),
+        Endpoint("192.168.1.2", 1),
+        Endpoint("2001:db8:1::3", 2),
+        Endpoint("fe80::1", 3),
+    )
+    claimed = view.with_mapped((*others, *own))
+    assert claimed.mapped == own
+    assert claimed.mappings(4) == own[:1]
+    assert claimed.mappings(6) == own[1:]
+    assert claimed.with_mapped(()) == view
+
+
 @pytest.mark.parametrize(
     ("udp", "blocked"),
     [({}, False), ({4: False}, True), ({4: False, 6: True}, False), ({4: False, 6: False}, True), ({4: None}, False)],

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from warpfleet.configs.topology import PRESETS, Ipv6, NatSpec, RouterSpec, TcpAnswer, Topology
 from warpfleet.core.errors import InputError
 from warpfleet.core.nat import Filtering, Mapping, PortAssignment
+from warpfleet.core.port_mapping import PortMapping
 from warpfleet.core.port_range import WHOLE, PortRange
 from warpfleet.lab.nat_rules import ruleset
 from warpfleet.lab.plan import Plan, layout
@@ -18,10 +19,12 @@ from warpfleet.lab.plan import Plan, layout
 
 @st.composite
 def nats(draw: st.DrawFn) -> NatSpec:
+    translated = draw(st.booleans())
     mapping = draw(st.sampled_from([Mapping.EIM, Mapping.ADM, Mapping.APDM]))
     ports = [PortAssignment.RANDOM, PortAssignment.SEQUENTIAL]
     return NatSpec(
-        translated=draw(st.booleans()),
+        translated=translated,
+        port_mapping=tuple(draw(st.sets(st.sampled_from(PortMapping)))) if translated else (),
         mapping=mapping,
         filtering=draw(st.sampled_from([Filtering.EIF, Filtering.ADF, Filtering.APDF])),
         port_assignment=draw(st.sampled_from(ports + [PortAssignment.PRESERVING] * (mapping is Mapping.EIM))),
@@ -50,6 +53,15 @@ def test_every_ruleset_drops_what_nobody_asked_for(nat: NatSpec) -> None:
     assert ("tcp reset" in text) == (nat.tcp_unsolicited is TcpAnswer.RST)
 
 
+@given(nats())
+def test_a_router_hears_questions_for_the_protocols_that_it_speaks_and_no_others(nat: NatSpec) -> None:
+    text = rules(nat)
+    assert ("dport 1900 accept" in text) == (PortMapping.UPNP in nat.port_mapping)
+    assert ("@th,64,8 0 accept" in text) == (PortMapping.NATPMP in nat.port_mapping)
+    assert ("@th,64,8 2 accept" in text) == (PortMapping.PCP in nat.port_mapping)
+    assert text.count("jump mapped") == (3 if nat.port_mapping else 0)
+
+
 @given(nats(), st.sampled_from(["a.router", "b.router", "carrier", "x"]))
 def test_sequential_ports_are_ports_one_step_apart(nat: NatSpec, name: str) -> None:
     sequential = nat.model_copy(update={"translated": True, "port_assignment": PortAssignment.SEQUENTIAL})
@@ -69,7 +81,8 @@ def topologies(draw: st.DrawFn) -> Topology:
     for index in range(draw(st.integers(0, 4))):
         chosen = draw(st.sampled_from([None, *routers]))
         behind = {"behind": chosen["name"], "ipv6": "none"} if chosen else {"ipv6": draw(modes)}
-        routers.append({"name": f"r{index}", "nat": draw(st.sampled_from(translated)), **behind})
+        nat = {"preset": draw(st.sampled_from(translated)), "port_mapping": draw(st.sampled_from([(), ("pcp",)]))}
+        routers.append({"name": f"r{index}", "nat": nat, **behind})
     hosts: list[dict[str, Any]] = []
     for index in range(draw(st.integers(1, 12))):
         places: list[dict[str, Any]] = [{"behind": router["name"]} for router in routers]

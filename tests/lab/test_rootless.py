@@ -17,7 +17,8 @@ from warpfleet.configs.topology import Topology
 from warpfleet.lab import laboratory, rootless
 rootless._capable = lambda: False
 rootless.ensure_privilege([sys.executable, "-c", sys.argv[1], *sys.argv[1:]])
-hosts = [{"name": "one", "nat": "full_cone", "delay_ms": 5}]
+nat = {"preset": "full_cone", "port_mapping": ["pcp", "upnp"]}
+hosts = [{"name": "one", "nat": nat, "delay_ms": 5}]
 if sys.argv[2] == "up":
     lab = laboratory.up(Topology.model_validate({"version": 1, "name": "rootless", "hosts": hosts}))
     print(lab.fleet_path)

@@ -97,6 +97,10 @@ WRONG: list[tuple[dict[str, Any], str]] = [
         {"routers": [{"name": "r", "nat": "full_cone"}], "hosts": [{"name": "a", "behind": "r", "ipv6": "open"}]},
         "router's to say",
     ),
+    (
+        {"hosts": [{"name": "a", "nat": {"preset": "public_firewalled", "port_mapping": ["pcp"]}}]},
+        "port_mapping needs a router that translates",
+    ),
 ]
 
 

@@ -48,6 +48,27 @@ async def test_it_listens_on_every_port_and_on_a_loopback_address_of_its_own() -
 
 
 @virtual_time
+async def test_every_listener_that_strangers_could_reach_is_mapped_as_long_as_a_gateway_does_that() -> None:
+    bob = node(BOB, Internet(), DOOR.ip, listen_ports=(443, 0))
+    await DirectConnect.setup(bob)
+    *outer, _alias = bob.advertised
+    assert [(lease.port, lease.af) for lease in bob.network.leases] == [(e.port, e.af) for e in outer]
+    assert bob.mapped == {}
+    lease, external = bob.network.leases[0], Endpoint("198.51.100.7", 5555)
+    for told in (external, None):
+        lease.news.put_nowait(told)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert bob.mapped == {outer[0]: told}
+    waiting = [asyncio.ensure_future(news()) for news in bob.expected]
+    assert len(waiting) == len(outer)
+    for lease in bob.network.leases:
+        lease.answered.set()
+    await asyncio.gather(*waiting)
+    await bob.close()
+
+
+@virtual_time
 async def test_a_port_that_is_taken_ends_the_start_with_one_clear_line() -> None:
     bob = node(BOB, Internet(), DOOR.ip)
     bob.network.listen_error = lambda endpoint: OSError(98, "Address already in use") if endpoint.port == 443 else None

@@ -188,6 +188,17 @@ def test_at_most_so_many_targets_the_well_known_ports_first() -> None:
     assert found == [Endpoint("203.0.113.2", port) for port in range(1000, 1000 + TARGETS_MAX)]
 
 
+def test_mapped_ports_are_dialled_first_and_over_the_internet_alone() -> None:
+    mine = view("alice", "203.0.113.1")
+    mapped = [Endpoint("203.0.113.2", port) for port in (5555, 1001)]
+    theirs = many(3).with_mapped(mapped)
+    unmapped = [Endpoint("203.0.113.2", port) for port in (1000, 1002)]
+    assert targets(mine, theirs, 4, RouteType.EXT) == mapped + unmapped
+    assert targets(mine, many(20).with_mapped(mapped), 4, RouteType.EXT)[:2] == mapped
+    assert Endpoint("203.0.113.2", 5555) not in targets(mine, theirs, 4, RouteType.NIC)
+    assert targets(mine, theirs, 6, RouteType.EXT) == []
+
+
 def test_the_targets_of_each_route() -> None:
     mine = PeerView(name="a", machine="m", interfaces=(Interface("e", "192.168.1.2", 24),))
     listeners = (Endpoint("0.0.0.0", 443), Endpoint("127.1.2.3", 5000), Endpoint("::", 443))

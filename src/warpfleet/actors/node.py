@@ -192,7 +192,8 @@ class Node:
             if opened is None:
                 await self._coordinator.opted_out([(plugin, self.name)])
             listeners += opened or []
-        [report] = await self._signal.open_nodes([self._spec], {self.name: listeners}, [])
+        await self._signal.open_nodes([self._spec], {self.name: listeners}, [])
+        [report] = await self._signal.reports()
         self.view = report.view
         await self._coordinator.learn({self.name: RecordView(self.view, math.inf)})
         for host in self._hosts.values():
@@ -205,11 +206,18 @@ class Node:
             hand_over=self._hand_over,
             own_record=self._signal.own_record,
             learn_record=self._signal.learn_record,
+            remap=self._remap,
         )
         for plugin, host in self._hosts.items():
             host.bind(plugin, ports)
         deliver = {plugin: host.deliver for plugin, host in self._hosts.items()}
-        self._signal.bind(SignalPorts(deliver=deliver, learn=self._coordinator.learn))
+        take_views = {plugin: host.take_views for plugin, host in self._hosts.items()}
+        self._signal.bind(SignalPorts(deliver=deliver, learn=self._coordinator.learn, take_views=take_views))
+
+    async def _remap(self, mapped: Sequence[tuple[str, tuple[Endpoint, ...]]]) -> None:
+        await self._signal.remap(mapped)
+        for report in await self._signal.reports():
+            self.view = report.view
 
     async def _close(self) -> None:
         self._arrived.set()

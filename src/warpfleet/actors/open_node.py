@@ -35,6 +35,7 @@ class OpenNode:
         own_record: OwnRecord,
         learn_record: LearnRecord,
         *,
+        on_mapped: Callable[["OpenNode"], None],
         network: NodeNetwork,
         now_s: Callable[[], float],
     ) -> None:
@@ -43,12 +44,15 @@ class OpenNode:
         self.view = PeerView(name=spec.name, machine="")
         self.factory: AttemptFactory | None = None
         self.listeners: list[Endpoint] = []
+        self._mappings: dict[Endpoint, Endpoint] = {}  # listener -> where strangers reach it
+        self._expected: list[Callable[[], Awaitable[None]]] = []
         self._now_s = now_s
         self._clock_offset_s = 0.0
         self._roster = roster
         self._on_stream = on_stream
         self._own_record = own_record
         self._learn_record = learn_record
+        self._on_mapped = on_mapped
         self._tasks: list[asyncio.Future[None]] = []
         self._callbacks: list[Callable[[], None]] = []
 
@@ -80,6 +84,25 @@ class OpenNode:
 
     def advertise(self, listener: Endpoint) -> None:
         self.listeners.append(listener)
+
+    @property
+    def mapped(self) -> tuple[Endpoint, ...]:
+        """Where port mappings let strangers in to the listeners."""
+        return tuple(self._mappings.values())
+
+    def advertise_mapping(self, listener: Endpoint, external: Endpoint | None) -> None:
+        if external is None:
+            self._mappings.pop(listener, None)
+        else:
+            self._mappings[listener] = external
+        self._on_mapped(self)
+
+    def expect(self, news: Callable[[], Awaitable[None]]) -> None:
+        self._expected.append(news)
+
+    async def settled(self) -> None:
+        """Return once what was expected has come."""
+        await asyncio.gather(*(news() for news in self._expected))
 
     def spawn(self, work: Awaitable[None]) -> None:
         self._tasks.append(asyncio.ensure_future(work))

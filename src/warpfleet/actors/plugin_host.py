@@ -4,6 +4,7 @@ import asyncio
 import logging
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from warpfleet.actors.attempt_run import AttemptRun
@@ -40,6 +41,7 @@ _STREAM_TIMEOUT_S = 15.0
 # So many attempts may peers have open with one node at a time: ten connections with every technique at once.
 _RESPONDER_ATTEMPTS_MAX = 128
 _ATTEMPTS_OF_A_PEER_MAX = 48  # so that one peer leaves room for others
+_SETTLE_S = 3.0  # a router that has answered maps within tens of milliseconds, a slow one over HTTP within seconds
 _CONNECTION_ID = re.compile(r"[0-9a-f]{32}")
 
 _log = logging.getLogger(__name__)
@@ -55,6 +57,8 @@ class HostPorts:
     """Pass an inbound stream to the host of another plugin: plugin, node, stream."""
     own_record: OwnRecord
     learn_record: LearnRecord
+    remap: Callable[[list[tuple[str, tuple[Endpoint, ...]]]], Awaitable[None]]
+    """Say where port mappings let strangers in to nodes, and that they no longer do."""
 
 
 HeldPipe = Callable[[str, str, Side, Pipe], None]
@@ -95,6 +99,7 @@ class PluginHost:
         self._ports = ports
         self._reports: Outbox[Report] = Outbox(ports.report)
         self._signals: Outbox[OutgoingSignal] = Outbox(ports.post)
+        self._mappings: Outbox[tuple[str, tuple[Endpoint, ...]]] = Outbox(ports.remap)
 
     async def open_nodes(
         self, specs: Sequence[NodeSpec], roster: Sequence[PublicIdentity]
@@ -113,13 +118,29 @@ class PluginHost:
                 self._on_stream,
                 self._ports.own_record,
                 self._ports.learn_record,
+                on_mapped=self._tell_mappings,
                 network=self._network_of(spec),
                 now_s=self._surroundings.now_s,
             )
             self._nodes[spec.name] = node
             node.factory = await self.registration.strategy.setup(node)
             opened[spec.name] = list(node.listeners) if node.factory else None
+            if node.listeners:  # a host that took the place of another has none of its mappings
+                self._tell_mappings(node)
         return opened
+
+    async def settle(self) -> None:
+        """Return once the address records say what they are going to say soon of what `open_nodes` began: of port
+        mappings, where a gateway answers. Takes no longer than a few seconds."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_SETTLE_S):
+                await asyncio.gather(*(node.settled() for node in self._nodes.values()))
+        await self._mappings.drain()
+
+    def tell_mappings(self) -> None:
+        """Say again what is mapped: whoever is told is a new one."""
+        for node in self._nodes.values():
+            self._tell_mappings(node)
 
     def trust(self, identities: Iterable[PublicIdentity]) -> None:
         """Let these peers open attempts; a name that comes with another key has that key from now on."""
@@ -194,8 +215,11 @@ class PluginHost:
         await self.close_nodes(list(self._nodes))
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._ports:
-            await asyncio.gather(self._reports.drain(), self._signals.drain())
+            await asyncio.gather(self._reports.drain(), self._signals.drain(), self._mappings.drain())
         self._closed.set()
+
+    def _tell_mappings(self, node: OpenNode) -> None:
+        self._mappings.put((node.name, node.mapped))
 
     def _start(self, order: StartAttempt) -> None:
         node = self._nodes.get(order.node)

@@ -118,6 +118,7 @@ class _PluginActor(_Process, PluginHost):
                 hand_over=handover.send,
                 own_record=self._signal.method("own_record"),
                 learn_record=self._signal.method("learn_record"),
+                remap=self._signal.method("remap"),
             ),
         )
 
@@ -125,8 +126,11 @@ class _PluginActor(_Process, PluginHost):
         """Learn whom to talk to. What a coordinator that is gone had started is cancelled: nobody waits for it."""
         if self._coordinator.handle not in (None, coordinator):
             await self.orphan()
+        new_signal_host = self._signal.handle != signal_host
         self._coordinator.replace(coordinator)
         self._signal.replace(signal_host)
+        if new_signal_host:
+            self.tell_mappings()
 
     async def close(self) -> None:
         """Close every node, and take no more streams."""
@@ -159,8 +163,10 @@ class _SignalActor(_Process, SignalHost):
     async def connect(self, plugins: Mapping[str, Handle], coordinator: Handle, observatory: Handle) -> None:
         """Learn whom to talk to; plugins that are not named stay as they are."""
         deliver = {plugin: remote(handle, "deliver") for plugin, handle in plugins.items()}
+        take_views = {plugin: remote(handle, "take_views") for plugin, handle in plugins.items()}
         memory = _RemoteObservatory(Callee(observatory))
-        self.bind(SignalPorts(deliver=deliver, learn=remote(coordinator, "learn"), memory=memory))
+        learn = remote(coordinator, "learn")
+        self.bind(SignalPorts(deliver=deliver, learn=learn, memory=memory, take_views=take_views))
 
 
 class _RemoteTelemetry:

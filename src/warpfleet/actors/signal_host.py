@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
@@ -72,6 +73,8 @@ class SignalPorts:
     """Takes address records, as they become known."""
     memory: NatMemory | None = None
     """Spares probes where the NATs at a node's exit are known."""
+    take_views: Mapping[str, Callable[[dict[str, PeerView], float], Awaitable[None]]] = field(default_factory=dict)
+    """By plugin: takes what the nodes' own address records say from now on, and how far the clock is behind."""
 
 
 @dataclass(slots=True)
@@ -100,6 +103,8 @@ class SignalHost:
         self._hub = SignalHub(message_types(), self._handle, self._now)
         self._owners = message_owners()
         self._nodes: dict[str, _Node] = {}
+        self._mapped: dict[str, tuple[Endpoint, ...]] = {}  # as told, also before a node is open
+        self._take_views: dict[str, Callable[[dict[str, PeerView], float], Awaitable[None]]] = {}
         self._outboxes: dict[str, Outbox[IncomingSignal]] = {}
         self._ports: SignalPorts | None = None
         self._work = _Work()
@@ -111,6 +116,7 @@ class SignalHost:
         """Learn whom to talk to; plugin hosts that are named again replace those before."""
         self._ports = ports
         self._outboxes.update({plugin: Outbox(deliver) for plugin, deliver in ports.deliver.items()})
+        self._take_views.update(ports.take_views)
 
     async def open_nodes(
         self,
@@ -157,6 +163,22 @@ class SignalHost:
                 node.view = replace(node.view, listeners=tuple(endpoints))
                 self._publish(node)
 
+    async def remap(self, mapped: Sequence[tuple[str, tuple[Endpoint, ...]]]) -> None:
+        """Publish where port mappings let strangers in to nodes, and tell it to whoever plans and runs attempts."""
+        changed: dict[str, PeerView] = {}
+        for name, endpoints in mapped:
+            self._mapped[name] = endpoints
+            node = self._nodes.get(name)
+            if node and node.view and (view := node.view.with_mapped(endpoints)) != node.view:
+                changed[name] = node.view = view
+                self._publish(node)
+        if changed:
+            assert self._ports is not None
+            await self._ports.learn({name: RecordView(view, math.inf) for name, view in changed.items()})
+            offset_s = self._clock.offset_s if self._clock else 0.0
+            takers = (take(changed, offset_s) for take in self._take_views.values())
+            await asyncio.gather(*takers, return_exceptions=True)  # whoever has died is told as it is replaced
+
     async def tell_records(self) -> None:
         """Say again what is known of every peer: the coordinator is a new one."""
         known = (self._hub.book.get(peer, self._now()) for peer in self._watched)
@@ -166,6 +188,7 @@ class SignalHost:
         """Stop speaking for these nodes."""
         for name in names:
             self._nodes.pop(name, None)
+            self._mapped.pop(name, None)
             await self._hub.close_node(name)
 
     async def post(self, signals: Sequence[OutgoingSignal]) -> None:
@@ -211,7 +234,7 @@ class SignalHost:
         nats = known if known is not None else found or {}
         if clock and (self._clock is None or clock.error_s < self._clock.error_s):
             self._clock = clock
-        node.view = _own_view(node, nats)
+        node.view = _own_view(node, nats).with_mapped(self._mapped.get(spec.name, ()))
         self._publish(node)
         self._work.start(self._republish(node))
         node.report = NodeReport(spec.name, node.view, clock, nats)
@@ -281,7 +304,11 @@ class SignalHost:
                 for i in view.addresses(af)
             ),
             external=view.external,
-            listeners=tuple(ListenerAddress(ip=e.ip, port=e.port) for e in view.listeners),
+            listeners=tuple(
+                ListenerAddress(ip=e.ip, port=e.port, external=external)
+                for endpoints, external in ((view.mapped, True), (view.listeners, False))
+                for e in endpoints
+            ),
             nat={af: NatRecord.of(behaviour) for af, behaviour in view.nat.items()},
             relay=view.relay,
         )
@@ -383,8 +410,8 @@ def view_of(record: AddressRecord) -> PeerView:
         name=record.name,
         machine=record.machine,
         interfaces=tuple(Interface("", i.ip, i.prefix_len) for i in record.interfaces),
-        listeners=tuple(Endpoint(e.ip, e.port) for e in record.listeners),
+        listeners=tuple(Endpoint(e.ip, e.port) for e in record.listeners if not e.external),
         external=dict(record.external),
         nat={af: nat.value for af, nat in record.nat.items()},
         relay=record.relay,
-    )
+    ).with_mapped(Endpoint(e.ip, e.port) for e in record.listeners if e.external)

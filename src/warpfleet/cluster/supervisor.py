@@ -96,6 +96,8 @@ class Supervisor:
         self._specs = specs
         await asyncio.gather(*(self._open_nodes(plugin) for plugin in self._plugins))
         self.reports = await self._open_signals()
+        await asyncio.gather(*(self.call(plugin, "settle")() for plugin in self._plugins))
+        await self.refresh_reports()
         await asyncio.gather(*(self._give_views(plugin) for plugin in self._plugins))
 
     async def close(self) -> None:
@@ -174,6 +176,7 @@ class Supervisor:
         handle = self.actors[plugin].handle
         await self._acquaint(plugin)
         opened = await self._open_nodes(plugin)
+        await self.refresh_reports()
         await self._give_views(plugin)
         await self._tell_signal({plugin: handle})
         await self.call(SIGNAL, "relisten")({node: ports for node, ports in opened.items() if ports})

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from warpfleet.configs.loader import error_at, load
 from warpfleet.core.errors import InputError
 from warpfleet.core.nat import Filtering, Mapping, NatBehaviour, PortAssignment
+from warpfleet.core.port_mapping import PortMapping
 from warpfleet.core.port_range import PortRange, checked
 
 # RFC 4787 section 4.3, REQ-5: a UDP mapping lives two minutes at least, five are recommended.
@@ -63,6 +64,7 @@ class NatSpec(_Spec):
     tcp_unsolicited: TcpAnswer = TcpAnswer.DROP
     udp_blocked: bool = False  # no UDP passes, in or out
     tcp_out_ports: tuple[Port, ...] = ()  # the only TCP ports that hosts may connect to; empty: all
+    port_mapping: tuple[PortMapping, ...] = ()  # RFC 6887, RFC 6886, UPnP-IGD: how hosts may have ports mapped
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -70,6 +72,8 @@ class NatSpec(_Spec):
             raise ValueError("mapping and filtering must be known")
         if self.port_assignment is PortAssignment.UNKNOWN:
             raise ValueError("port_assignment must be known")
+        if self.port_mapping and not self.translated:
+            raise ValueError("port_mapping needs a router that translates")
         if self.port_delta == 0:
             raise ValueError("port_delta must not be 0")
         if self.port_range and self.port_range.size < MIN_BLOCK_PORTS:

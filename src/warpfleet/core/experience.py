@@ -73,7 +73,8 @@ def round_trip_of(combo: Combo, mine: PeerView, theirs: PeerView, realm: str) ->
 def subject_of(requirement: Requirement, combo: Combo, mine: PeerView, theirs: PeerView, realm: str) -> Subject | None:
     """What an attempt of a combo is evidence about. None where it says nothing about other pairs.
 
-    That is so inside one network, and behind one exit, where an external address is reached by hairpinning alone.
+    That is so inside one network, behind one exit, where an external address is reached by hairpinning alone, and of a
+    listener that has a port mapping of its own.
     """
     if combo.route is not RouteType.EXT or requirement in _SAYS_NOTHING:
         return None
@@ -81,7 +82,8 @@ def subject_of(requirement: Requirement, combo: Combo, mine: PeerView, theirs: P
     if ours is not None and ours == peers:
         return None
     if requirement in DIALS:
-        target = ours if dialled(requirement, mine, theirs) is mine else peers
+        end = dialled(requirement, mine, theirs)
+        target = None if end.mappings(combo.af) else ours if end is mine else peers
         return Inbound(target, combo.plugin) if target else None
     signatures = mine.behaviour(combo.af).signature, theirs.behaviour(combo.af).signature
     return Between(realm, combo.plugin, combo.af, *signatures)

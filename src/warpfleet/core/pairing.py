@@ -97,10 +97,14 @@ def ruled_out(requirement: Requirement, combo: Combo, mine: PeerView, theirs: Pe
 
 def is_long_shot(requirement: Requirement, combo: Combo, mine: PeerView, theirs: PeerView) -> bool:
     """Whether a combo has a chance that is worth an attempt, but no waiting: a TCP connect to a host behind a NAT or a
-    filter. A forwarded port, or a firewall that passes TCP 443 alone, does not show in the UDP tests of RFC 5780."""
+    filter. A forwarded port, or a firewall that passes TCP 443 alone, does not show in the UDP tests of RFC 5780. A
+    port mapping is known to let strangers in; whether it hairpins, is not."""
     if combo.route is not RouteType.EXT or requirement not in DIALS:
         return False
-    nat = dialled(requirement, mine, theirs).behaviour(combo.af)
+    end, one_exit = dialled(requirement, mine, theirs), mine.external.get(combo.af) == theirs.external.get(combo.af)
+    if end.mappings(combo.af) and not one_exit:
+        return False
+    nat = end.behaviour(combo.af)
     return bool(nat.translated) or nat.filtering in (Filtering.ADF, Filtering.APDF)
 
 

@@ -1,6 +1,7 @@
 """What the planner knows of one end of a pair."""
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_interface
 
 from warpfleet.core.endpoint import Endpoint, Interface, Scope, scope_of
@@ -15,7 +16,8 @@ class PeerView:
     """One node as its address record shows it.
 
     `machine` stands for the loopback interface it has: equal for two nodes that share one. `listeners` are bound
-    transport addresses, unspecified ones included. `external` has the external address of each family that has one.
+    transport addresses, unspecified ones included. `external` has the external address of each family that has one,
+    `mapped` where port mappings and pinholes let strangers in to a listener.
     """
 
     name: str
@@ -25,6 +27,17 @@ class PeerView:
     external: dict[AddressFamily, str] = field(default_factory=dict)
     nat: dict[AddressFamily, NatBehaviour] = field(default_factory=dict)
     relay: bool = False
+    mapped: tuple[Endpoint, ...] = ()
+
+    def with_mapped(self, claimed: Iterable[Endpoint]) -> "PeerView":
+        """The same with these mappings, as far as they lead to the node itself: at its external IPv4 address, or at an
+        IPv6 one that it has. What a node says of itself must not make others dial a third party."""
+        own = {interface.ip for interface in self.addresses(6)} | set(self.external.values())
+        return replace(self, mapped=tuple(endpoint for endpoint in claimed if endpoint.ip in own))
+
+    def mappings(self, af: AddressFamily) -> tuple[Endpoint, ...]:
+        """The mappings of one family."""
+        return tuple(endpoint for endpoint in self.mapped if endpoint.af == af)
 
     def behaviour(self, af: AddressFamily) -> NatBehaviour:
         """The NAT behaviour of one family; all unknown where nothing is known."""

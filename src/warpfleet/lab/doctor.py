@@ -18,6 +18,7 @@ _PROGRAMS = {  # program -> the Debian package that has it
     "mosquitto": "mosquitto",
     "turnserver": "coturn",
     "chronyd": "chrony",
+    "miniupnpd": "miniupnpd-nftables",
     "nsenter": "util-linux",
 }
 _SBIN = "/usr/local/sbin:/usr/sbin:/sbin"

@@ -8,10 +8,11 @@ import json
 from ipaddress import ip_network
 
 from warpfleet.lab import netns
+from warpfleet.lab.plan import MAPPING_LINES
 from warpfleet.lab.servers import SERVERS_V4
 
 # Of the documentation range the servers' addresses alone: some networks give its others to services of their own.
-EMULATED = (*(f"{server}/32" for server in SERVERS_V4), "198.18.0.0/15", "2001:db8::/32")
+EMULATED = (*(f"{server}/32" for server in SERVERS_V4), str(MAPPING_LINES), "198.18.0.0/15", "2001:db8::/32")
 _PROTOCOL = "219"  # the routing protocol number that marks our routes, so that no other is ever removed
 
 

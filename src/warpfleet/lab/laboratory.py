@@ -17,7 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from warpfleet.configs.topology import CORE, LabName, Topology
 from warpfleet.core.errors import InputError
-from warpfleet.lab import fabric, guard, netns, processes, rootless, servers
+from warpfleet.lab import fabric, guard, netns, port_mapper, processes, rootless, servers
 from warpfleet.lab.plan import Plan, layout, namespace_name, namespace_prefix
 from warpfleet.lab.processes import Owned
 
@@ -161,8 +161,17 @@ def _build(plan: Plan, folder: Path, progress: Progress) -> None:
         netns.batch(f"addr add {address} dev lo" for address in servers.addresses(dual_stack=plan.dual_stack))
         specified, services = servers.configure(folder, dual_stack=plan.dual_stack)
         running = servers.start(specified, folder)
-        _record(folder, [*wire, *running])
+    daemons = [(place.name, port_mapper.configure(place, folder)) for place in plan.namespaces if place.port_mapping]
+    mapping = []
+    for namespace, daemon in daemons:
+        with netns.inside(namespace):
+            mapping += servers.start([daemon], folder)
+    _record(folder, [*wire, *running, *mapping])
+    with netns.inside(namespace_name(plan.lab, CORE)):
         servers.await_answers(specified, running, folder)
+    for (namespace, daemon), process in zip(daemons, mapping, strict=True):
+        with netns.inside(namespace):
+            servers.await_answers([daemon], [process], folder)
     for process in wire:
         fabric.await_wire(process, folder)
     _write_fleet(plan, services, folder)

@@ -14,9 +14,15 @@ from binascii import crc32
 
 from warpfleet.configs.topology import Ipv6, RouterSpec, TcpAnswer
 from warpfleet.core.nat import Filtering, Mapping, PortAssignment
+from warpfleet.core.port_mapping import PortMapping
 from warpfleet.core.port_range import WHOLE, PortRange
 
 WAN, LAN = "wan", "lan"
+# The chains that the port mapping daemon writes its rules into: what may pass, whereto, and from where.
+TABLE = "warpfleet"
+MAPPED, MAPPED_IN, MAPPED_OUT = "mapped", "mapped_in", "mapped_out"
+UPNP_HTTP_PORT, PORT_MAPPING_PORT = 5000, 5351
+_SSDP_PORT = 1900
 # A sequential allocator starts at a place of its own per router, and wraps after some thousand mappings.
 _SEQUENCE_STARTS, _SEQUENCE_SPAN, _SEQUENCE_MAPPINGS = 40_000, 16_384, 4_096
 # RFC 5382 section 5, REQ-5: a TCP mapping without an established connection lives four minutes at least.
@@ -26,12 +32,12 @@ _MAP_SIZE = 131_072  # two full port ranges
 
 def ruleset(router: RouterSpec, external_ip: str, inside_net: str) -> str:
     """What `nft -f` reads. `external_ip` is the router's address on `wan`, `inside_net` the IPv4 prefix on `lan`."""
-    chains = [*_forward(router), *_input(router)]
+    chains = [*_mapped(router), *_forward(router), *_input(router)]
     if router.nat.translated:
         chains += [*_translate_in(router, external_ip), *_translate_out(router, external_ip, inside_net)]
     if router.nat.translated or router.nat.filtering is Filtering.ADF:
         chains += _record(router, external_ip)
-    return "\n".join(["table inet warpfleet {", *_maps(router), *chains, "}", ""])
+    return "\n".join([f"table inet {TABLE} {{", *_maps(router), *chains, "}", ""])
 
 
 def _chain(name: str, hook: str | None, *rules: str | None) -> list[str]:
@@ -60,6 +66,15 @@ def _maps(router: RouterSpec) -> list[str]:
     return lines
 
 
+def _mapped(router: RouterSpec) -> list[str]:
+    names = (MAPPED, MAPPED_IN, MAPPED_OUT) if router.nat.port_mapping else ()
+    return [line for name in names for line in _chain(name, None)]
+
+
+def _jump(router: RouterSpec, chain: str) -> str | None:
+    return f"jump {chain}" if router.nat.port_mapping else None
+
+
 def _forward(router: RouterSpec) -> list[str]:
     nat = router.nat
     tcp_ports = ", ".join(str(port) for port in nat.tcp_out_ports)
@@ -71,6 +86,7 @@ def _forward(router: RouterSpec) -> list[str]:
         "ct state established,related accept",
         f'iifname "{LAN}" oifname "{WAN}" meta l4proto tcp tcp dport != {{ {tcp_ports} }} drop' if tcp_ports else None,
         f'iifname "{LAN}" oifname "{WAN}" accept',
+        _jump(router, MAPPED),
         "ct status dnat accept" if nat.translated else None,
         *([] if nat.translated else _untranslated_filter(nat.filtering)),
         f'iifname "{WAN}" meta nfproto ipv6 accept' if router.ipv6 is Ipv6.OPEN else None,
@@ -100,14 +116,31 @@ def _input(router: RouterSpec) -> list[str]:
         "input",
         "filter hook input priority filter; policy drop",
         "ct state established,related accept",
+        'iifname "lo" accept',
+        *_port_mapping_questions(router),
         "icmp type echo-request accept",
         "icmpv6 type { echo-request, nd-neighbor-solicit, nd-neighbor-advert } accept",
         _tcp_answer(router),
     )
 
 
+def _port_mapping_questions(router: RouterSpec) -> list[str]:
+    """What the port mapping daemon hears of hosts. PCP and NAT-PMP share a port: the first byte of the message, which
+    is the version, tells them apart (RFC 6887 section 9)."""
+    version = f'iifname "{LAN}" udp dport {PORT_MAPPING_PORT} @th,64,8'
+    heard = {
+        PortMapping.UPNP: [
+            f'iifname "{LAN}" udp dport {_SSDP_PORT} accept',
+            f'iifname "{LAN}" tcp dport {UPNP_HTTP_PORT} accept',
+        ],
+        PortMapping.NATPMP: [f"{version} 0 accept"],
+        PortMapping.PCP: [f"{version} 2 accept"],
+    }
+    return [rule for protocol in router.nat.port_mapping for rule in heard[protocol]]
+
+
 def _translate_in(router: RouterSpec, external_ip: str) -> list[str]:
-    rules = []
+    rules = [_jump(router, MAPPED_IN)]
     for protocol in ("udp", "tcp"):
         to_inside = f"dnat ip to {protocol} dport map @inside_{protocol}"
         permitted = f"ip daddr . {protocol} dport . ip saddr @permitted_{protocol} "
@@ -124,6 +157,7 @@ def _translate_out(router: RouterSpec, external_ip: str, inside_net: str) -> lis
         *_chain(
             "translate_out",
             "nat hook postrouting priority srcnat",
+            _jump(router, MAPPED_OUT),
             f'oifname "{WAN}" meta nfproto ipv4 jump allocate',
             f'oifname "{LAN}" ip saddr {inside_net} ct status dnat jump allocate',  # hairpinned
         ),

@@ -5,15 +5,20 @@ side: the core has one address, a host route per line, and permanent neighbours 
 needed and no neighbour table overflows however many hosts there are.
 """
 
+from collections import Counter
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network
 
 from warpfleet.configs.topology import CORE, HostSpec, Ipv6, RouterSpec, Topology
 from warpfleet.core.errors import InputError
+from warpfleet.core.port_mapping import PortMapping
 from warpfleet.lab.nat_rules import LAN, WAN, ruleset
 
 CORE_V4, CORE_V6 = "203.0.113.1", "2001:db8:ffff::1"
 LINES = IPv4Network("198.18.0.0/16")  # RFC 2544: one external address a line
+# The same for routers that map ports: the daemon refuses to where its own address is of a range that RFC 6890 lists.
+# This one IANA keeps to itself, and nobody uses it.
+MAPPING_LINES = IPv4Network("192.0.1.0/24")
 FIREWALLED = IPv4Network("198.19.0.0/16")  # RFC 2544: public addresses behind routers that do not translate
 FIREWALLED_PREFIX = 28
 HOME, LARGE_HOME = IPv4Network("192.168.1.0/24"), IPv4Network("10.0.0.0/16")
@@ -42,6 +47,8 @@ class Namespace:
     sysctls: dict[str, str] = field(default_factory=dict)  # path under /proc/sys -> value
     commands: list[str] = field(default_factory=list)
     ruleset: str | None = None
+    port_mapping: tuple[PortMapping, ...] = ()
+    lan_ip: str = ""  # of a router: its own address in the network behind it
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +134,7 @@ class _Layout:
         self._lan_macs: dict[str, str] = {}
         self._hops_v6: dict[str, str] = {}  # router -> how the one above it reaches it
         self._lines = 0
+        self._addresses: Counter[IPv4Network] = Counter()
         self._macs = 0
 
     def plan(self) -> Plan:
@@ -171,15 +179,20 @@ class _Layout:
             commands = self._namespaces[place].commands
             commands.append(f"link set {end.device} up")
 
-    def _add_line(self, place: str, device: str, delay_ms: float, *, ipv6: bool) -> tuple[str, str]:
+    def _add_line(
+        self, place: str, device: str, delay_ms: float, *, ipv6: bool, lines: IPv4Network = LINES
+    ) -> tuple[str, str]:
         """A line from the core to a place on the internet: its device on the core's side, and its IPv4 address."""
         self._lines += 1
-        if self._lines >= LINES.num_addresses - 1:
-            raise InputError(f"topology '{self._topology.name}' has more than {LINES.num_addresses - 2} lines")
+        self._addresses[lines] += 1
+        if self._addresses[lines] >= lines.num_addresses - 1:
+            raise InputError(
+                f"topology '{self._topology.name}' has more than {lines.num_addresses - 2} lines of a kind"
+            )
         core, here = self._namespaces[CORE], self._namespaces[place]
         upper, lower = End(core.name, f"line{self._lines}", self._mac()), End(here.name, device, self._mac())
         self._link(upper, lower, delay_ms)
-        address = str(LINES.network_address + self._lines)
+        address = str(lines.network_address + self._addresses[lines])
         pairs = [(f"{address}/32", address, CORE_V4, "0.0.0.0/0")]
         if ipv6:
             address_v6 = f"2001:db8:fffe::{self._lines:x}"
@@ -230,7 +243,8 @@ class _Layout:
         network = self._networks[router.name] = self._network_behind(router)
         self._add_lan(here, router, network)
         if router.behind is None:
-            core_device, address = self._add_line(router.name, WAN, router.delay_ms, ipv6=ipv6)
+            lines = MAPPING_LINES if router.nat.port_mapping else LINES
+            core_device, address = self._add_line(router.name, WAN, router.delay_ms, ipv6=ipv6, lines=lines)
             if not router.nat.translated:
                 self._namespaces[CORE].commands.append(
                     f"route add {network.prefix} via {address} dev {core_device} onlink"
@@ -244,6 +258,7 @@ class _Layout:
                 above = self._namespaces[hop.behind or CORE]
                 above.commands.append(f"route add {network.prefix_v6}/64 {self._hops_v6[hop.name]}")
         here.ruleset = ruleset(router, address, str(network.prefix))
+        here.port_mapping, here.lan_ip = router.nat.port_mapping, network.address(1)
 
     def _network_behind(self, router: RouterSpec) -> _Network:
         index = len(self._networks) + 1

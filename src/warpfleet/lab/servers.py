@@ -135,7 +135,7 @@ def _chrony(folder: Path, hosts: list[str]) -> Server:
     return Server("chronyd", command, [_ntp_question(host) for host in hosts])
 
 
-def _ask(kind: socket.SocketKind, host: str, port: int, request: bytes) -> bytes:
+def ask(kind: socket.SocketKind, host: str, port: int, request: bytes) -> bytes:
     """What a server answers to one request; nothing where it is silent or refuses."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, kind) as asking:
@@ -153,14 +153,14 @@ def _ask(kind: socket.SocketKind, host: str, port: int, request: bytes) -> bytes
 
 def _mqtt_question(host: str, port: int) -> Callable[[], bool]:
     connect = b"\x10\x0e\x00\x04MQTT\x04\x02\x00\x0a\x00\x02up"  # MQTT 3.1.1 section 3.1: clean session, client "up"
-    return lambda: _ask(socket.SOCK_STREAM, host, port, connect)[:1] == b"\x20"
+    return lambda: ask(socket.SOCK_STREAM, host, port, connect)[:1] == b"\x20"
 
 
 def _stun_question(host: str) -> Callable[[], bool]:
     binding = struct.pack("!HHI12s", 0x0001, 0, 0x2112A442, secrets.token_bytes(12))  # RFC 8489 section 5
-    return lambda: _ask(socket.SOCK_DGRAM, host, STUN_PORT, binding)[:2] == b"\x01\x01"
+    return lambda: ask(socket.SOCK_DGRAM, host, STUN_PORT, binding)[:2] == b"\x01\x01"
 
 
 def _ntp_question(host: str) -> Callable[[], bool]:
     request = b"\x23" + bytes(47)  # RFC 5905 section 7.3: version 4, mode 3 (client)
-    return lambda: (_ask(socket.SOCK_DGRAM, host, NTP_PORT, request)[:1] or b"\0")[0] & 7 == 4
+    return lambda: (ask(socket.SOCK_DGRAM, host, NTP_PORT, request)[:1] or b"\0")[0] & 7 == 4

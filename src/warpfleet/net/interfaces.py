@@ -162,14 +162,29 @@ class CountableNetwork(Network, Protocol):
         """As above; `discard` gets each allocation, and each connect for one, that is not returned."""
 
 
+class PortLease(Protocol):
+    """A TCP port of ours that a gateway lets strangers in to while it is willing, until the network is closed."""
+
+    async def settled(self) -> None:
+        """Return once a gateway has granted the port or refused it, or as soon as there seems to be none."""
+
+    async def changed(self) -> Endpoint | None:
+        """Wait until the external endpoint is another than was told before, which at first is None: not mapped."""
+
+
 class NodeNetwork(CountableNetwork, Protocol):
     """A network as whoever serves the node owns it."""
+
+    def map_port(self, port: int, af: int) -> PortLease:
+        """Have a TCP port of the vantage mapped (PCP, NAT-PMP, UPnP-IGD) where it stands behind a gateway that does
+        that; over IPv6, let through its firewall."""
 
     def avoid_udp(self) -> None:
         """UDP is known not to get out: relays need not be asked for over it."""
 
     async def close(self) -> None:
-        """Wait for what runs behind the scenes: closed relays that delete their allocations."""
+        """Wait for what runs behind the scenes: closed relays that delete their allocations, mapped ports that are
+        released."""
 
 
 class RelayRefused(WarpfleetError):

@@ -1,5 +1,6 @@
 """The kernel's network, as one vantage has it."""
 
+import asyncio
 import functools
 from collections.abc import Sequence
 from ipaddress import ip_address
@@ -9,6 +10,8 @@ from warpfleet.configs.fleet import TurnServer
 from warpfleet.core.endpoint import Endpoint, Interface
 from warpfleet.net import sockets
 from warpfleet.net.interfaces import Count, DatagramSocket, uncounted
+from warpfleet.net.portmap.client import GatewayClient, client_at, no_mappers
+from warpfleet.net.portmap.lease import Lease
 from warpfleet.net.reflexive import tcp_endpoint, udp_endpoint
 from warpfleet.net.relay import Relays, RelaySocket
 from warpfleet.net.sockets import TcpListener, TcpStream, UdpSocket
@@ -24,6 +27,7 @@ class KernelNetwork:
         self.vantage = vantage
         self.stun_servers = tuple(stun_servers)
         self.relays = Relays(vantage, turn_servers)
+        self._gateways: dict[int, GatewayClient] = {}
 
     def interfaces(self) -> Sequence[Interface]:
         """The addresses of the vantage, loopback and link-local ones included."""
@@ -82,10 +86,21 @@ class KernelNetwork:
         `discard` gets what was tried beside the one that is returned."""
         return await self.relays.allocate(af, timeout_s=timeout_s, discard=discard)
 
+    def map_port(self, port: int, af: int) -> Lease:
+        """Have a TCP port mapped by the gateway of the vantage's default route.
+
+        Nothing is sent where no STUN server is of the family: a mapping is worth as much as the external address that
+        it must be at."""
+        if af not in self._gateways:
+            known = any(server.af == af for server in self.stun_servers)
+            self._gateways[af] = client_at(self.vantage, af) if known else GatewayClient(no_mappers)
+        return self._gateways[af].lease(port)
+
     def avoid_udp(self) -> None:
         """UDP is known not to get out: relays need not be asked for over it."""
         self.relays.udp_blocked = True
 
     async def close(self) -> None:
-        """Wait for what runs behind the scenes: closed relays that delete their allocations."""
-        await self.relays.close()
+        """Wait for what runs behind the scenes: closed relays that delete their allocations, mapped ports that are
+        released."""
+        await asyncio.gather(self.relays.close(), *(gateway.close() for gateway in self._gateways.values()))

@@ -18,7 +18,7 @@ from warpfleet.core.pairing import Requirement
 from warpfleet.core.peer import ADDRESS_FAMILIES, AddressFamily, PeerView
 from warpfleet.core.targets import USUAL_ALLOWANCE, Allowance
 from warpfleet.net.handshake import Handshake
-from warpfleet.net.interfaces import ByteStream, Count, DatagramSocket, Network, Pipe, uncounted
+from warpfleet.net.interfaces import ByteStream, Count, DatagramSocket, Network, NodeNetwork, Pipe, uncounted
 from warpfleet.net.pipe import DatagramPipe, StreamPipe
 from warpfleet.net.proving import Claim, prove_datagram, prove_stream
 from warpfleet.plugins.room import Room
@@ -148,7 +148,7 @@ class NodePorts(Protocol):
         """Its keys."""
 
     @property
-    def network(self) -> Network:
+    def network(self) -> NodeNetwork:
         """The network at its vantage, unguarded: for listeners. Attempts have a guarded one of their own."""
 
     @property
@@ -167,6 +167,14 @@ class NodePorts(Protocol):
 
     def advertise(self, listener: Endpoint) -> None:
         """Add a listener to the node's address record. During `setup`."""
+
+    def advertise_mapping(self, listener: Endpoint, external: Endpoint | None) -> None:
+        """Say in the node's address record where a port mapping makes a listener reachable from outside; None: no more.
+        At any time."""
+
+    def expect(self, news: Callable[[], Awaitable[None]]) -> None:
+        """What returns once the address record has something more to say: whoever plans for a whole fleet waits for it,
+        a few seconds at most. During `setup`."""
 
     def spawn(self, work: Awaitable[None]) -> None:
         """Run a background task for as long as the node is open."""

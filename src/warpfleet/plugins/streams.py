@@ -14,14 +14,15 @@ TARGETS_MAX = 8  # a peer has a few addresses and ports; more would make us a po
 
 
 def targets(mine: PeerView, theirs: PeerView, af: AddressFamily, route: RouteType) -> list[Endpoint]:
-    """Where the peer may listen, for one family and route type, at most `TARGETS_MAX` endpoints."""
+    """Where the peer may listen, for one family and route type, at most `TARGETS_MAX` endpoints; mapped ones first."""
     found: list[Endpoint] = []
     if route is RouteType.LOOPBACK:
         found = [e for e in theirs.listeners if e.af == af and scope_of(e.ip) is Scope.LOOPBACK]
     elif route is RouteType.NIC:
         found = [Endpoint(i.ip, port) for i in shared_subnet(mine, theirs, af) for port in theirs.ports(af)]
     elif af in theirs.external:
-        found = [Endpoint(theirs.external[af], port) for port in theirs.ports(af)]
+        unmapped = [Endpoint(theirs.external[af], port) for port in theirs.ports(af)]
+        found = list(dict.fromkeys((*theirs.mappings(af), *unmapped)))
     return found[:TARGETS_MAX]
 
 

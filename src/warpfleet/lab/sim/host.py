@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from ipaddress import ip_address
 
 from warpfleet.core.endpoint import Endpoint, Interface, Scope, scope_of
-from warpfleet.lab.sim.internet import Line
+from warpfleet.lab.sim.internet import Line, Router
 from warpfleet.lab.sim.packet import Packet, Segment
 from warpfleet.lab.sim.ports import Ports, covers
 from warpfleet.lab.sim.streams import TcpStack
@@ -68,6 +68,7 @@ class Host:
     """A host with these addresses, loopback ones apart. `line` is there once the host is attached to a network."""
 
     line: Line
+    gateway: Router | None = None  # the router that it stands behind
 
     def __init__(self, addresses: Sequence[Interface], rng: random.Random) -> None:
         self.interfaces = (*_LOOPBACK, *addresses)

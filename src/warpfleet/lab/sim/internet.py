@@ -8,7 +8,9 @@ from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Protocol
 
 from warpfleet.configs.topology import Ipv6, RouterSpec, TcpAnswer
+from warpfleet.core.endpoint import Endpoint
 from warpfleet.core.nat import Filtering
+from warpfleet.core.port_mapping import PortMapping
 from warpfleet.lab.sim.nat import Drop, Nat
 from warpfleet.lab.sim.packet import Packet, Segment, reset_for
 
@@ -138,6 +140,15 @@ class Router:
         filtering = Filtering.EIF if spec.ipv6 is Ipv6.OPEN else Filtering.APDF
         firewall = spec.nat.model_copy(update={"translated": False, "filtering": filtering})
         self._nats = {4: Nat(spec.nat, external_ip, rng), 6: Nat(firewall, external_ip, rng)}
+
+    @property
+    def port_mapping(self) -> tuple[PortMapping, ...]:
+        """The protocols in which hosts behind it may have ports mapped."""
+        return self._nats[4].spec.port_mapping
+
+    def open_port(self, internal: Endpoint, suggested: int, lifetime_s: float) -> Endpoint | None:
+        """Let strangers in to a TCP port of a host behind it, as `Nat.open_port` has it."""
+        return self._nats[internal.af].open_port(internal, suggested, lifetime_s, asyncio.get_running_loop().time())
 
     def leave(self, packet: Packet) -> None:
         """Take a packet from behind that is for somebody elsewhere."""

@@ -92,6 +92,7 @@ class _Mapping:
     internal: Endpoint
     external: Endpoint
     expires_s: float = 0.0
+    open_until_s: float = 0.0  # strangers are let in until then: a host has asked for it
     sessions: dict[Endpoint, _Session] = field(default_factory=dict)
 
     def session(self, remote: Endpoint, now_s: float) -> _Session | None:
@@ -102,7 +103,9 @@ class _Mapping:
         return any(s.expires_s > now_s and s.first is Way.OUT for e, s in self.sessions.items() if e.ip == ip)
 
     def live(self, now_s: float) -> bool:
-        return self.expires_s > now_s or any(session.expires_s > now_s for session in self.sessions.values())
+        return max(self.expires_s, self.open_until_s) > now_s or any(
+            session.expires_s > now_s for session in self.sessions.values()
+        )
 
 
 _Key = tuple[Transport, Endpoint, str | Endpoint | None]
@@ -165,6 +168,24 @@ class Nat:
         outside = self.outbound(packet, now_s)
         return outside if isinstance(outside, Drop) else self._let_in(target, outside, now_s)
 
+    def open_port(self, internal: Endpoint, suggested: int, lifetime_s: float, now_s: float) -> Endpoint | None:
+        """Let strangers in to a TCP port for so long, 0 ending it (RFC 6887 section 11.3): the external endpoint, the
+        suggested port where that is free. None where no port is."""
+        asked = (mapping for mapping in self._by_external.values() if mapping.open_until_s > now_s)
+        mapping = next((mapping for mapping in asked if mapping.internal == internal), None)
+        if mapping is None:
+            external = internal
+            if self.spec.translated:
+                port = (
+                    suggested if self._free(Transport.TCP, suggested, now_s) else self._any_port(Transport.TCP, now_s)
+                )
+                if port is None:
+                    return None
+                external = Endpoint(self._external_ip, port)
+            mapping = self._by_external[Transport.TCP, external] = _Mapping(internal, external)
+        mapping.open_until_s = now_s + lifetime_s
+        return mapping.external
+
     def _key(self, transport: Transport, internal: Endpoint, remote: Endpoint) -> _Key:
         """What a mapping is found by on the way out (RFC 4787 section 4.1)."""
         if not self.spec.translated or self.spec.mapping is Mapping.EIM:
@@ -186,6 +207,8 @@ class Nat:
 
     def _admits(self, mapping: _Mapping, remote: Endpoint, now_s: float) -> bool:
         """Whether the filter lets in an endpoint that there is no session with (RFC 4787 section 5)."""
+        if mapping.open_until_s > now_s:
+            return True
         if self.spec.filtering is Filtering.ADF:
             return mapping.has_sent_to(remote.ip, now_s)
         return self.spec.filtering is Filtering.EIF
@@ -230,7 +253,9 @@ class Nat:
             return self._next_in_sequence(transport, now_s)
         if self.spec.port_assignment is PortAssignment.PRESERVING and self._free(transport, internal_port, now_s):
             return internal_port
-        # Preserving, too, where another host behind the router has that port already.
+        return self._any_port(transport, now_s)  # preserving, too, where another host has that port already
+
+    def _any_port(self, transport: Transport, now_s: float) -> int | None:
         tries = (self._rng.randint(*(self.spec.port_range or WHOLE)) for _ in range(_RANDOM_TRIES))
         return next((port for port in tries if self._free(transport, port, now_s)), None)
 

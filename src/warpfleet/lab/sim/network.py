@@ -1,14 +1,17 @@
 """The network of one simulated host, as plugins see it."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from warpfleet.core.endpoint import Endpoint, Interface
 from warpfleet.lab.sim.host import Host, SimUdpSocket
+from warpfleet.lab.sim.mapper import client_of
 from warpfleet.lab.sim.streams import SimListener, SimStream
 from warpfleet.lab.sim.turn import SimRelay
 from warpfleet.net.interfaces import Count, DatagramSocket, Unreachable, uncounted
+from warpfleet.net.portmap.client import GatewayClient
+from warpfleet.net.portmap.lease import Lease
 from warpfleet.net.racing import race
 from warpfleet.net.reflexive import tcp_endpoint, udp_endpoint
 from warpfleet.net.relay import STAGGER_S
@@ -24,10 +27,13 @@ class Services:
 
 
 class SimNetwork:
-    """Everything a node may do with its host's network; `net.interfaces.Network` says what each method promises."""
+    """Everything a node may do with its host's network; `net.interfaces.Network` says what each method promises.
+    `chance` is from 0 to 1."""
 
-    def __init__(self, host: Host, services: Services) -> None:
+    def __init__(self, host: Host, services: Services, chance: Callable[[], float]) -> None:
         self._host = host
+        self._chance = chance
+        self._gateways: dict[int, GatewayClient] = {}
         self._services = services
         self._udp_blocked = False
 
@@ -103,9 +109,18 @@ class SimNetwork:
             raise Unreachable("the laboratory has no TURN server that can be reached")
         return await race(ways, stagger_s=STAGGER_S, timeout_s=timeout_s, discard=close)
 
+    def map_port(self, port: int, af: int) -> Lease:
+        """Have a TCP port mapped by the router that the host stands behind."""
+        if af not in self._gateways:
+            self._gateways[af] = client_of(self._host, af, self._chance)
+        return self._gateways[af].lease(port)
+
     def avoid_udp(self) -> None:
         """UDP is known not to get out: relays need not be asked for over it."""
         self._udp_blocked = True
 
     async def close(self) -> None:
-        """Nothing runs behind the scenes: what a relay has to say last is on its way when it is closed."""
+        """Release what is mapped; what a relay has to say last is on its way when it is closed."""
+        for gateway in self._gateways.values():
+            await gateway.close()
+        self._gateways.clear()

@@ -1,7 +1,8 @@
 """One node of a simulated laboratory: the roles of its host, inline, as `actors.node.Node` has them."""
 
+import asyncio
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from warpfleet.actors.coordinator import Coordinator, RecordView, TelemetryPort
 from warpfleet.actors.plugin_host import HostPorts, PluginHost
@@ -23,7 +24,8 @@ _ROW_S = 60.0  # longer than any policy lets a connection take
 
 
 class SimNode:
-    """A node with its coordinator and its plugin hosts. `record_of` has what any node's address record says."""
+    """A node with its coordinator and its plugin hosts. `record_of` has what any node's address record says, and
+    `publish` tells every node that one has changed."""
 
     def __init__(
         self,
@@ -31,12 +33,16 @@ class SimNode:
         network: SimNetwork,
         surroundings: Surroundings,
         telemetry: TelemetryPort,
+        *,
         record_of: Callable[[str], PeerView],
+        publish: Callable[[str, PeerView], Awaitable[None]],
     ) -> None:
         self.spec = spec
         self.view = PeerView(name=spec.name, machine="")
         self._network = network
         self._record_of = record_of
+        self._publish = publish
+        self._mapped: tuple[Endpoint, ...] = ()
         self._coordinator = Coordinator(telemetry, surroundings=surroundings)
         self._hosts = {
             r.name: PluginHost(network_of=self._network_of, surroundings=surroundings) for r in registrations()
@@ -50,6 +56,7 @@ class SimNode:
             hand_over=self._hand_over,
             own_record=self._own_record,
             learn_record=self._learn_record,
+            remap=self._remap,
         )
         listeners: list[Endpoint] = []
         for plugin, host in self._hosts.items():
@@ -63,6 +70,8 @@ class SimNode:
             self.spec.name, Mailbox(delay_s, {plugin: host.deliver for plugin, host in self._hosts.items()})
         )
         self.view = await self._look(listeners)
+        await asyncio.gather(*(host.settle() for host in self._hosts.values()))
+        self.view = self.view.with_mapped(self._mapped)
         for host in self._hosts.values():
             await host.take_views({self.spec.name: self.view})
 
@@ -101,6 +110,14 @@ class SimNode:
             nat=nat,
             relay=True,
         )
+
+    async def _remap(self, mapped: Sequence[tuple[str, tuple[Endpoint, ...]]]) -> None:
+        for _, endpoints in mapped:
+            self._mapped = endpoints
+        self.view = self.view.with_mapped(self._mapped)
+        for host in self._hosts.values():
+            await host.take_views({self.spec.name: self.view})
+        await self._publish(self.spec.name, self.view)
 
     def _network_of(self, _spec: NodeSpec) -> NodeNetwork:
         return self._network

@@ -1,14 +1,14 @@
 """A topology built on the simulated internet: its hosts and routers, with the addresses of the kernel's laboratory."""
 
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network
 
 from warpfleet.configs.topology import HostSpec, Ipv6, RouterSpec, Topology
 from warpfleet.core.endpoint import Interface
-from warpfleet.lab.plan import FIREWALLED, FIREWALLED_PREFIX, HOME, LARGE_HOME, LINES
+from warpfleet.lab.plan import FIREWALLED, FIREWALLED_PREFIX, HOME, LARGE_HOME, LINES, MAPPING_LINES
 from warpfleet.lab.servers import TURN_ONE, TURN_TWO, V6
 from warpfleet.lab.sim.host import Host
 from warpfleet.lab.sim.internet import Internet, Network, Prefix, Router, Weather
@@ -44,6 +44,7 @@ class Terrain:
             self._crowds[spec.behind] += 1
         self._places: dict[str, _Place] = {}
         self._lines = 0
+        self._addresses: Counter[IPv4Network] = Counter()
         for router in sorted(self._routers.values(), key=lambda router: len(self._chain(router))):
             self._add_router(router)
         for spec in topology.hosts:
@@ -63,7 +64,9 @@ class Terrain:
 
     def _add_router(self, spec: RouterSpec) -> None:
         has_v6 = spec.ipv6 is not Ipv6.NONE
-        addresses = self._line_addresses(has_v6) if spec.behind is None else self._member(self._places[spec.behind])
+        lines = MAPPING_LINES if spec.nat.port_mapping else LINES
+        outside = self._places.get(spec.behind) if spec.behind else None
+        addresses = self._member(outside) if outside else self._line_addresses(has_v6, lines)
         router = Router(spec, addresses[0].ip, self._rng(spec.name))
         place = _Place(router, self._chain(spec), self._prefix(spec), self._prefix_v6() if has_v6 else None)
         routes: list[Prefix] = [] if spec.nat.translated else [place.prefix]
@@ -95,10 +98,11 @@ class Terrain:
     def _prefix_v6(self) -> IPv6Network:
         return IPv6Network(f"2001:db8:{len(self._places) + 1:x}::/64")
 
-    def _line_addresses(self, has_v6: bool) -> list[Interface]:
+    def _line_addresses(self, has_v6: bool, lines: IPv4Network = LINES) -> list[Interface]:
         """The addresses of a line of its own to the internet."""
         self._lines += 1
-        addresses = [Interface(_DEVICE, str(LINES.network_address + self._lines), 32)]
+        self._addresses[lines] += 1
+        addresses = [Interface(_DEVICE, str(lines.network_address + self._addresses[lines]), 32)]
         return addresses + ([Interface(_DEVICE, f"2001:db8:fffe::{self._lines:x}", 128)] if has_v6 else [])
 
     @staticmethod
@@ -114,6 +118,7 @@ class Terrain:
         # Where the router is the host's own, the delay is that of the router's line.
         delay_s = spec.delay_ms / 1000 if spec.public or spec.behind else 0.0
         host = self.hosts[spec.name] = Host(addresses, self._rng(spec.name))
+        host.gateway = place.router if place else None
         network = place.router.inside if place else self._internet
         host.line = network.attach(host, delay_s, [interface.ip for interface in addresses])
         self.delays_s[spec.name] = delay_s + sum(router.delay_ms for router in (place.chain if place else ())) / 1000

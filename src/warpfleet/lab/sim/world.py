@@ -108,7 +108,8 @@ class World:
 
     def network(self, host: str) -> SimNetwork:
         """A host's network."""
-        return SimNetwork(self._terrain.hosts[host], _services())
+        chance = random.Random(f"{self._seed} network of {host}").random
+        return SimNetwork(self._terrain.hosts[host], _services(), chance)
 
     def connect(
         self,
@@ -192,7 +193,12 @@ class World:
             turn=(),
             ntp=(),
         )
-        return SimNode(spec, self.network(host.name), surroundings, self.rows, self._record_of)
+        network = self.network(host.name)
+        return SimNode(spec, network, surroundings, self.rows, record_of=self._record_of, publish=self._publish)
+
+    async def _publish(self, name: str, view: PeerView) -> None:
+        for node in self.nodes.values():
+            await node.learn({name: view})
 
     def _record_of(self, name: str) -> PeerView:
         return self.nodes[name].view

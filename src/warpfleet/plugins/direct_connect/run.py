@@ -5,12 +5,12 @@ import logging
 from collections.abc import Iterator
 
 from warpfleet.core.combo import Phase, RouteType, Side, Transport
-from warpfleet.core.endpoint import Endpoint
+from warpfleet.core.endpoint import Endpoint, Scope, scope_of
 from warpfleet.core.errors import MissingError
 from warpfleet.core.pairing import Requirement
 from warpfleet.core.targets import loopback_alias
 from warpfleet.net.handshake import FRAME_BYTES, Frame, ProofFailed
-from warpfleet.net.interfaces import ByteStream, ConnectionLost, Listener, Pipe, Unreachable
+from warpfleet.net.interfaces import ByteStream, ConnectionLost, Listener, Pipe, PortLease, Unreachable
 from warpfleet.plugins.contract import AttemptFactory, InboundStream, NodePorts, Strategy
 from warpfleet.plugins.registry import register
 from warpfleet.plugins.streams import accept, dial, targets
@@ -48,6 +48,10 @@ class DirectConnect(Strategy):
                 node.on_close(listener.close)
                 node.advertise(listener.local)
                 node.spawn(_Door(node, listener).serve())
+                if scope_of(listener.local.ip) is not Scope.LOOPBACK:
+                    lease = node.network.map_port(listener.local.port, listener.local.af)
+                    node.expect(lease.settled)
+                    node.spawn(_tell_mapping(node, listener.local, lease))
         return cls
 
     async def run(self) -> Pipe:
@@ -75,6 +79,11 @@ async def _listen(node: NodePorts, endpoint: Endpoint) -> Listener | None:
         if endpoint.port == 0:
             return None
         raise MissingError(f"node {node.name}: cannot listen on TCP port {endpoint.port}: {error.strerror}") from error
+
+
+async def _tell_mapping(node: NodePorts, listener: Endpoint, lease: PortLease) -> None:
+    while True:
+        node.advertise_mapping(listener, await lease.changed())
 
 
 class _Door:

@@ -1,0 +1,81 @@
+"""Port mappings on real Ray: planned with from the first connection on, and known again after actors were killed."""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+import pytest_asyncio
+
+from warpfleet.cluster.control import ClusterClient, ConnectRequest, StatusRequest
+from warpfleet.cluster.session import own_cluster
+from warpfleet.cluster.status import ActorStatus, ClusterStatus
+from warpfleet.configs.fleet import Fleet
+from warpfleet.configs.loader import load
+from warpfleet.configs.topology import Topology
+from warpfleet.core.combo import Policy
+from warpfleet.core.endpoint import Endpoint
+from warpfleet.core.pairs import Trial
+from warpfleet.core.plan import Pin
+from warpfleet.lab.laboratory import laboratory
+from warpfleet.telemetry.records import ConnectionRow
+
+pytestmark = [pytest.mark.lab, pytest.mark.ray, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(240)]
+
+MAPS = {"preset": "symmetric_random", "port_mapping": ["pcp", "natpmp", "upnp"]}
+HOSTS = [{"name": "home", "nat": MAPS, "delay_ms": 20}, {"name": "away", "nat": "port_restricted", "delay_ms": 20}]
+
+
+@pytest.fixture(scope="module")
+def mapped_fleet(state_folder: None) -> Iterator[Fleet]:
+    """`home` stands behind a router that maps ports."""
+    topology = Topology.model_validate({"version": 1, "name": "mapping", "hosts": HOSTS})
+    with laboratory(topology, name="wftest-mapping") as lab:
+        yield load(lab.fleet_path, Fleet)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def own(mapped_fleet: Fleet) -> AsyncIterator[ClusterClient]:
+    """A cluster that serves it."""
+    async with own_cluster(mapped_fleet, print) as client:
+        yield client
+
+
+async def dialled(cluster: ClusterClient, fleet: Fleet) -> Endpoint | None:
+    """Where `away` reaches `home` by a plain connect, None where it does not."""
+    trial, pin = Trial("away", "home", 0), Pin("direct_connect")
+    row = await cluster.ask(ConnectRequest(fleet=fleet, trial=trial, policy=Policy.STAGGERED, pin=pin))
+    assert isinstance(row, ConnectionRow)
+    return Endpoint.parse(row.remote_endpoint) if row.remote_endpoint else None
+
+
+async def actor(cluster: ClusterClient, role: str) -> ActorStatus:
+    status = await cluster.ask(StatusRequest())
+    assert isinstance(status, ClusterStatus)
+    return next(actor for actor in status.actors if actor.role == role)
+
+
+async def killed(cluster: ClusterClient, role: str) -> None:
+    """Kill an actor, and return once it has been replaced."""
+    before = await actor(cluster, role)
+    assert before.pid
+    os.kill(before.pid, signal.SIGKILL)
+    async with asyncio.timeout(30):
+        while not ((now := await actor(cluster, role)).alive and now.restarts > before.restarts):
+            pass
+
+
+async def test_the_first_connection_goes_by_the_mapping_and_later_ones_do_after_actors_died(
+    own: ClusterClient, mapped_fleet: Fleet
+) -> None:
+    first = await dialled(own, mapped_fleet)
+    assert first
+    await killed(own, "signal")
+    assert await dialled(own, mapped_fleet) == first
+    await killed(own, "direct_connect")
+    async with asyncio.timeout(15):  # until the new listener is mapped, it is a long shot
+        while (second := await dialled(own, mapped_fleet)) is None:
+            pass
+    assert second.ip == first.ip
+    assert second.port != first.port
