@@ -3,7 +3,7 @@
 import asyncio
 from dataclasses import replace
 
-from warpfleet.core.combo import Reason, RouteType, Side, Transport
+from warpfleet.core.combo import Phase, Reason, RouteType, Side, Transport
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.core.pairing import Kind, Requirement, kind_of
 from warpfleet.core.targets import USUAL_ALLOWANCE
@@ -17,7 +17,7 @@ from warpfleet.plugins.volley import close_all, open_sockets, prove_first_heard
 _STUN_S = 3.0  # a server that has not answered three retransmissions will not be of use
 
 
-@register(phase=None)
+@register(phase=Phase.SPRAY)
 class RandomProbe(Strategy):
     """One side of a random probe."""
 

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from warpfleet.core.combo import RouteType, Side, Transport
+from warpfleet.core.combo import Phase, RouteType, Side, Transport
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.core.pairing import Requirement
 from warpfleet.net.interfaces import Pipe
@@ -23,7 +23,7 @@ from warpfleet.plugins.tcp_punch.plan import (
 from warpfleet.plugins.tcp_punch.race import Race
 
 
-@register(phase=None)
+@register(phase=Phase.PUNCH)
 class TcpPunch(Strategy):
     """One side of a TCP punch."""
 
