@@ -105,7 +105,7 @@ def test_every_host_has_a_node_and_every_place_one_way_up(topology: Topology) ->
 @given(topologies())
 def test_delay_stands_on_the_line_it_was_asked_for(topology: Topology) -> None:
     plan = layout(topology, "lab")
-    delays = {link.b.namespace: link.delay_ms for link in plan.links}
+    delays = {link.b.namespace: link.quality.delay_ms for link in plan.links}
     for host in topology.hosts:
         owner = f"wf.lab.{host.name}" + (".router" if host.nat else "")
         assert delays[owner] == host.delay_ms

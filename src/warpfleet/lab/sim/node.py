@@ -31,10 +31,12 @@ class SimNode:
         network: SimNetwork,
         surroundings: Surroundings,
         telemetry: TelemetryPort,
+        *,
+        machine: str,
         record_of: Callable[[str], PeerView],
     ) -> None:
         self.spec = spec
-        self.view = PeerView(name=spec.name, machine="")
+        self.view = PeerView(name=spec.name, machine=machine)
         self._network = network
         self._record_of = record_of
         self._coordinator = Coordinator(telemetry, surroundings=surroundings)
@@ -94,7 +96,7 @@ class SimNode:
                 external[af], nat[af] = found.external_ip, found.behaviour
         return PeerView(
             name=self.spec.name,
-            machine=self.spec.name,
+            machine=self.view.machine,
             interfaces=tuple(self._network.interfaces()),
             listeners=tuple(listeners),
             external=external,
