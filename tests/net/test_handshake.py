@@ -38,7 +38,7 @@ def test_the_five_steps() -> None:
     initiator, responder = handshakes()
     assert kind(responder.opener()) is FrameType.KNOCK
     hello = initiator.receive(responder.opener())
-    assert (hello.event, kind(hello.reply)) == (Event.NOTHING, FrameType.HELLO)
+    assert (hello.event, kind(hello.reply)) == (Event.KNOCKED, FrameType.HELLO)
     proof = responder.receive(hello.reply or b"")
     assert (proof.event, kind(proof.reply)) == (Event.GREETED, FrameType.PROOF)
     assert initiator.receive(proof.reply or b"") == Received(Event.PROVED)
@@ -51,9 +51,9 @@ def test_the_five_steps() -> None:
 FAILS = "fails"
 # How far each role has come, and what each frame of the same run then means: an event and the frame that answers.
 INITIATOR_TABLE = {
-    (): {"KNOCK": ("NOTHING", "HELLO"), "PROOF": ("PROVED", None), "AGREED": FAILS, "CLOSE": ("CLOSED", None)},
+    (): {"KNOCK": ("KNOCKED", "HELLO"), "PROOF": ("PROVED", None), "AGREED": FAILS, "CLOSE": ("CLOSED", None)},
     ("PROOF",): {
-        "KNOCK": ("NOTHING", "HELLO"),
+        "KNOCK": ("KNOCKED", "HELLO"),
         "PROOF": ("PROVED", None),
         "AGREED": ("AGREED", None),
         "CLOSE": ("CLOSED", None),

@@ -360,3 +360,37 @@ async def test_a_responder_that_has_been_greeted_knocks_no_more() -> None:
     assert kinds(socket)[2:] == [FrameType.PROOF], "the initiator asks again where the answer was lost"
     proving.cancel()
     await asyncio.gather(proving, return_exceptions=True)
+
+
+@virtual_time
+async def test_a_responder_that_knocked_from_where_nobody_expected_it_is_asked_again_there() -> None:
+    socket, expected = FakeUdp(Internet(), Endpoint("198.51.100.1", 1)), Endpoint("198.51.100.9", 9)
+    reflexive = expected._replace(port=90)
+    initiator, responder = handshakes()
+    proving = asyncio.create_task(prove_datagram(socket, initiator, leave_at_once, [expected]))
+    await asyncio.sleep(0.01)
+    socket.arrive(responder.opener(), reflexive)
+    await asyncio.sleep(1)
+    asked = [target for data, target in socket.sent if Frame.parse(data).type is FrameType.HELLO]
+    assert asked.count(reflexive) > 1, "the answer to the first may be lost"
+    assert expected in asked
+    proving.cancel()
+    await asyncio.gather(proving, return_exceptions=True)
+
+
+@virtual_time
+async def test_a_responder_whose_port_was_guessed_knocks_until_it_is_greeted_again() -> None:
+    socket, peer = FakeUdp(Internet(), Endpoint("198.51.100.1", 1)), Endpoint("198.51.100.9", 9)
+    initiator, responder = handshakes()
+    first = initiator.opener(), peer
+    proving = asyncio.create_task(prove_datagram(socket, responder, leave_at_once, [peer], first=first))
+    await asyncio.sleep(1)
+    assert kinds(socket)[:2] == [FrameType.PROOF, FrameType.KNOCK], "the proof may be lost, and nobody asks again"
+    socket.arrive(initiator.opener(), peer)
+    await asyncio.sleep(0.01)
+    sent = kinds(socket)
+    await asyncio.sleep(2)
+    assert sent[-1] is FrameType.PROOF
+    assert kinds(socket) == sent
+    proving.cancel()
+    await asyncio.gather(proving, return_exceptions=True)

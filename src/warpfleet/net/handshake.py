@@ -53,6 +53,7 @@ class Event(Enum):
     """What a received frame means for the pipe."""
 
     NOTHING = "nothing"  # answered, repeated, or noise
+    KNOCKED = "knocked"  # initiator: the responder can be heard
     GREETED = "greeted"  # responder: the initiator has been heard, and asks again where our answer is lost
     PROVED = "proved"  # initiator: the responder has proved itself; `take` may be sent
     TAKEN = "taken"  # responder: the initiator has proved itself and named this pipe
@@ -192,7 +193,7 @@ class Handshake:
         return frame
 
     def _on_knock(self, _frame: Frame) -> Received:
-        return Received(reply=self.opener())
+        return Received(Event.KNOCKED, self.opener())
 
     def _on_proof(self, frame: Frame) -> Received:
         if frame.initiator_nonce != self._nonce:

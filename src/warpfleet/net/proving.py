@@ -102,6 +102,13 @@ class _DatagramProof:
     async def run(self, first: tuple[bytes, Endpoint] | None) -> Endpoint:
         if first and self._digest(*first):
             return first[1]
+        if first and not self._targets and self._chosen is None:
+            # Who guessed this port has greeted us, and does not ask twice: where our answer is lost, it is for us to
+            # knock, until it greets us again.
+            self._targets = [first[1]]
+            agreed, _ = await self._listen(_RESEND_MAX_S)
+            if agreed:
+                return agreed
         interval_s = self._resend_first_s
         while True:
             for target in self._targets:
@@ -148,6 +155,8 @@ class _DatagramProof:
             except WarpfleetError:
                 return False  # an endpoint beyond what this attempt may send to: as if it had not been heard
         self.seen.add(source)
+        if received.event is Event.KNOCKED and self._chosen is None and source not in self._targets:
+            self._targets.append(source)  # a responder that we have greeted knocks no more: it is for us to ask again
         if received.event is Event.GREETED:
             self._targets = []
         if received.event is Event.PROVED and self._chosen is None:
