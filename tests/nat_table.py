@@ -11,6 +11,7 @@ from warpfleet.core.nat import Filtering, Mapping, PortAssignment
 from warpfleet.core.peer import AddressFamily
 from warpfleet.core.plan import Pin
 
+OPEN = Pin()
 MATRIX = find_topology("matrix")
 PEER = "_peer"
 
@@ -44,7 +45,7 @@ class Row:
     responder: str
     way: Way
     share: float = 1.0
-    pin: Pin = Pin()
+    pin: Pin = OPEN
 
     def __str__(self) -> str:
         pins = [self.pin.plugin, self.pin.af and f"IPv{self.pin.af}", self.pin.route]
@@ -83,13 +84,9 @@ def way_between(mine: NatSpec | None, theirs: NatSpec | None) -> Way:
         return Way.DIAL_BACK
     if mine.udp_blocked or theirs.udp_blocked:  # and only a few TCP ports out, none of which anybody listens on
         return Way.RELAY
-    if predictable(mine) and predictable(theirs):
+    if (predictable(mine) and predictable(theirs)) or sees_any_port(mine) or sees_any_port(theirs):
         return Way.PUNCH
-    if sees_any_port(mine) or sees_any_port(theirs):
-        return Way.PUNCH
-    if Mapping.EIM in (mine.mapping, theirs.mapping):
-        return Way.GUESS
-    return Way.RELAY
+    return Way.GUESS if Mapping.EIM in (mine.mapping, theirs.mapping) else Way.RELAY
 
 
 def share_of(way: Way, *nats: NatSpec | None) -> float:
@@ -116,7 +113,7 @@ def of_tcp() -> Iterator[Row]:
             yield Row(initiator, responder + PEER, Way.PUNCH, 0.98, Pin("tcp_punch"))
 
 
-def both(one: str, two: str, way: Way, share: float = 1.0, pin: Pin = Pin()) -> Iterator[Row]:
+def both(one: str, two: str, way: Way, share: float = 1.0, pin: Pin = OPEN) -> Iterator[Row]:
     """Both orders of a pair, which come together in one way."""
     yield Row(one, two, way, share, pin)
     yield Row(two, one, way, share, pin)
@@ -173,16 +170,7 @@ def adverse(topology: Topology) -> Topology:
     """The same on a bad day: 5 % loss and 30 ms of jitter on each path, which is two lines, and signals that are 500 ms
     late, for which they cross the broker's line twice."""
     bad = {"loss": 0.025, "jitter_ms": 15.0}
-    inner = {router.behind for router in topology.routers}
-
-    def worsened(place):  # type: ignore[no-untyped-def]
-        on_the_internet = place.behind is None and getattr(place, "beside", None) is None
-        return place.model_copy(update=bad) if on_the_internet else place
-
-    return topology.model_copy(
-        update={
-            "broker_delay_ms": 250.0,
-            "routers": tuple(map(worsened, topology.routers)),
-            "hosts": tuple(map(worsened, topology.hosts)),
-        }
-    )
+    # The lines behind a router are as good as ever, and one that is `beside` another has none.
+    routers = [router if router.behind else router.model_copy(update=bad) for router in topology.routers]
+    hosts = [host if host.behind or host.beside else host.model_copy(update=bad) for host in topology.hosts]
+    return topology.model_copy(update={"broker_delay_ms": 250.0, "routers": tuple(routers), "hosts": tuple(hosts)})
