@@ -2,8 +2,8 @@
 
 Builds the topology `matrix` twice, as it is and as it is on a bad day (`nat_table.adverse`), sweeps every row of the
 table in each, prints what came of it against what the table asks for, and tells the story of one connection of each row
-that misses it. Exit status 1 where one does. All namespaces share one clock: that two clocks differ is for the
-simulated laboratory to show.
+that misses it. Exit status 1 where one does. All namespaces share one clock: what two that differ do is shown by
+the simulated laboratory (`lab/sim/test_nat_table.py`), and of punches by `lab/test_tcp_punch_on_kernel.py`.
 """
 
 import argparse
@@ -32,8 +32,8 @@ from warpfleet.telemetry.analysis import tables
 from warpfleet.telemetry.explain import explain
 
 ROWS = (*TABLE, *TCP_TABLE)
-# More at a time on two cores and the times are those of the processor.
-CONCURRENCY = 6
+# Connections at a time: with more, on two cores, the times are those of the processor. On a bad day each mostly waits.
+CONCURRENCY, CONCURRENCY_ADVERSE = 6, 12
 SEED = 1
 
 _TRIES = """
@@ -83,11 +83,13 @@ class Tally:
         return statistics.median(self.times_ms) if self.times_ms else float("inf")
 
 
-async def sweep(cluster: ClusterClient, fleet: Fleet, out: Path, rows: Sequence[Row], repeat: int) -> list[Tally]:
+async def sweep(
+    cluster: ClusterClient, fleet: Fleet, out: Path, rows: Sequence[Row], *, repeat: int, concurrency: int
+) -> list[Tally]:
     """Sweep rows that pin the same."""
     pairs = ",".join(f"{row.initiator}:{row.responder}" for row in rows)
     plan = SweepPlan(pairs=pairs, repeat=repeat, policy=Policy.STAGGERED, pin=rows[0].pin, seed=SEED)
-    await cluster.ask(SweepRequest(fleet=fleet, plan=plan, directory=out, resume=False, concurrency=CONCURRENCY))
+    await cluster.ask(SweepRequest(fleet=fleet, plan=plan, directory=out, resume=False, concurrency=concurrency))
     tries = defaultdict(list)
     with tables(out) as database:
         for initiator, responder, connection_id, outcome, *rest in database.execute(_TRIES).fetchall():
@@ -95,7 +97,7 @@ async def sweep(cluster: ClusterClient, fleet: Fleet, out: Path, rows: Sequence[
     return [Tally(row, out, tuple(tries[row.initiator, row.responder])) for row in rows]
 
 
-async def sweep_all(fleet: Fleet, out: Path, repeat: int) -> list[Tally]:
+async def sweep_all(fleet: Fleet, out: Path, *, repeat: int, concurrency: int) -> list[Tally]:
     """Sweep the whole table, one sweep for all rows that pin the same."""
     by_pin: defaultdict[Pin, list[Row]] = defaultdict(list)
     for row in ROWS:
@@ -104,14 +106,16 @@ async def sweep_all(fleet: Fleet, out: Path, repeat: int) -> list[Tally]:
     async with own_cluster(fleet, say) as cluster:
         for number, rows in enumerate(by_pin.values()):
             say(f"{len(rows)} pairs, {repeat} times each: {rows[0].pin}")
-            tallies += await sweep(cluster, fleet, out / f"sweep-{number}", rows, repeat)
+            directory = out / f"sweep-{number}"
+            tallies += await sweep(cluster, fleet, directory, rows, repeat=repeat, concurrency=concurrency)
     return tallies
 
 
-def on_kernel(topology: Topology, out: Path, repeat: int) -> list[Tally]:
+def on_kernel(topology: Topology, out: Path, *, repeat: int, concurrency: int) -> list[Tally]:
     """What the kernel makes of the table in this topology."""
     with laboratory(topology, name="warpfleet-matrix", progress=say, take_over=True) as lab:
-        return asyncio.run(sweep_all(load(lab.fleet_path, Fleet), out, repeat))
+        fleet = load(lab.fleet_path, Fleet)
+        return asyncio.run(sweep_all(fleet, out, repeat=repeat, concurrency=concurrency))
 
 
 def simulated() -> dict[Row, ConnectionOutcome]:
@@ -195,8 +199,8 @@ def main() -> int:
     out.mkdir(parents=True, exist_ok=True)
     os.environ["XDG_STATE_HOME"] = str(out / "state")  # what is known of NATs begins with nothing
     rootless.ensure_privilege()
-    ideal = on_kernel(MATRIX, out / "ideal", given.repeat)
-    bad = on_kernel(adverse(MATRIX), out / "adverse", given.repeat)
+    ideal = on_kernel(MATRIX, out / "ideal", repeat=given.repeat, concurrency=CONCURRENCY)
+    bad = on_kernel(adverse(MATRIX), out / "adverse", repeat=given.repeat, concurrency=CONCURRENCY_ADVERSE)
     misses = []
     for day, tallies, complaints in (
         ("ideal", ideal, [*missed(ideal), *missed_on_a_good_day(ideal)]),
