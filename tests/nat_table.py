@@ -17,8 +17,9 @@ PEER = "_peer"
 
 # Each host is 20 ms from the internet, one way; a signal and a path both cross two hosts' lines, there and back.
 SIGNAL_RTT_MS = PATH_RTT_MS = 80.0
-# What a relay may come later for that a direct path was sought first, in vain.
-IN_VAIN_MS = 3_000.0
+# Where theory leaves no direct path, that is known and a relay is there within a second; what it may come later for
+# that one was sought first, in vain.
+RELAY_MS, IN_VAIN_MS = 1_000.0, 3_000.0
 
 
 class Way(Enum):
@@ -55,14 +56,13 @@ class Row:
 def bound_ms(way: Way, plugin: str) -> float:
     """How long a connection may take that this plugin has won, in the median: round trips of the signal, of the path,
     and what a technique takes besides. Each has one to spare for programs that take their time."""
-    relay_ms = 3 * SIGNAL_RTT_MS + 5 * PATH_RTT_MS  # three to a TURN server over TCP, three through it
     return {
         "direct_connect": 4 * PATH_RTT_MS,  # SYN, HELLO and PROOF, TAKE and AGREED
         "reverse_connect": 2 * SIGNAL_RTT_MS + 4 * PATH_RTT_MS,
         "udp_punch": 4 * SIGNAL_RTT_MS + 2 * PATH_RTT_MS,
         "tcp_punch": 4 * SIGNAL_RTT_MS + 2 * PATH_RTT_MS + 300.0,
         "random_probe": 15_000.0,
-        "turn": relay_ms + (IN_VAIN_MS if way is Way.RELAY_IN_VAIN else 0.0),
+        "turn": RELAY_MS + (IN_VAIN_MS if way is Way.RELAY_IN_VAIN else 0.0),
     }[plugin]
 
 
