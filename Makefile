@@ -3,6 +3,7 @@ PYTHON ?= $(shell scripts/find-python)
 BIN := .venv/bin
 SETUP_STAMP := .venv/.setup-done
 OUT ?= out/sweep-$(shell date -u +%Y%m%d-%H%M%S)
+REPEAT ?= 20
 
 .DEFAULT_GOAL := help
 .PHONY: help setup system-packages sweep test check matrix bench docs lock clean
@@ -38,9 +39,9 @@ check: setup ## ruff format, ruff, mypy strict, import-linter
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
 
-matrix: setup ## the whole NAT x NAT table on the kernel, three times each pair
-	@echo "matrix: every ordered pair of the nine NATs, three times; telemetry goes to $(OUT)"
-	@$(BIN)/warpfleet sweep --repeat 3 --out $(OUT)
+matrix: setup ## the whole NAT x NAT table on the kernel, on a good day and a bad one, REPEAT=20 times each pair
+	@echo "matrix: every row of tests/nat_table.py, $(REPEAT) times, over real NATs; telemetry goes to $(OUT)"
+	@$(BIN)/python tests/nat_matrix.py --repeat $(REPEAT) --out $(OUT)
 
 bench: setup ## speeds, as ratios to the physical minimum; run on an idle machine
 	@echo "bench: connect time of two open hosts against their path's round trip"

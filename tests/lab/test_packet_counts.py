@@ -1,13 +1,20 @@
 """What an attempt says it has sent, held against what the interface of its host has seen."""
 
 import asyncio
+import json
+import secrets
 from collections.abc import Iterator
+from pathlib import Path
 
+import duckdb
 import pytest
+import yaml
 
+from warpfleet.actors.node import Node
 from warpfleet.configs.topology import Topology
 from warpfleet.core.combo import RouteType
 from warpfleet.core.endpoint import Endpoint
+from warpfleet.core.identity import Identity
 from warpfleet.lab import netns
 from warpfleet.lab.laboratory import Lab, laboratory
 from warpfleet.net.network import KernelNetwork
@@ -91,3 +98,63 @@ async def test_a_connect_in_vain_is_counted(quiet: Lab) -> None:
     with pytest.raises(TimeoutError):
         await one.network.connect_tcp(Endpoint("198.18.255.254", 9), timeout_s=0.1)
     assert one.counted_and_seen() == (1, 1)
+
+
+BROKER, TIME = "203.0.113.10", "203.0.113.30"
+COUNTER = f"""table inet warpfleet_test {{
+    counter sent {{ }}
+    chain out {{
+        type filter hook output priority 0;
+        oifname "eth0" ip daddr != {{ {BROKER}, {TIME} }} counter name sent
+    }}
+}}"""
+PUNCHES = {
+    "udp_punch": ("port_restricted", "eim_random_ports"),
+    "tcp_punch": ("eim_random_ports", "port_restricted"),
+    "random_probe": ("port_restricted", "symmetric_random"),
+}
+# The last acknowledgement, or the answer to a frame that comes again, may leave after the attempt has ended.
+LATER_PACKETS = 1
+
+
+@pytest.fixture(scope="module")
+def punching() -> Iterator[Lab]:
+    """A host behind each NAT, which counts the packets that leave it, those for the broker and for NTP apart."""
+    names = sorted({name for pair in PUNCHES.values() for name in pair})
+    hosts = [{"name": name, "nat": name, "delay_ms": 20} for name in names]
+    with laboratory(Topology.model_validate({"version": 1, "name": "punch-counts", "hosts": hosts})) as made:
+        for name in names:
+            with netns.inside(made.netns(name)):
+                netns.run(["nft", "-f", "-"], COUNTER)
+        yield made
+
+
+def taken(lab: Lab, name: str) -> int:
+    """How many packets have left a host since this was last asked."""
+    with netns.inside(lab.netns(name)):
+        listed = json.loads(netns.run(["nft", "-j", "reset", "counters", "table", "inet", "warpfleet_test"]))
+    return sum(int(entry["counter"]["packets"]) for entry in listed["nftables"] if "counter" in entry)
+
+
+@pytest.mark.parametrize(
+    ("plugin", "names"), [(plugin, names) for plugin, pair in PUNCHES.items() for names in (pair, pair[::-1])]
+)
+async def test_what_a_punch_says_it_has_sent_is_what_has_left_the_host(
+    punching: Lab, tmp_path: Path, plugin: str, names: tuple[str, str]
+) -> None:
+    services = yaml.safe_load(punching.fleet_path.read_text(encoding="utf-8"))["services"]
+    near, far = (Identity.generate(name, secrets.token_bytes(32)) for name in names)
+    opening = {"mqtt": services["mqtt"][:1], "stun": services["stun"]}
+    vantages = [Vantage(netns=punching.netns(name)) for name in names]
+    async with (
+        Node.open(near, peers=[far.public], vantage=vantages[0], telemetry=tmp_path, **opening) as here,
+        Node.open(far, peers=[near.public], vantage=vantages[1], **opening) as there,
+    ):
+        taken(punching, near.name)
+        await here.connect(far.name, plugin_name=plugin, route_type=RouteType.EXT, af=4)
+        await asyncio.wait_for(there.accept(), DEADLINE_S)
+        seen = taken(punching, near.name)
+    counted = duckdb.execute(
+        "select sum(packets_sent) from read_parquet(?)", [f"{tmp_path}/attempts/*.parquet"]
+    ).fetchall()
+    assert 0 <= seen - int(counted[0][0]) <= LATER_PACKETS

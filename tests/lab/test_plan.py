@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from warpfleet.configs.line import LineQuality
 from warpfleet.configs.topology import PRESETS, Ipv6, NatSpec, RouterSpec, TcpAnswer, Topology
 from warpfleet.core.errors import InputError
 from warpfleet.core.nat import Filtering, Mapping, PortAssignment
@@ -121,7 +122,7 @@ def test_every_host_has_a_node_and_every_place_one_way_up(topology: Topology) ->
 @given(topologies())
 def test_delay_stands_on_the_line_it_was_asked_for(topology: Topology) -> None:
     plan = layout(topology, "lab")
-    delays = {link.b.namespace: link.delay_ms for link in plan.links}
+    delays = {link.b.namespace: link.quality.delay_ms for link in plan.links}
     for host in topology.hosts:
         owner = f"wf.lab.{host.name}" + (".router" if host.nat else "")
         assert delays[owner] == host.delay_ms
@@ -145,3 +146,18 @@ def test_three_hundred_hosts_fit_behind_one_nat() -> None:
     hosts = [{"name": f"h{index}", "behind": "r"} for index in range(300)]
     plan = layout(Topology.model_validate({"version": 1, "name": "t", "routers": routers, "hosts": hosts}), "lab")
     assert len(plan.nodes) == 300
+
+
+def test_a_node_beside_another_shares_its_namespace() -> None:
+    hosts = [{"name": "a", "nat": "full_cone"}, {"name": "b", "beside": "a"}]
+    plan = layout(Topology.model_validate({"version": 1, "name": "t", "hosts": hosts}), "lab")
+    assert [(node.name, node.namespace) for node in plan.nodes] == [("a", "wf.lab.a"), ("b", "wf.lab.a")]
+
+
+def test_a_broker_with_a_delay_stands_at_the_end_of_a_line_of_its_own() -> None:
+    hosts = [{"name": "a", "delay_ms": 20}]
+    plan = layout(Topology.model_validate({"version": 1, "name": "t", "broker_delay_ms": 250, "hosts": hosts}), "lab")
+    [line] = [link for link in plan.links if link.b.namespace == plan.broker]
+    assert (plan.broker, line.a.namespace, line.quality) == ("wf.lab.broker", "wf.lab.core", LineQuality(250))
+    core = plan.namespaces[0].commands
+    assert any(command.startswith("route add 203.0.113.10 ") and line.a.device in command for command in core)

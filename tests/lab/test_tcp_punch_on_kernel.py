@@ -2,6 +2,7 @@
 
 import asyncio
 import secrets
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from typing import Any
@@ -11,6 +12,7 @@ import pytest_asyncio
 import yaml
 
 from warpfleet.actors.node import Node
+from warpfleet.actors.surroundings import Surroundings
 from warpfleet.configs.topology import Topology
 from warpfleet.core.combo import RouteType, Transport
 from warpfleet.core.endpoint import Endpoint
@@ -34,6 +36,7 @@ NATS: dict[str, Any] = {
     "sequential": "symmetric_sequential",
     "random": "symmetric_random",
     "refusing": REFUSING,
+    "refusing_too": {**REFUSING, "preset": "eim_random_ports"},
 }
 # Without delay no two SYNs cross: only a filter that is opened beforehand lets the other through.
 NEAR = {"near": REFUSING, "near_too": {**REFUSING, "preset": "eim_random_ports"}}
@@ -111,6 +114,26 @@ async def test_a_punch_gets_through(nodes: dict[str, Node], mine: str, theirs: s
 
 async def test_routers_that_refuse_are_outwitted_where_no_syns_can_cross(nodes: dict[str, Node]) -> None:
     await punch(nodes["near"], nodes["near_too"])
+
+
+@pytest.mark.parametrize("skew_s", [-2.0, 2.0])
+@pytest.mark.parametrize("plugin", ["tcp_punch", "udp_punch"])
+async def test_clocks_that_are_seconds_apart_end_no_punch(streets: Lab, plugin: str, skew_s: float) -> None:
+    """Both routers refuse an early SYN, and no NTP server tells either end."""
+    services = yaml.safe_load(streets.fleet_path.read_text(encoding="utf-8"))["services"]
+    near, far = (Identity.generate(name, secrets.token_bytes(32)) for name in ("refusing", "refusing_too"))
+    opening = {"mqtt": services["mqtt"][:1], "stun": services["stun"]}
+    skewed = Surroundings(now_s=lambda: time.time() + skew_s)
+    async with (
+        Node.open(
+            near, peers=[far.public], vantage=Vantage(netns=streets.netns(near.name)), surroundings=skewed, **opening
+        ) as mine,
+        Node.open(far, peers=[near.public], vantage=Vantage(netns=streets.netns(far.name)), **opening) as theirs,
+    ):
+        for one, other in ((mine, theirs), (theirs, mine)):
+            pipe = await one.connect(other.name, plugin_name=plugin, route_type=RouteType.EXT)
+            async with asyncio.timeout(DEADLINE_S), pipe, await other.accept() as end:
+                await carries(pipe, end)
 
 
 async def test_two_stateful_firewalls_of_ipv6_are_punched(nodes: dict[str, Node]) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from warpfleet.configs.line import LineQuality
 from warpfleet.configs.topology import PRESETS, Ipv6, NatSpec, Topology, find_topology
 from warpfleet.core.errors import InputError
 from warpfleet.core.nat import Filtering, Mapping, PortAssignment
@@ -39,10 +40,11 @@ def test_public_is_no_router() -> None:
     assert made.all_routers() == ()
 
 
-def test_a_host_with_nat_has_a_router_of_its_own_with_its_delay() -> None:
-    made = topology(hosts=[{"name": "a", "nat": "full_cone", "delay_ms": 20, "ipv6": "open"}])
+def test_a_host_with_nat_has_a_router_of_its_own_with_its_line() -> None:
+    line = {"delay_ms": 20, "jitter_ms": 5, "loss": 0.1}
+    made = topology(hosts=[{"name": "a", "nat": "full_cone", "ipv6": "open", **line}])
     (router,) = made.all_routers()
-    assert (router.name, router.delay_ms, router.ipv6) == ("a.router", 20, Ipv6.OPEN)
+    assert (router.name, router.quality, router.ipv6) == ("a.router", LineQuality(**line), Ipv6.OPEN)
 
 
 WRONG: list[tuple[dict[str, Any], str]] = [
@@ -101,6 +103,11 @@ WRONG: list[tuple[dict[str, Any], str]] = [
         {"hosts": [{"name": "a", "nat": {"preset": "public_firewalled", "port_mapping": ["pcp"]}}]},
         "port_mapping needs a router that translates",
     ),
+    ({"hosts": [{"name": "a"}, {"name": "b", "beside": "c"}]}, "no host 'c' with a machine of its own"),
+    ({"hosts": [{"name": "a"}, {"name": "b", "beside": "a"}, {"name": "c", "beside": "b"}]}, "no host 'b' with"),
+    ({"hosts": [{"name": "a"}, {"name": "b", "beside": "a", "delay_ms": 1}]}, "has that one's place"),
+    ({"hosts": [{"name": "broker"}]}, "'broker' is taken"),
+    ({"hosts": [{"name": "a", "loss": 1}]}, "less than 1"),
 ]
 
 
@@ -123,13 +130,15 @@ def test_every_content_has_a_realm_of_its_own() -> None:
     assert re.fullmatch(r"lab-[0-9a-f]{12}", one.realm)
 
 
-@pytest.mark.parametrize("name", ["home", "office", "cgn", "dual-stack", "everything"])
+@pytest.mark.parametrize("name", ["home", "office", "cgn", "dual-stack", "everything", "matrix"])
 def test_shipped_topologies_are_valid(name: str) -> None:
     assert find_topology(name).name == name
 
 
 def test_an_unknown_name_says_which_there_are() -> None:
-    with pytest.raises(InputError, match=r"no topology 'nowhere'.*cgn, default, dual-stack, everything, home, office"):
+    with pytest.raises(
+        InputError, match=r"no topology 'nowhere'.*cgn, default, dual-stack, everything, home, matrix, office"
+    ):
         find_topology("nowhere")
 
 

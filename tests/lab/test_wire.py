@@ -2,14 +2,17 @@
 
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pytest
 
+from warpfleet.configs.line import LineQuality
 from warpfleet.lab.wire import Wire
 
-DELAY_S = 0.02
+DELAY_MS = 20.0
+DELAY_S = DELAY_MS / 1000
 
 
 @dataclass
@@ -29,16 +32,23 @@ class Line:
                 self.wire.step()
 
 
-@pytest.fixture
-def line() -> Iterator[Line]:
-    """A line of 20 ms."""
+@contextmanager
+def line_of(quality: LineQuality, chances: Iterable[float] = ()) -> Iterator[Line]:
+    """A line of this quality, to which chance brings these numbers."""
     pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM) for _ in range(2)]
     for end in (end for pair in pairs for end in pair):
         end.setblocking(False)
     (one, inner_one), (two, inner_two) = pairs
-    yield Line(Wire([(inner_one, inner_two, DELAY_S)]), one, two)
+    yield Line(Wire([(inner_one, inner_two, quality)], iter(chances).__next__), one, two)
     for end in (end for pair in pairs for end in pair):
         end.close()
+
+
+@pytest.fixture
+def line() -> Iterator[Line]:
+    """A line of 20 ms."""
+    with line_of(LineQuality(DELAY_MS)) as made:
+        yield made
 
 
 def test_a_frame_takes_its_time_in_both_directions(line: Line) -> None:
@@ -67,3 +77,19 @@ def test_a_later_frame_does_not_hold_up_an_earlier_one(line: Line) -> None:
         line.wire.step()
     assert line.receive(line.two) == b"first"
     assert DELAY_S <= time.monotonic() - began_s < 3 * DELAY_S
+
+
+def test_a_line_loses_what_chance_has_it_lose() -> None:
+    with line_of(LineQuality(loss=0.25), [0.9, 0.2, 0.25]) as line:
+        for frame in (b"first", b"lost", b"third"):
+            line.one.send(frame)
+        assert [line.receive(line.two) for _ in range(2)] == [b"first", b"third"]
+
+
+def test_frames_of_a_jittery_line_overtake_one_another() -> None:
+    with line_of(LineQuality(DELAY_MS, jitter_ms=DELAY_MS), [0.9, 0.1]) as line:
+        began_s = time.monotonic()
+        line.one.send(b"late")
+        line.one.send(b"early")
+        assert [line.receive(line.two) for _ in range(2)] == [b"early", b"late"]
+        assert time.monotonic() - began_s >= 1.9 * DELAY_S

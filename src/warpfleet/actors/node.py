@@ -18,6 +18,7 @@ from warpfleet.actors.coordinator import Coordinator, RecordView
 from warpfleet.actors.observatory_host import ObservatoryHost
 from warpfleet.actors.plugin_host import HostPorts, PluginHost
 from warpfleet.actors.signal_host import SignalHost, SignalPorts
+from warpfleet.actors.surroundings import MACHINE, Surroundings
 from warpfleet.actors.telemetry_host import TelemetryHost
 from warpfleet.actors.values import ConnectionRequest, NodeSpec, Use
 from warpfleet.configs.fleet import FleetNode, Services
@@ -58,15 +59,15 @@ class Node:
     unclosed is closed with its last reference, as any socket of Python's.
     """
 
-    def __init__(self, spec: NodeSpec) -> None:
+    def __init__(self, spec: NodeSpec, surroundings: Surroundings = MACHINE) -> None:
         self._spec = spec
         self._run_id = uuid4().hex  # what telemetry knows this run by, as it knows a sweep
         self._peers: dict[str, PublicIdentity] = {}
         self._telemetry = TelemetryHost()
         self._observatory = ObservatoryHost(None)
-        self._coordinator = Coordinator(self._telemetry, self._observatory)
+        self._coordinator = Coordinator(self._telemetry, self._observatory, surroundings=surroundings)
         self._signal = SignalHost()
-        self._hosts = {r.name: PluginHost(on_pipe=self._take_pipe) for r in registrations()}
+        self._hosts = {r.name: PluginHost(on_pipe=self._take_pipe, surroundings=surroundings) for r in registrations()}
         self._connecting: dict[str, asyncio.Future[Pipe | ConnectionRow]] = {}
         self._accepted: deque[Pipe] = deque()
         self._arrived = asyncio.Event()
@@ -90,8 +91,10 @@ class Node:
         vantage: Vantage | None = None,
         listen: Sequence[int] = (0,),
         telemetry: Path | None = None,
+        surroundings: Surroundings = MACHINE,
     ) -> AsyncIterator[Self]:
-        """The node, open until the block ends. Services are written as in a fleet file, `telemetry` is a directory.
+        """The node, open until the block ends. Services are written as in a fleet file, `telemetry` is a directory, and
+        `surroundings` are this machine's clock and chance unless given.
 
         Peers may come up later than we do. InputError for an argument that is wrong, MissingError where a port is taken
         or no broker answers in time.
@@ -99,7 +102,7 @@ class Node:
         vantage = vantage or Vantage()
         spec = _spec(identity, vantage, listen, {"mqtt": mqtt, "stun": stun, "turn": turn, "ntp": ntp})
         vantage.check()
-        node = cls(spec)
+        node = cls(spec, surroundings)
         try:
             await node._open(telemetry)
             await node.trust(*peers)

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from warpfleet.configs.line import LineQuality
 from warpfleet.configs.loader import error_at, load
 from warpfleet.core.errors import InputError
 from warpfleet.core.nat import Filtering, Mapping, NatBehaviour, PortAssignment
@@ -21,13 +22,15 @@ WEB_AND_TURN_PORTS = (80, 443, 3478)
 PUBLIC = "public"
 MIN_BLOCK_PORTS = 64  # a sequence takes a step at least, and a page a few dozen mappings
 _REALM_DIGITS = 12  # 48 bits: chance makes no two topologies of one user alike
-CORE, WIRE = "core", "wire"  # the places of the servers and of the delay: no host or router may be called so
+# The places of the servers, of a broker that stands apart, and of the delay: no host or router may be called so.
+CORE, BROKER, WIRE = "core", "broker", "wire"
 
 # Without dots, which separate the parts of a namespace's name, and short enough for it to be a node's vantage.
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,30}$")]
 LabName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,23}$")]
 Port = Annotated[int, Field(ge=0, le=65535)]
 DelayMs = Annotated[float, Field(ge=0, le=10_000)]
+Loss = Annotated[float, Field(ge=0, lt=1)]
 
 
 class TcpAnswer(StrEnum):
@@ -138,21 +141,30 @@ HostNat = Annotated[NatSpec | None, BeforeValidator(_expand)]
 class _Place(_Spec):
     name: Name
     behind: Name | None = None  # the next router towards the internet; none: the internet itself
+    # Of its line towards the internet; of a host that has a router of its own, that router's line.
+    delay_ms: DelayMs = 0.0
+    jitter_ms: DelayMs = 0.0
+    loss: Loss = 0.0
+
+    @property
+    def quality(self) -> LineQuality:
+        """What its line does to packets."""
+        return LineQuality(self.delay_ms, self.jitter_ms, self.loss)
 
 
 class RouterSpec(_Place):
     """A router: one external address, one network behind it. `behind` another one, there is carrier-grade NAT."""
 
     nat: Nat
-    delay_ms: DelayMs = 0.0  # one-way, of the line towards the internet
     ipv6: Ipv6 = Ipv6.NONE
 
 
 class HostSpec(_Place):
-    """A host. With `nat` it stands behind a router of its own, with `behind` behind a named one, else it is public."""
+    """A host. With `nat` it stands behind a router of its own, with `behind` behind a named one, else it is public.
+    With `beside` it is one more node on another host's machine."""
 
     nat: HostNat = None
-    delay_ms: DelayMs = 0.0  # one-way, of its access line: its own router's line towards the internet where it has one
+    beside: Name | None = None
     ipv6: Ipv6 | None = None  # of its own router, or of a public host; behind a named router that router decides
     listen: tuple[Port, ...] | None = None  # TCP ports; none: 443 and any free one where public, else any free one
 
@@ -164,12 +176,14 @@ class HostSpec(_Place):
             raise ValueError("`ipv6` is the router's to say when a host is `behind` a named one")
         if self.public and self.ipv6 is Ipv6.FIREWALLED:
             raise ValueError("a public host has no firewall: `ipv6` is `none` or `open`")
+        if self.beside is not None and self.model_fields_set - {"name", "beside", "listen"}:
+            raise ValueError("a host that is `beside` another one has that one's place: only `listen` is its own")
         return self
 
     @property
     def public(self) -> bool:
         """Whether it stands on the internet itself."""
-        return self.nat is None and self.behind is None
+        return self.nat is None and self.behind is None and self.beside is None
 
 
 class Topology(_Spec):
@@ -177,6 +191,7 @@ class Topology(_Spec):
 
     version: Literal[1]
     name: LabName
+    broker_delay_ms: DelayMs = 0.0  # one-way, of the broker's line, which every signal crosses twice
     routers: tuple[RouterSpec, ...] = ()
     hosts: tuple[HostSpec, ...]
 
@@ -184,7 +199,7 @@ class Topology(_Spec):
     def _names_once(self) -> Self:
         if not self.hosts:
             raise error_at(("hosts",), "the list is empty; add at least one host")
-        taken = {CORE, WIRE}
+        taken = {CORE, BROKER, WIRE}
         for key, specs in self._places():
             for index, spec in enumerate(specs):
                 if spec.name in taken:
@@ -200,6 +215,10 @@ class Topology(_Spec):
             for index, spec in enumerate(specs):
                 if spec.behind is not None and spec.behind not in routers:
                     raise error_at((key, index, "behind"), f"no router '{spec.behind}'; list it under 'routers'")
+        machines = {host.name for host in self.hosts if host.beside is None}
+        for index, host in enumerate(self.hosts):
+            if host.beside is not None and host.beside not in machines:
+                raise error_at(("hosts", index, "beside"), f"no host '{host.beside}' with a machine of its own")
         for index, router in enumerate(self.routers):
             try:
                 _check_chain(router, routers)
@@ -245,6 +264,8 @@ def own_router(host: HostSpec) -> RouterSpec:
         nat=host.nat,
         behind=None,
         delay_ms=host.delay_ms,
+        jitter_ms=host.jitter_ms,
+        loss=host.loss,
         ipv6=host.ipv6 or Ipv6.NONE,
     )
 

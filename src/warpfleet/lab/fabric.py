@@ -1,4 +1,4 @@
-"""The fabric of a laboratory: its namespaces, the links between them, and the delay of its lines.
+"""The fabric of a laboratory: its namespaces, the links between them, and what its lines do to packets.
 
 Where the kernel has netem, a delayed line is one veth pair with netem at both ends. Where it has not, each end is a
 veth pair of its own whose other half stands in the `wire` namespace, and the wire process carries frames between them.
@@ -9,8 +9,10 @@ import sys
 import time
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 
+from warpfleet.configs.line import PERFECT, LineQuality
 from warpfleet.configs.topology import CORE, WIRE
 from warpfleet.core.errors import MissingError
 from warpfleet.lab import netns, processes
@@ -32,9 +34,9 @@ def weave(plan: Plan, folder: Path) -> list[Owned]:
     for namespace in plan.namespaces:
         with netns.inside(namespace.name):
             netns.write_sysctls(namespace.sysctls)
-    delayed = [link for link in plan.links if link.delay_ms]
+    delayed = [link for link in plan.links if link.quality != PERFECT]
     netem = bool(delayed) and netns.has_netem(namespace_name(plan.lab, CORE))
-    netns.batch(_pair(link.a, link.b) for link in plan.links if netem or not link.delay_ms)
+    netns.batch(_pair(link.a, link.b) for link in plan.links if netem or link not in delayed)
     wire = [] if netem or not delayed else _start_wire(plan.lab, delayed, folder)
     with ThreadPoolExecutor(_WORKERS) as pool:
         list(pool.map(_fill, plan.namespaces))
@@ -71,7 +73,7 @@ def _start_wire(lab: str, delayed: list[Link], folder: Path) -> list[Owned]:
     place = namespace_name(lab, WIRE)
     lines, pairs = [], []
     for index, link in enumerate(delayed):
-        lines.append({"a": f"a{index}", "b": f"b{index}", "delay_ms": link.delay_ms})
+        lines.append({"a": f"a{index}", "b": f"b{index}", "quality": asdict(link.quality)})
         for end, device in ((link.a, f"a{index}"), (link.b, f"b{index}")):
             # The half in between is nobody's address: frames pass it whatever their destination.
             pairs.append(_pair(end, End(place, device, "02" + end.mac[2:].replace("57:46", "57:57"))))
@@ -89,9 +91,15 @@ def _delay_in_kernel(delayed: list[Link]) -> None:
     by_namespace = defaultdict(list)
     for link in delayed:
         for end in (link.a, link.b):
-            by_namespace[end.namespace].append(
-                f"qdisc add dev {end.device} root netem delay {link.delay_ms}ms limit {_NETEM_LIMIT}"
-            )
+            by_namespace[end.namespace].append(f"qdisc add dev {end.device} root {_netem(link.quality)}")
     for namespace, commands in by_namespace.items():
         with netns.inside(namespace):
             netns.run(["tc", "-batch", "-"], "\n".join(commands) + "\n")
+
+
+def _netem(quality: LineQuality) -> str:
+    """netem draws evenly from the delay, less or more the jitter."""
+    jitter_ms = quality.jitter_ms / 2
+    delay = f"delay {quality.delay_ms + jitter_ms}ms" + (f" {jitter_ms}ms" if jitter_ms else "")
+    loss = f" loss {100 * quality.loss}%" if quality.loss else ""
+    return f"netem {delay}{loss} limit {_NETEM_LIMIT}"

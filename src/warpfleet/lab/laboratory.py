@@ -157,21 +157,12 @@ def _build(plan: Plan, folder: Path, progress: Progress) -> None:
     guard.shut()
     wire = fabric.weave(plan, folder)
     progress("servers")
-    with netns.inside(namespace_name(plan.lab, CORE)):
-        netns.batch(f"addr add {address} dev lo" for address in servers.addresses(dual_stack=plan.dual_stack))
-        specified, services = servers.configure(folder, dual_stack=plan.dual_stack)
-        running = servers.start(specified, folder)
-    daemons = [(place.name, port_mapper.configure(place, folder)) for place in plan.namespaces if place.port_mapping]
-    mapping = []
-    for namespace, daemon in daemons:
-        with netns.inside(namespace):
-            mapping += servers.start([daemon], folder)
-    _record(folder, [*wire, *running, *mapping])
-    with netns.inside(namespace_name(plan.lab, CORE)):
-        servers.await_answers(specified, running, folder)
-    for (namespace, daemon), process in zip(daemons, mapping, strict=True):
-        with netns.inside(namespace):
-            servers.await_answers([daemon], [process], folder)
+    core = namespace_name(plan.lab, CORE)
+    specified, services = servers.configure(folder, core=core, broker=plan.broker, dual_stack=plan.dual_stack)
+    specified += [port_mapper.configure(place, folder) for place in plan.namespaces if place.port_mapping]
+    running = servers.start(specified, folder)
+    _record(folder, [*wire, *running])
+    servers.await_answers(specified, running, folder)
     for process in wire:
         fabric.await_wire(process, folder)
     _write_fleet(plan, services, folder)

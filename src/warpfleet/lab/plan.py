@@ -9,10 +9,13 @@ from collections import Counter
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network
 
-from warpfleet.configs.topology import CORE, HostSpec, Ipv6, RouterSpec, Topology
+from warpfleet.configs.line import PERFECT, LineQuality
+from warpfleet.configs.topology import BROKER, CORE, HostSpec, Ipv6, RouterSpec, Topology
 from warpfleet.core.errors import InputError
 from warpfleet.core.port_mapping import PortMapping
 from warpfleet.lab.nat_rules import LAN, WAN, ruleset
+from warpfleet.lab.servers import BROKER as BROKER_V4
+from warpfleet.lab.servers import V6
 
 CORE_V4, CORE_V6 = "203.0.113.1", "2001:db8:ffff::1"
 LINES = IPv4Network("198.18.0.0/16")  # RFC 2544: one external address a line
@@ -62,11 +65,11 @@ class End:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A point-to-point Ethernet link with a one-way delay in both directions."""
+    """A point-to-point Ethernet link."""
 
     a: End
     b: End
-    delay_ms: float
+    quality: LineQuality
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +83,13 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Everything that a laboratory consists of, apart from its servers. Namespaces are in order, the core first."""
+    """Everything that a laboratory consists of, apart from its servers. Namespaces are in order, the core first;
+    `broker` is that of the MQTT broker."""
 
     lab: str
     realm: str
     dual_stack: bool
+    broker: str
     namespaces: tuple[Namespace, ...]
     links: tuple[Link, ...]
     nodes: tuple[Node, ...]
@@ -139,11 +144,18 @@ class _Layout:
 
     def plan(self) -> Plan:
         self._add_core()
+        broker = self._add_broker() if self._topology.broker_delay_ms else namespace_name(self._lab, CORE)
         for router in sorted(self._routers.values(), key=lambda router: len(self._chain(router))):
             self._add_router(router)
         nodes = tuple(self._add_host(host) for host in self._topology.hosts)
         return Plan(
-            self._lab, self._topology.realm, self._dual, tuple(self._namespaces.values()), tuple(self._links), nodes
+            self._lab,
+            self._topology.realm,
+            self._dual,
+            broker,
+            tuple(self._namespaces.values()),
+            tuple(self._links),
+            nodes,
         )
 
     def _chain(self, router: RouterSpec) -> list[RouterSpec]:
@@ -172,17 +184,28 @@ class _Layout:
         if self._dual:
             core.commands += [f"addr add {CORE_V6}/128 dev lo", "route add blackhole ::/0"]
 
-    def _link(self, upper: End, lower: End, delay_ms: float) -> None:
-        self._links.append(Link(upper, lower, delay_ms))
+    def _add_broker(self) -> str:
+        """A place of its own for the broker, whose line alone delays signals, and nothing else."""
+        here = self._namespace(BROKER, forwarding=False, ipv6=self._dual)
+        quality = LineQuality(self._topology.broker_delay_ms)
+        device, address, address_v6 = self._add_line(BROKER, _HOST_DEVICE, quality, ipv6=self._dual)
+        core = self._namespaces[CORE]
+        core.commands.append(f"route add {BROKER_V4} via {address} dev {device} onlink")
+        if address_v6:
+            core.commands.append(f"route add {V6[BROKER_V4]} via {address_v6} dev {device} onlink")
+        return here.name
+
+    def _link(self, upper: End, lower: End, quality: LineQuality) -> None:
+        self._links.append(Link(upper, lower, quality))
         for end in (upper, lower):
             place = end.namespace.removeprefix(namespace_prefix(self._lab))
             commands = self._namespaces[place].commands
             commands.append(f"link set {end.device} up")
 
     def _add_line(
-        self, place: str, device: str, delay_ms: float, *, ipv6: bool, lines: IPv4Network = LINES
-    ) -> tuple[str, str]:
-        """A line from the core to a place on the internet: its device on the core's side, and its IPv4 address."""
+        self, place: str, device: str, quality: LineQuality, *, ipv6: bool, lines: IPv4Network = LINES
+    ) -> tuple[str, str, str | None]:
+        """A line from the core to a place on the internet: its device on the core's side, and the place's addresses."""
         self._lines += 1
         self._addresses[lines] += 1
         if self._addresses[lines] >= lines.num_addresses - 1:
@@ -191,11 +214,11 @@ class _Layout:
             )
         core, here = self._namespaces[CORE], self._namespaces[place]
         upper, lower = End(core.name, f"line{self._lines}", self._mac()), End(here.name, device, self._mac())
-        self._link(upper, lower, delay_ms)
+        self._link(upper, lower, quality)
         address = str(lines.network_address + self._addresses[lines])
         pairs = [(f"{address}/32", address, CORE_V4, "0.0.0.0/0")]
-        if ipv6:
-            address_v6 = f"2001:db8:fffe::{self._lines:x}"
+        address_v6 = f"2001:db8:fffe::{self._lines:x}" if ipv6 else None
+        if address_v6:
             pairs.append((f"{address_v6}/128", address_v6, CORE_V6, "::/0"))
         for host_route, mine, gateway, everything in pairs:
             core.commands += [
@@ -207,16 +230,16 @@ class _Layout:
                 f"neigh add {gateway} lladdr {upper.mac} dev {device} nud permanent",
                 f"route add {everything} via {gateway} dev {device} onlink",
             ]
-        return upper.device, address
+        return upper.device, address, address_v6
 
-    def _join(self, place: str, device: str, router: RouterSpec, delay_ms: float) -> tuple[str, str | None]:
+    def _join(self, place: str, device: str, router: RouterSpec, quality: LineQuality) -> tuple[str, str | None]:
         """A place in the network behind a router: its IPv4 address, and its IPv6 one where the network has any."""
         member = self._members[router.name] = self._members[router.name] + 1
         network, above, here = self._networks[router.name], self._namespaces[router.name], self._namespaces[place]
         if member >= network.prefix.num_addresses - 1:
             raise InputError(f"router '{router.name}' has more than {network.prefix.num_addresses - 3} hosts behind it")
         upper, lower = End(above.name, f"port{member}", self._mac()), End(here.name, device, self._mac())
-        self._link(upper, lower, delay_ms)
+        self._link(upper, lower, quality)
         above.commands.append(f"link set {upper.device} master {LAN}")
         address = network.address(member)
         ends = [(address, network.prefix.prefixlen, network.address(1), "0.0.0.0/0")]
@@ -244,14 +267,14 @@ class _Layout:
         self._add_lan(here, router, network)
         if router.behind is None:
             lines = MAPPING_LINES if router.nat.port_mapping else LINES
-            core_device, address = self._add_line(router.name, WAN, router.delay_ms, ipv6=ipv6, lines=lines)
+            core_device, address, address_v6 = self._add_line(router.name, WAN, router.quality, ipv6=ipv6, lines=lines)
             if not router.nat.translated:
                 self._namespaces[CORE].commands.append(
                     f"route add {network.prefix} via {address} dev {core_device} onlink"
                 )
-            self._hops_v6[router.name] = f"via 2001:db8:fffe::{self._lines:x} dev {core_device} onlink"
+            self._hops_v6[router.name] = f"via {address_v6} dev {core_device} onlink"
         else:
-            address, address_v6 = self._join(router.name, WAN, self._routers[router.behind], router.delay_ms)
+            address, address_v6 = self._join(router.name, WAN, self._routers[router.behind], router.quality)
             self._hops_v6[router.name] = f"via {address_v6} dev {LAN}"
         if network.prefix_v6:
             for hop in (router, *self._chain(router)):
@@ -286,12 +309,14 @@ class _Layout:
             here.commands.append(f"addr add {network.address_v6(1)}/64 dev {LAN}")
 
     def _add_host(self, host: HostSpec) -> Node:
+        if host.beside:
+            return Node(host.name, namespace_name(self._lab, host.beside), host.listen or (0,))
         router = self._routers.get(host.behind or f"{host.name}.router")
         ipv6 = (host.ipv6 is Ipv6.OPEN) if router is None else (router.ipv6 is not Ipv6.NONE)
         here = self._namespace(host.name, forwarding=False, ipv6=ipv6)
         if router is None:
-            self._add_line(host.name, _HOST_DEVICE, host.delay_ms, ipv6=ipv6)
+            self._add_line(host.name, _HOST_DEVICE, host.quality, ipv6=ipv6)
         else:
-            # Where the router is the host's own, the delay is that of the router's line.
-            self._join(host.name, _HOST_DEVICE, router, host.delay_ms if host.behind else 0.0)
+            # Where the router is the host's own, the quality is that of the router's line.
+            self._join(host.name, _HOST_DEVICE, router, host.quality if host.behind else PERFECT)
         return Node(host.name, here.name, host.listen or ((443, 0) if host.public else (0,)))

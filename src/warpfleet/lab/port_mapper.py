@@ -25,7 +25,7 @@ _PCP_ANNOUNCE = b"\2" + bytes(23)  # RFC 6887 section 14.1; our address in it is
 
 
 def configure(router: Namespace, folder: Path) -> Server:
-    """Write the daemon's configuration below `folder`; it is to run in the router's namespace."""
+    """Write the daemon's configuration below `folder`."""
     role = f"miniupnpd.{router.name}"
     over_udp = {PortMapping.PCP, PortMapping.NATPMP} & set(router.port_mapping)
     lines = [f"ext_ifname={WAN}", f"listening_ip={LAN}", f"http_port={UPNP_HTTP_PORT}", "secure_mode=yes"]
@@ -35,7 +35,9 @@ def configure(router: Namespace, folder: Path) -> Server:
     lines += [f"upnp_nat_chain={MAPPED_IN}", f"upnp_nat_postrouting_chain={MAPPED_OUT}"]
     config = private_file(folder / f"{role}.conf", "\n".join(lines) + "\n")
     command = ["miniupnpd", "-d", "-f", str(config), "-P", str(folder / f"{role}.pid")]  # -d: in the foreground
-    return Server(role, command, [_question(protocol, router.lan_ip) for protocol in router.port_mapping])
+    return Server(
+        role, router.name, [], command, [_question(protocol, router.lan_ip) for protocol in router.port_mapping]
+    )
 
 
 def _word(on: bool) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from warpfleet.core.errors import MissingError
-from warpfleet.lab import processes
+from warpfleet.lab import netns, processes
 from warpfleet.lab.processes import Owned
 
 SERVERS_V4 = BROKER, TURN_ONE, TURN_TWO, TIME = "203.0.113.10", "203.0.113.20", "203.0.113.21", "203.0.113.30"
@@ -37,26 +37,25 @@ _DENIED_PEERS = (
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """One server: its command, and a question that it answers once it is ready."""
+    """One server: its namespace, the addresses that it has there, its command, and the questions that it answers once
+    it is ready."""
 
     role: str
+    namespace: str
+    hosts: list[str]
     command: list[str]
     questions: list[Callable[[], bool]]
 
 
-def addresses(*, dual_stack: bool) -> list[str]:
-    """The addresses that the servers need in the core, with their prefix lengths."""
-    return [f"{ip}/32" for ip in V6] + ([f"{ip}/128" for ip in V6.values()] if dual_stack else [])
-
-
-def configure(folder: Path, *, dual_stack: bool) -> tuple[list[Server], dict[str, object]]:
-    """Write the servers' configuration below `folder`; the servers, and the `services` of the fleet file."""
+def configure(folder: Path, *, core: str, broker: str, dual_stack: bool) -> tuple[list[Server], dict[str, object]]:
+    """Write the servers' configuration below `folder`; the servers, and the `services` of the fleet file. `core` and
+    `broker` are namespaces: where the MQTT broker stands, and all others."""
     secret = secrets.token_hex(16)
     both = [lambda ip: ip, V6.__getitem__] if dual_stack else [lambda ip: ip]
     servers = [
-        _mosquitto(folder, [each(BROKER) for each in both]),
-        _coturn(folder, [each(ip) for each in both for ip in (TURN_ONE, TURN_TWO)], secret),
-        _chrony(folder, [each(TIME) for each in both]),
+        _mosquitto(folder, broker, [each(BROKER) for each in both]),
+        _coturn(folder, core, [each(ip) for each in both for ip in (TURN_ONE, TURN_TWO)], secret),
+        _chrony(folder, core, [each(TIME) for each in both]),
     ]
     hosts = {ip: [_bracketed(each(ip)) for each in both] for ip in V6}
     services: dict[str, object] = {
@@ -73,23 +72,31 @@ def configure(folder: Path, *, dual_stack: bool) -> tuple[list[Server], dict[str
 
 
 def start(servers: list[Server], folder: Path) -> list[Owned]:
-    """Start servers in the namespace that this thread is in; returns at once."""
-    return [processes.start(server.role, server.command, folder / f"{server.role}.log") for server in servers]
+    """Start servers, each with its addresses in its namespace; returns at once."""
+    return [_start(server, folder) for server in servers]
+
+
+def _start(server: Server, folder: Path) -> Owned:
+    with netns.inside(server.namespace):
+        netns.batch(f"addr add {host}/{128 if ':' in host else 32} dev lo" for host in server.hosts)
+        return processes.start(server.role, server.command, folder / f"{server.role}.log")
 
 
 def await_answers(servers: list[Server], running: list[Owned], folder: Path) -> None:
-    """Ask every server until it answers, from the namespace that this thread is in. MissingError where one does not."""
+    """Ask every server until it answers, in its own namespace. MissingError where one does not."""
     deadline_s = time.monotonic() + _READY_DEADLINE_S
     for server, process in zip(servers, running, strict=True):
-        for question in server.questions:
-            while not question():
-                log = folder / f"{server.role}.log"
-                if not process.alive:
-                    raise MissingError(f"{server.role} ended at once: {_last_line(log)}")
-                if time.monotonic() > deadline_s:
-                    raise MissingError(
-                        f"{server.role} does not answer after {_READY_DEADLINE_S:.0f} s: {_last_line(log)}"
-                    )
+        with netns.inside(server.namespace):
+            _await_answers(server, process, folder / f"{server.role}.log", deadline_s)
+
+
+def _await_answers(server: Server, process: Owned, log: Path, deadline_s: float) -> None:
+    for question in server.questions:
+        while not question():
+            if not process.alive:
+                raise MissingError(f"{server.role} ended at once: {_last_line(log)}")
+            if time.monotonic() > deadline_s:
+                raise MissingError(f"{server.role} does not answer after {_READY_DEADLINE_S:.0f} s: {_last_line(log)}")
 
 
 def private_file(path: Path, text: str) -> Path:
@@ -109,30 +116,32 @@ def _last_line(log: Path) -> str:
     return lines[-1] if lines else "it said nothing"
 
 
-def _mosquitto(folder: Path, hosts: list[str]) -> Server:
+def _mosquitto(folder: Path, namespace: str, hosts: list[str]) -> Server:
     lines = ["user root", "allow_anonymous true", "set_tcp_nodelay true", "persistence false", "max_queued_messages 0"]
     lines += [f"listener {port} {host}" for port in MQTT_PORTS for host in hosts]
     config = private_file(folder / "mosquitto.conf", "\n".join(lines) + "\n")
     questions = [_mqtt_question(host, port) for port in MQTT_PORTS for host in hosts]
-    return Server("mosquitto", ["mosquitto", "-c", str(config)], questions)
+    return Server("mosquitto", namespace, hosts, ["mosquitto", "-c", str(config)], questions)
 
 
-def _coturn(folder: Path, hosts: list[str], secret: str) -> Server:
+def _coturn(folder: Path, namespace: str, hosts: list[str], secret: str) -> Server:
     lines = [f"listening-ip={host}" for host in hosts] + [f"relay-ip={host}" for host in hosts]
     lines += [f"listening-port={STUN_PORT}", "realm=warpfleet", "use-auth-secret", f"static-auth-secret={secret}"]
     lines += ["fingerprint", "no-tls", "no-dtls", "no-cli", "no-multicast-peers", "keep-address-family", "simple-log"]
     lines += [f"log-file={folder / 'coturn.log'}", f"pidfile={folder / 'coturn.pid'}", f"userdb={folder / 'coturn.db'}"]
     lines += [f"denied-peer-ip={peers}" for peers in _DENIED_PEERS]
     config = private_file(folder / "turnserver.conf", "\n".join(lines) + "\n")
-    return Server("coturn", ["turnserver", "-c", str(config)], [_stun_question(host) for host in hosts])
+    return Server(
+        "coturn", namespace, hosts, ["turnserver", "-c", str(config)], [_stun_question(host) for host in hosts]
+    )
 
 
-def _chrony(folder: Path, hosts: list[str]) -> Server:
+def _chrony(folder: Path, namespace: str, hosts: list[str]) -> Server:
     lines = ["local stratum 8", "allow all", "cmdport 0", "bindcmdaddress /", f"pidfile {folder / 'chronyd.pid'}"]
     lines += [f"bindaddress {host}" for host in hosts]
     config = private_file(folder / "chrony.conf", "\n".join(lines) + "\n")
     command = ["chronyd", "-x", "-d", "-u", "root", "-f", str(config)]  # -x: it never touches the machine's clock
-    return Server("chronyd", command, [_ntp_question(host) for host in hosts])
+    return Server("chronyd", namespace, hosts, command, [_ntp_question(host) for host in hosts])
 
 
 def ask(kind: socket.SocketKind, host: str, port: int, request: bytes) -> bytes:

@@ -1,28 +1,34 @@
-"""The delay of lines, in user space, for kernels without netem: one process carries the frames of a whole laboratory.
+"""The delay, jitter and loss of lines, in user space, for kernels without netem: one process carries the frames of a
+whole laboratory.
 
-Each end of a delayed line is a veth pair whose other half stands in a namespace that has nothing but this process. It
+Each end of such a line is a veth pair whose other half stands in a namespace that has nothing but this process. It
 reads frames from packet sockets there and writes them to the line's other half when they are due. Frames keep their
 offload header (`PACKET_VNET_HDR`), so checksums may be left to do and segments of one TCP burst travel as one frame.
 
 Run as `python -m warpfleet.lab.wire CONFIG` inside that namespace, where CONFIG is a JSON list of
-`{"a": device, "b": device, "delay_ms": 20.0}`. Prints `ready` once every device is attached.
+`{"a": device, "b": device, "quality": {"delay_ms": 20.0, "jitter_ms": 0.0, "loss": 0.0}}`. Prints `ready` once every
+device is attached.
 """
 
 import errno
 import gc
 import heapq
+import itertools
 import json
 import os
+import random
 import select
 import signal
 import socket
 import sys
 import time
-from collections import deque
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+
+from warpfleet.configs.line import LineQuality
 
 _ETH_P_ALL = 0x0003  # linux/if_ether.h
 _SOL_PACKET, _PACKET_VNET_HDR, _PACKET_IGNORE_OUTGOING = 263, 15, 23  # linux/if_packet.h
@@ -37,14 +43,11 @@ _CLOSERS = 64
 _NICENESS = -10
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Direction:
-    """One direction of a line. Its delay is constant, so its frames leave in the order in which they came."""
-
     source: socket.socket
     target: socket.socket
-    delay_s: float
-    frames: deque[tuple[float, bytes]] = field(default_factory=deque)
+    quality: LineQuality
 
 
 def attach(device: str) -> socket.socket:
@@ -62,15 +65,22 @@ def attach(device: str) -> socket.socket:
 
 
 class Wire:
-    """All delayed lines of a laboratory, as pairs of sockets with a delay in seconds."""
+    """All lines of a laboratory that do something to packets, as pairs of sockets. `chance` gives numbers of [0, 1)."""
 
-    def __init__(self, lines: list[tuple[socket.socket, socket.socket, float]]) -> None:
+    def __init__(
+        self,
+        lines: list[tuple[socket.socket, socket.socket, LineQuality]],
+        chance: Callable[[], float] = random.random,
+    ) -> None:
         self._epoll = select.epoll()
         self._directions: dict[int, _Direction] = {}
-        self._due: list[tuple[float, int]] = []  # heap: when the first frame of a direction leaves, and its source
-        for a, b, delay_s in lines:
+        # Heap: when a frame leaves, its number (those of one instant leave in the order in which they came), where to.
+        self._due: list[tuple[float, int, socket.socket, bytes]] = []
+        self._numbers = itertools.count()
+        self._chance = chance
+        for a, b, quality in lines:
             for source, target in ((a, b), (b, a)):
-                self._directions[source.fileno()] = _Direction(source, target, delay_s)
+                self._directions[source.fileno()] = _Direction(source, target, quality)
                 self._epoll.register(source, select.EPOLLIN)
 
     def run(self) -> None:
@@ -94,27 +104,21 @@ class Wire:
 
     def _take(self, source: int) -> None:
         direction = self._directions[source]
-        frames, read = direction.frames, direction.source.recv
-        due_s = time.monotonic() + direction.delay_s
-        idle = not frames
-        try:
+        read, target, quality = direction.source.recv, direction.target, direction.quality
+        due_s = time.monotonic() + quality.delay_ms / 1000
+        with suppress(BlockingIOError):
             for _ in range(_BURST_FRAMES):
-                frames.append((due_s, read(_FRAME_BYTES)))
-        except BlockingIOError:
-            pass
-        if idle and frames:
-            heapq.heappush(self._due, (due_s, source))
+                frame = read(_FRAME_BYTES)
+                if quality.loss and self._chance() < quality.loss:
+                    continue
+                late_s = self._chance() * quality.jitter_ms / 1000 if quality.jitter_ms else 0.0
+                heapq.heappush(self._due, (due_s + late_s, next(self._numbers), target, frame))
 
     def _deliver(self) -> None:
         now_s = time.monotonic()
         while self._due and self._due[0][0] <= now_s:
-            _, source = heapq.heappop(self._due)
-            direction = self._directions[source]
-            frames = direction.frames
-            while frames and frames[0][0] <= now_s:
-                _send(direction.target, frames.popleft()[1])
-            if frames:
-                heapq.heappush(self._due, (frames[0][0], source))
+            _, _, target, frame = heapq.heappop(self._due)
+            _send(target, frame)
 
 
 def _send(target: socket.socket, frame: bytes) -> None:
@@ -131,7 +135,7 @@ def main(config: Path) -> None:
     with suppress(PermissionError):  # as an ordinary user it has to wait its turn
         os.nice(_NICENESS)
     lines = json.loads(config.read_text())
-    wire = Wire([(attach(line["a"]), attach(line["b"]), line["delay_ms"] / 1000) for line in lines])
+    wire = Wire([(attach(line["a"]), attach(line["b"]), LineQuality(**line["quality"])) for line in lines])
     gc.freeze()
     sys.stdout.write("ready\n")
     sys.stdout.flush()

@@ -53,7 +53,7 @@ class Event(Enum):
     """What a received frame means for the pipe."""
 
     NOTHING = "nothing"  # answered, repeated, or noise
-    KNOCKED = "knocked"  # initiator: the responder can be heard from there, and is to be asked there until it answers
+    KNOCKED = "knocked"  # initiator: the responder can be heard
     GREETED = "greeted"  # responder: the initiator has been heard, and asks again where our answer is lost
     PROVED = "proved"  # initiator: the responder has proved itself; `take` may be sent
     TAKEN = "taken"  # responder: the initiator has proved itself and named this pipe

@@ -161,7 +161,7 @@ class _DatagramProof:
                 return False  # an endpoint beyond what this attempt may send to: as if it had not been heard
         self.seen.add(source)
         if received.event is Event.KNOCKED and self._chosen is None and source not in self._targets:
-            self._targets.append(source)
+            self._targets.append(source)  # a responder that we have greeted waits for us to ask again
         if received.event is Event.GREETED:
             self._greeted = True
             self._targets = [source]

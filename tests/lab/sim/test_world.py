@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from warpfleet.configs.topology import Topology, find_topology
-from warpfleet.core.combo import AttemptOutcome, ConnectionOutcome, Policy, Reason, Side, Transport
+from warpfleet.core.combo import AttemptOutcome, ConnectionOutcome, Policy, Reason, RouteType, Side, Transport
 from warpfleet.lab.sim.world import EPOCH_S, World
 from warpfleet.telemetry.records import ConnectionRow
 
@@ -17,14 +17,16 @@ DIRECT, RELAYED = ConnectionOutcome.DIRECT, ConnectionOutcome.RELAYED
 DEFAULT = find_topology("default")
 
 
-def pair(first: str, second: str | dict[str, Any]) -> Topology:
-    hosts = [{"name": "a", "nat": first, "delay_ms": 20}, {"name": "b", "nat": second, "delay_ms": 20}]
-    return Topology.model_validate({"version": 1, "name": "pair", "hosts": hosts})
+def pair(first: str, second: str | dict[str, Any], *, broker_delay_ms: float = 0.0, **line: float) -> Topology:
+    """Two hosts, each on a line of this quality: of their path, this is half."""
+    hosts = [{"name": name, "nat": nat, "delay_ms": 20, **line} for name, nat in (("a", first), ("b", second))]
+    lab = {"version": 1, "name": "pair", "broker_delay_ms": broker_delay_ms, "hosts": hosts}
+    return Topology.model_validate(lab)
 
 
-def connect(topology: Topology, a: str, b: str, *, policy: Policy = Policy.STAGGERED, **weather: Any) -> ConnectionRow:
-    with World(topology, **weather) as world:
-        return world.connect(a, b, policy=policy)
+def connect(topology: Topology, a: str, b: str, *, policy: Policy = Policy.STAGGERED, **world: Any) -> ConnectionRow:
+    with World(topology, **world) as made:
+        return made.connect(a, b, policy=policy)
 
 
 def test_a_direct_connection_takes_as_many_round_trips_as_it_must() -> None:
@@ -108,6 +110,13 @@ def test_behind_a_carrier_two_homes_meet() -> None:
     ]
 
 
+def test_nodes_of_one_machine_meet_on_it() -> None:
+    hosts = [{"name": "a", "nat": "symmetric_random", "delay_ms": 20}, {"name": "b", "beside": "a"}]
+    with World(Topology.model_validate({"version": 1, "name": "machine", "hosts": hosts})) as world:
+        row = world.connect("a", "b", route=RouteType.LOOPBACK)
+    assert (row.plugin, row.outcome) == ("direct_connect", DIRECT)
+
+
 def test_hosts_of_one_home_meet_inside_it() -> None:
     with World(find_topology("home")) as world:
         row = world.connect("desktop", "laptop")
@@ -128,9 +137,9 @@ def test_ipv6_is_firewalled_where_ipv4_is_translated() -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_loss_and_jitter_cost_time_and_not_the_connection(seed: int) -> None:
-    topology = pair("port_restricted", "addr_restricted")
-    rough = connect(topology, "a", "b", seed=seed, loss=0.1, jitter_ms=30)
-    smooth = connect(topology, "a", "b", seed=seed)
+    nats = "port_restricted", "addr_restricted"
+    rough = connect(pair(*nats, loss=0.05, jitter_ms=15), "a", "b", seed=seed)
+    smooth = connect(pair(*nats), "a", "b", seed=seed)
     assert rough.outcome in (DIRECT, RELAYED)
     assert rough.connect_ms
     assert smooth.connect_ms
@@ -138,14 +147,14 @@ def test_loss_and_jitter_cost_time_and_not_the_connection(seed: int) -> None:
 
 
 def test_tcp_carries_a_connection_through_loss() -> None:
-    with World(pair("full_cone", "public"), seed=3, loss=0.15) as world:
+    with World(pair("full_cone", "public", loss=0.075), seed=3) as world:
         rows = [world.connect("a", "b", only="direct_connect") for _ in range(10)]
     assert [row.outcome for row in rows].count(DIRECT) >= 9
 
 
 @pytest.mark.parametrize("late_ms", [200, 1500])
 def test_signals_that_are_late_make_a_punch_late(late_ms: int) -> None:
-    row = connect(pair("port_restricted", "port_restricted"), "a", "b", signal_late_ms=late_ms)
+    row = connect(pair("port_restricted", "port_restricted", broker_delay_ms=late_ms / 2), "a", "b")
     assert row.outcome in (DIRECT, RELAYED)
     assert row.connect_ms
     assert row.connect_ms > 2 * late_ms
@@ -169,7 +178,8 @@ def test_a_clock_that_is_minutes_off_closes_the_door_to_streams(skew_s: float, p
 def test_patience_gives_both_sides_of_a_punch_the_time_that_slow_signals_take(
     policy: Policy, outcome: ConnectionOutcome
 ) -> None:
-    row = connect(pair("port_restricted", "port_restricted"), "a", "b", policy=policy, signal_late_ms=16_000)
+    topology = pair("port_restricted", "port_restricted", broker_delay_ms=8_000)
+    row = connect(topology, "a", "b", policy=policy)
     assert row.outcome is outcome
 
 
@@ -184,7 +194,9 @@ def test_ten_idle_minutes_pass_in_no_time() -> None:
 _SCENARIO = """
 from warpfleet.configs.topology import find_topology
 from warpfleet.lab.sim.world import World
-with World(find_topology("default"), seed={seed}, loss=0.05, jitter_ms=20, signal_loss=0.1) as world:
+default = find_topology("default")
+hosts = tuple(host.model_copy(update={{"loss": 0.025, "jitter_ms": 10}}) for host in default.hosts)
+with World(default.model_copy(update={{"hosts": hosts}}), seed={seed}, signal_loss=0.1) as world:
     for b in ("public", "full_cone", "symmetric_sequential", "udp_blocked"):
         world.connect("port_restricted", b)
         world.connect(b, "symmetric_random")

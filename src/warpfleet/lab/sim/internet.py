@@ -2,11 +2,11 @@
 
 import asyncio
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Protocol
 
+from warpfleet.configs.line import LineQuality
 from warpfleet.configs.topology import Ipv6, RouterSpec, TcpAnswer
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.core.nat import Filtering
@@ -28,35 +28,43 @@ class Station(Protocol):
         """Take a packet that has come down the line."""
 
 
-@dataclass(frozen=True, slots=True)
-class Weather:
-    """What the internet does to packets that cross it: `loss` is the share that it loses, `jitter_s` the most that it
-    delays one for, each on its own, so that packets overtake one another."""
-
-    loss: float = 0.0
-    jitter_s: float = 0.0
-
-
 class Line:
-    """The line between a station and a network, with a one-way delay."""
+    """The line between a station and a network. Chance is drawn from `seed` for each flow apart, so that it does not
+    hang on which of two flows a program serves first."""
 
-    def __init__(self, station: Station, network: "Network", delay_s: float) -> None:
-        self._delay_s = delay_s
+    def __init__(self, station: Station, network: "Network", quality: LineQuality, seed: str) -> None:
+        self._quality = quality
+        self._seed = seed
+        self._chances: dict[str, random.Random] = {}
         self._station = station
         self._network = network
         self._up_free_s = self._down_free_s = 0.0  # when either direction takes the next packet
 
     def up(self, packet: Packet) -> None:
         """Send a packet into the network."""
-        loop = asyncio.get_running_loop()
-        self._up_free_s = max(loop.time(), self._up_free_s) + _PACKET_S
-        loop.call_at(self._up_free_s + self._delay_s, self._network.carry, packet)
+        self._up_free_s = max(asyncio.get_running_loop().time(), self._up_free_s) + _PACKET_S
+        self._carry(packet, self._up_free_s, self._network.carry)
 
     def down(self, packet: Packet) -> None:
         """Send a packet from the network to the station."""
-        loop = asyncio.get_running_loop()
-        self._down_free_s = max(loop.time(), self._down_free_s) + _PACKET_S
-        loop.call_at(self._down_free_s + self._delay_s, self._station.arrive, packet)
+        self._down_free_s = max(asyncio.get_running_loop().time(), self._down_free_s) + _PACKET_S
+        self._carry(packet, self._down_free_s, self._station.arrive)
+
+    def _carry(self, packet: Packet, leaves_s: float, arrive: Callable[[Packet], None]) -> None:
+        arrives_s = leaves_s + self._quality.delay_ms / 1000
+        if self._quality.loss or self._quality.jitter_ms:
+            chance = self._chance(packet)
+            lost, late = chance.random() < self._quality.loss, chance.random()
+            if lost:
+                return
+            arrives_s += late * self._quality.jitter_ms / 1000
+        asyncio.get_running_loop().call_at(arrives_s, arrive, packet)
+
+    def _chance(self, packet: Packet) -> random.Random:
+        flow = f"{self._seed} {packet.transport} {packet.source} {packet.destination}"
+        if flow not in self._chances:
+            self._chances[flow] = random.Random(flow)
+        return self._chances[flow]
 
 
 class Network:
@@ -68,10 +76,16 @@ class Network:
         self._routes: list[tuple[Prefix, Line]] = []
 
     def attach(
-        self, station: Station, delay_s: float, addresses: Sequence[str], prefixes: Sequence[Prefix] = ()
+        self,
+        station: Station,
+        quality: LineQuality,
+        addresses: Sequence[str],
+        prefixes: Sequence[Prefix] = (),
+        *,
+        seed: str,
     ) -> Line:
         """Attach a station that has these addresses, and that these prefixes lie behind."""
-        line = Line(station, self, delay_s)
+        line = Line(station, self, quality, seed)
         self._lines.update(dict.fromkeys(addresses, line))
         for prefix in prefixes:
             self.route(prefix, line)
@@ -94,33 +108,12 @@ class Network:
 
 
 class Internet(Network):
-    """The network that every router leads to, itself one router. It has weather, drawn from the seed for each flow
-    apart: so chance does not hang on which of two flows a program serves first."""
-
-    def __init__(self, weather: Weather, seed: int) -> None:
-        super().__init__()
-        self._weather = weather
-        self._seed = seed
-        self._chances: dict[str, random.Random] = {}
+    """The network that every router leads to, itself one router."""
 
     def carry(self, packet: Packet) -> None:
-        """Take a packet to where it belongs, if the weather lets it."""
-        forwarded = packet.forwarded()
-        if forwarded is None:
-            return
-        if not self._weather.loss and not self._weather.jitter_s:
+        """Take a packet to where it belongs."""
+        if forwarded := packet.forwarded():
             super().carry(forwarded)
-            return
-        chance = self._chance(packet)
-        lost, late_s = chance.random() < self._weather.loss, chance.random() * self._weather.jitter_s
-        if not lost:
-            asyncio.get_running_loop().call_later(late_s, super().carry, forwarded)
-
-    def _chance(self, packet: Packet) -> random.Random:
-        flow = f"{self._seed} {packet.transport} {packet.source} {packet.destination}"
-        if flow not in self._chances:
-            self._chances[flow] = random.Random(flow)
-        return self._chances[flow]
 
 
 class Router:

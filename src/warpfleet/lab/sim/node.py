@@ -34,11 +34,12 @@ class SimNode:
         surroundings: Surroundings,
         telemetry: TelemetryPort,
         *,
+        machine: str,
         record_of: Callable[[str], PeerView],
         publish: Callable[[str, PeerView], Awaitable[None]],
     ) -> None:
         self.spec = spec
-        self.view = PeerView(name=spec.name, machine="")
+        self.view = PeerView(name=spec.name, machine=machine)
         self._network = network
         self._record_of = record_of
         self._publish = publish
@@ -103,7 +104,7 @@ class SimNode:
                 external[af], nat[af] = found.external_ip, found.behaviour
         return PeerView(
             name=self.spec.name,
-            machine=self.spec.name,
+            machine=self.view.machine,
             interfaces=tuple(self._network.interfaces()),
             listeners=tuple(listeners),
             external=external,

@@ -14,7 +14,7 @@ from warpfleet.signal.delivery import Delivery
 
 @dataclass(frozen=True, slots=True)
 class Mailbox:
-    """Where one node's signals arrive: `delay_s` is the one-way time between the broker and its host, `deliver` takes
+    """Where one node's signals arrive: `delay_s` is the one-way time between its host and the internet, `deliver` takes
     messages for each plugin."""
 
     delay_s: float
@@ -22,14 +22,15 @@ class Mailbox:
 
 
 class Signalling:
-    """Carries signals. Each transmission, and each acknowledgement, is lost by chance (`loss`) and late by `late_s`.
+    """Carries signals over a broker whose line has a delay. Each transmission, and each acknowledgement, is lost by
+    chance (`loss`).
 
     What is not acknowledged is sent again, by the numbers of the real channel.
     """
 
-    def __init__(self, *, loss: float, late_s: float, rng: random.Random) -> None:
+    def __init__(self, *, loss: float, broker_delay_s: float, rng: random.Random) -> None:
         self._loss = loss
-        self._late_s = late_s
+        self._broker_delay_s = broker_delay_s
         self._rng = rng
         self._mailboxes: dict[str, Mailbox] = {}
         self._owners = message_owners()
@@ -48,7 +49,8 @@ class Signalling:
 
     async def _send(self, signal: OutgoingSignal) -> None:
         loop = asyncio.get_running_loop()
-        one_way_s = self._mailboxes[signal.node].delay_s + self._mailboxes[signal.peer].delay_s + self._late_s
+        hosts_s = self._mailboxes[signal.node].delay_s + self._mailboxes[signal.peer].delay_s
+        one_way_s = hosts_s + 2 * self._broker_delay_s
         delivery = Delivery(RoundTrip(), self._rng.random)
         arrived = False
         acknowledged = asyncio.Event()

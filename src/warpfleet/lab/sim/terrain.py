@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network
 
+from warpfleet.configs.line import PERFECT
 from warpfleet.configs.topology import HostSpec, Ipv6, RouterSpec, Topology
 from warpfleet.core.endpoint import Interface
 from warpfleet.lab.plan import FIREWALLED, FIREWALLED_PREFIX, HOME, LARGE_HOME, LINES, MAPPING_LINES
 from warpfleet.lab.servers import TURN_ONE, TURN_TWO, V6
 from warpfleet.lab.sim.host import Host
-from warpfleet.lab.sim.internet import Internet, Network, Prefix, Router, Weather
+from warpfleet.lab.sim.internet import Internet, Network, Prefix, Router
 
 _DEVICE = "eth0"
 SERVER_ADDRESSES = (TURN_ONE, TURN_TWO, V6[TURN_ONE], V6[TURN_TWO])
@@ -31,11 +32,11 @@ class _Place:
 class Terrain:
     """The hosts of a topology by name, and one more that is the internet's own, for its servers."""
 
-    def __init__(self, topology: Topology, weather: Weather, seed: int) -> None:
+    def __init__(self, topology: Topology, seed: int) -> None:
         self.hosts: dict[str, Host] = {}
         self.delays_s: dict[str, float] = {}
         """One way from each host to the internet."""
-        self._internet = Internet(weather, seed)
+        self._internet = Internet()
         self._seed = seed
         self._routers = {router.name: router for router in topology.all_routers()}
         self._carried = {router.behind for router in self._routers.values()}
@@ -48,9 +49,14 @@ class Terrain:
         for router in sorted(self._routers.values(), key=lambda router: len(self._chain(router))):
             self._add_router(router)
         for spec in topology.hosts:
-            self._add_host(spec)
+            if not spec.beside:
+                self._add_host(spec)
+        for spec in topology.hosts:
+            if spec.beside:
+                self.hosts[spec.name] = self.hosts[spec.beside]
+                self.delays_s[spec.name] = self.delays_s[spec.beside]
         self.servers = Host([Interface(_DEVICE, ip, 32) for ip in SERVER_ADDRESSES], self._rng("servers"))
-        self.servers.line = self._internet.attach(self.servers, 0.0, SERVER_ADDRESSES)
+        self.servers.line = self._internet.attach(self.servers, PERFECT, SERVER_ADDRESSES, seed="")
 
     def _rng(self, name: str) -> random.Random:
         return random.Random(f"{self._seed} {name}")
@@ -72,7 +78,8 @@ class Terrain:
         routes: list[Prefix] = [] if spec.nat.translated else [place.prefix]
         routes += [place.prefix_v6] if place.prefix_v6 else []
         ips = [interface.ip for interface in addresses]
-        router.line = self._before(spec).attach(router, spec.delay_ms / 1000, ips, routes)
+        seed = f"{self._seed} {spec.name}"
+        router.line = self._before(spec).attach(router, spec.quality, ips, routes, seed=seed)
         if place.prefix_v6:
             self._route_v6(place)
         self._places[spec.name] = place
@@ -115,10 +122,12 @@ class Terrain:
     def _add_host(self, spec: HostSpec) -> None:
         place = self._places.get(spec.behind or f"{spec.name}.router")
         addresses = self._member(place) if place else self._line_addresses(spec.ipv6 is Ipv6.OPEN)
-        # Where the router is the host's own, the delay is that of the router's line.
-        delay_s = spec.delay_ms / 1000 if spec.public or spec.behind else 0.0
+        # Where the router is the host's own, the quality is that of the router's line.
+        quality = spec.quality if spec.public or spec.behind else PERFECT
         host = self.hosts[spec.name] = Host(addresses, self._rng(spec.name))
         host.gateway = place.router if place else None
         network = place.router.inside if place else self._internet
-        host.line = network.attach(host, delay_s, [interface.ip for interface in addresses])
-        self.delays_s[spec.name] = delay_s + sum(router.delay_ms for router in (place.chain if place else ())) / 1000
+        ips = [interface.ip for interface in addresses]
+        host.line = network.attach(host, quality, ips, seed=f"{self._seed} {spec.name}")
+        delays_ms = [quality.delay_ms, *(router.delay_ms for router in (place.chain if place else ()))]
+        self.delays_s[spec.name] = sum(delays_ms) / 1000

@@ -17,7 +17,6 @@ from warpfleet.core.identity import Identity
 from warpfleet.core.peer import AddressFamily, PeerView
 from warpfleet.core.plan import Pin
 from warpfleet.lab.servers import STUN_PORT, TURN_ONE, TURN_TWO, V6
-from warpfleet.lab.sim.internet import Weather
 from warpfleet.lab.sim.network import Services, SimNetwork
 from warpfleet.lab.sim.node import SimNode
 from warpfleet.lab.sim.signalling import Signalling
@@ -61,9 +60,8 @@ class Rows:
 class World:
     """The hosts of a topology on one simulated internet. Use it as a context manager; what it does takes no real time.
 
-    `loss` is the share of packets that the internet loses, `jitter_ms` the most that it delays one for. Signals take
-    the way of the hosts' lines, `signal_late_ms` longer, and `signal_loss` of their transmissions are lost. `skew_s`
-    has how far the clocks of hosts are ahead. Equal arguments give equal rows.
+    Signals take the way of the hosts' lines and of the broker's, and `signal_loss` of their transmissions are lost.
+    `skew_s` has how far the clocks of hosts are ahead. Equal arguments give equal rows.
     """
 
     def __init__(
@@ -71,10 +69,7 @@ class World:
         topology: Topology,
         *,
         seed: int = 0,
-        loss: float = 0.0,
-        jitter_ms: float = 0.0,
         signal_loss: float = 0.0,
-        signal_late_ms: float = 0.0,
         skew_s: Mapping[str, float] | None = None,
     ) -> None:
         self.rows = Rows()
@@ -82,8 +77,9 @@ class World:
         self._topology = topology
         self._seed = seed
         self._skew_s = skew_s or {}
-        self._terrain = Terrain(topology, Weather(loss, jitter_ms / 1000), seed)
-        self._signalling = Signalling(loss=signal_loss, late_s=signal_late_ms / 1000, rng=random.Random(seed))
+        self._terrain = Terrain(topology, seed)
+        broker_delay_s = topology.broker_delay_ms / 1000
+        self._signalling = Signalling(loss=signal_loss, broker_delay_s=broker_delay_s, rng=random.Random(seed))
         self._runner = asyncio.Runner(loop_factory=VirtualTimeLoop)
         self._serving: list[asyncio.Task[None]] = []
         self._stun: list[StunServer] = []
@@ -193,8 +189,15 @@ class World:
             turn=(),
             ntp=(),
         )
-        network = self.network(host.name)
-        return SimNode(spec, network, surroundings, self.rows, record_of=self._record_of, publish=self._publish)
+        return SimNode(
+            spec,
+            self.network(host.name),
+            surroundings,
+            self.rows,
+            machine=host.beside or host.name,
+            record_of=self._record_of,
+            publish=self._publish,
+        )
 
     async def _publish(self, name: str, view: PeerView) -> None:
         for node in self.nodes.values():

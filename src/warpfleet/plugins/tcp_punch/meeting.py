@@ -13,11 +13,11 @@ from warpfleet.plugins.tcp_punch.plan import (
     CANDIDATES_MAX,
     FIRST_MEETING,
     Step,
-    first_step,
+    initiators_step,
     keeps_ports,
     local_ports,
     predicted,
-    signal_us,
+    responders_step,
     window_step,
 )
 from warpfleet.plugins.tcp_punch.race import Race, Racer
@@ -41,6 +41,7 @@ class Meeting:
         self._listener = listener
         self._targets: set[Endpoint] = set()
         self._unproved: dict[Racer, ByteStream] = {}
+        self._took_us = 0  # of the peer's last word, by both clocks; windows do not ask
         self._told_at_us: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
     @classmethod
@@ -58,13 +59,20 @@ class Meeting:
         race.add(meeting._tell())
         return meeting
 
-    async def hear(self, told: Told) -> None:
+    def hear(self, told: Told) -> None:
         """Dial the endpoints that the peer has told, when it dials ours."""
-        node = self._context.node
-        heard_at_us = node.now_us()
+        heard_at_us = self._context.node.now_us()
+        self._took_us = heard_at_us - told.sent_at_us
+        self._race.add(self._dial_all(told, heard_at_us, self._took_us))
+
+    async def _dial_all(self, told: Told, heard_at_us: int, took_us: int) -> None:
         step = window_step(self._context.side, self._number, self._context.started_at_us)
         if self._number == FIRST_MEETING:
-            step = first_step(await self._told_at_us, heard_at_us, signal_us(told.sent_at_us, heard_at_us))
+            told_at_us = await self._told_at_us
+            if isinstance(told, Answer):
+                step = initiators_step(told_at_us, heard_at_us, took_us, told.took_us)
+            else:
+                step = responders_step(told_at_us, heard_at_us, took_us)
         for text in told.candidates:
             self.dial(Endpoint.parse(text), step)
 
@@ -104,9 +112,11 @@ class Meeting:
     def _send(self, candidates: list[Endpoint]) -> None:
         context = self._context
         now_us = context.node.now_us()
-        kind = Offer if context.side is Side.INITIATOR else Answer
-        texts = [str(endpoint) for endpoint in candidates]
-        context.send(kind, meeting=self._number, candidates=texts, sent_at_us=now_us)
+        told = {"meeting": self._number, "candidates": [str(each) for each in candidates], "sent_at_us": now_us}
+        if context.side is Side.INITIATOR:
+            context.send(Offer, **told)
+        else:
+            context.send(Answer, **told, took_us=self._took_us)
         if candidates and not self._told_at_us.done():
             self._told_at_us.set_result(now_us)
 

@@ -25,6 +25,9 @@ class Offer(Told):
 
 
 class Answer(Told):
-    """What the responder tells."""
+    """What the responder tells. `took_us` is how long the initiator's last word took, by the clocks of both: with the
+    same of this one, their difference cancels out."""
 
     kind: ClassVar[str] = "tcp_punch.answer"
+
+    took_us: int

@@ -28,6 +28,8 @@ _HOP_LIMITS = (None, 2, 4)
 
 # Clocks that say that a signal took longer, or less than no time, are off by more than it took.
 _SIGNAL_MAX_US = 500_000
+# What clocks are off that NTP corrects. It is as good as no time for a signal: the SYNs are longer under way.
+_CLOCKS_US = 50_000
 
 # The dynamic ports of RFC 6335 section 6: no service of the host, or mapped to it, has one.
 _FIRST_PORT, _PORTS = 49_152, 16_384
@@ -66,18 +68,27 @@ def predicted(reflexive: Endpoint, nat: NatBehaviour) -> list[Endpoint]:
     return [Endpoint(reflexive.ip, port) for port in ports if 0 < port <= _LAST_PORT]
 
 
-def signal_us(sent_at_us: int, heard_at_us: int) -> int:
-    """How long a signal took by the two ends' clocks, in microseconds, as far as that can be."""
-    return min(max(heard_at_us - sent_at_us, 0), _SIGNAL_MAX_US)
+def patience_us(took_us: int) -> int:
+    """How long the responder waits for its answer to arrive: as long as the offer took by both clocks, `took_us`, and
+    where these are too far apart to tell, longer than most signals take."""
+    return max(took_us, 0) if -_CLOCKS_US < took_us < _SIGNAL_MAX_US else _SIGNAL_MAX_US
 
 
-def first_step(told_at_us: int, heard_at_us: int, one_way_us: int) -> Step:
-    """What to do in the first meeting, having told our endpoints and heard the peer's, a signal taking `one_way_us`.
+def responders_step(told_at_us: int, heard_at_us: int, took_us: int) -> Step:
+    """What the responder does in the first meeting, having told its endpoints and heard the initiator's, in a word that
+    took so long by both clocks.
 
-    Each side comes to the same instant, that at which the later of the two has heard. Apart from the clocks' errors the
-    two SYNs cross midway, and neither comes to a filter that is not open yet.
+    Both sides come to the same instant: that at which both have heard, and the responder's patience is over. The two
+    SYNs cross midway, and neither comes to a filter that is not open yet.
     """
-    return Step(max(heard_at_us, told_at_us + one_way_us))
+    return Step(max(heard_at_us, told_at_us + patience_us(took_us)))
+
+
+def initiators_step(told_at_us: int, heard_at_us: int, took_us: int, their_took_us: int) -> Step:
+    """The same of the initiator. `their_took_us` is how long its own word took the responder: what the two clocks are
+    apart is in both, with opposite signs."""
+    one_way_us = max(took_us + their_took_us, 0) // 2
+    return Step(max(heard_at_us, told_at_us + one_way_us, heard_at_us - one_way_us + patience_us(their_took_us)))
 
 
 def next_window(now_us: int) -> int:

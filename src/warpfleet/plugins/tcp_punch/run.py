@@ -76,7 +76,7 @@ class TcpPunch(Strategy):
     async def _hear(self, told: Told) -> None:
         if told.meeting == FIRST_MEETING or is_near(told.meeting, self.context.node.now_us()):
             meeting = await self._meeting(told.meeting)
-            self._race.add(meeting.hear(told))
+            meeting.hear(told)
             port = self._peer_port(told.meeting)
             for endpoint in map(Endpoint.parse, told.candidates):
                 self._fixed_ip = endpoint.ip if endpoint.port == port else self._fixed_ip

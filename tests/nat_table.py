@@ -1,0 +1,176 @@
+"""NAT x NAT, as a specification: what RFC 4787 leaves of a path between two hosts of the topology `matrix`, who is to
+find it, how often, and how soon. It reads nothing of the planner, which it is there to judge."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+
+from warpfleet.configs.topology import PRESETS, NatSpec, Topology, find_topology
+from warpfleet.core.combo import ConnectionOutcome, RouteType
+from warpfleet.core.nat import Filtering, Mapping, PortAssignment
+from warpfleet.core.peer import AddressFamily
+from warpfleet.core.plan import Pin
+
+OPEN = Pin()
+MATRIX = find_topology("matrix")
+PEER = "_peer"
+
+# Each host is 20 ms from the internet, one way; a signal and a path both cross two hosts' lines, there and back.
+SIGNAL_RTT_MS = PATH_RTT_MS = 80.0
+# Where theory leaves no direct path, that is known and a relay is there within a second; what it may come later for
+# that one was sought first, in vain.
+RELAY_MS, IN_VAIN_MS = 1_000.0, 3_000.0
+
+
+class Way(Enum):
+    """How two hosts come together: the plugins any of which may win, the most frequent one being among them."""
+
+    DIAL = ("direct_connect",)
+    DIAL_BACK = ("reverse_connect",)
+    PUNCH = ("tcp_punch", "udp_punch")
+    GUESS = ("random_probe",)
+    RELAY = ("turn",)  # nothing else is even tried
+    RELAY_IN_VAIN = ("turn", "the same")  # physics leave no path, but neither end can know that
+
+    @property
+    def outcome(self) -> ConnectionOutcome:
+        """What becomes of the connection."""
+        return ConnectionOutcome.RELAYED if "turn" in self.value else ConnectionOutcome.DIRECT
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """An ordered pair of hosts, the way they come together, and in which share of the repeats at least."""
+
+    initiator: str
+    responder: str
+    way: Way
+    share: float = 1.0
+    pin: Pin = OPEN
+
+    def __str__(self) -> str:
+        pins = [self.pin.plugin, self.pin.af and f"IPv{self.pin.af}", self.pin.route]
+        return " ".join([self.initiator, self.responder, *(str(pin) for pin in pins if pin)])
+
+
+def bound_ms(way: Way, plugin: str) -> float:
+    """How long a connection may take that this plugin has won, in the median: round trips of the signal, of the path,
+    and what a technique takes besides. Each has one to spare for programs that take their time."""
+    return {
+        "direct_connect": 4 * PATH_RTT_MS,  # SYN, HELLO and PROOF, TAKE and AGREED
+        "reverse_connect": 2 * SIGNAL_RTT_MS + 4 * PATH_RTT_MS,
+        "udp_punch": 4 * SIGNAL_RTT_MS + 2 * PATH_RTT_MS,
+        "tcp_punch": 4 * SIGNAL_RTT_MS + 2 * PATH_RTT_MS + 300.0,
+        "random_probe": 15_000.0,
+        "turn": RELAY_MS + (IN_VAIN_MS if way is Way.RELAY_IN_VAIN else 0.0),
+    }[plugin]
+
+
+def predictable(nat: NatSpec) -> bool:
+    """Whether its external port for a new destination can be known beforehand (RFC 4787 sections 4.1 and 4.2)."""
+    return nat.mapping is Mapping.EIM or nat.port_assignment is PortAssignment.SEQUENTIAL
+
+
+def sees_any_port(nat: NatSpec) -> bool:
+    """Whether a packet from an address that was sent to comes in, whatever its port (section 5), at a known port."""
+    return nat.mapping is Mapping.EIM and nat.filtering is not Filtering.APDF
+
+
+def way_between(mine: NatSpec | None, theirs: NatSpec | None) -> Way:
+    """What the two routers leave possible; None is no router."""
+    if theirs is None:
+        return Way.DIAL
+    if mine is None:
+        return Way.DIAL_BACK
+    if mine.udp_blocked or theirs.udp_blocked:  # and only a few TCP ports out, none of which anybody listens on
+        return Way.RELAY
+    if (predictable(mine) and predictable(theirs)) or sees_any_port(mine) or sees_any_port(theirs):
+        return Way.PUNCH
+    return Way.GUESS if Mapping.EIM in (mine.mapping, theirs.mapping) else Way.RELAY
+
+
+def share_of(way: Way, *nats: NatSpec | None) -> float:
+    """In how many of the repeats that has to succeed."""
+    if way is Way.GUESS:
+        return 0.98
+    sequential = any(nat and nat.port_assignment is PortAssignment.SEQUENTIAL for nat in nats)
+    return 0.95 if way is Way.PUNCH and sequential else 1.0
+
+
+def of_presets() -> Iterator[Row]:
+    """Every ordered pair of presets, each one's host with another one's peer."""
+    for initiator, mine in PRESETS.items():
+        for responder, theirs in PRESETS.items():
+            way = way_between(mine, theirs)
+            yield Row(initiator, responder + PEER, way, share_of(way, mine, theirs))
+
+
+def of_tcp() -> Iterator[Row]:
+    """TCP alone, between all that map ports independently of the destination."""
+    steady = [name for name, nat in PRESETS.items() if nat and nat.mapping is Mapping.EIM and not nat.udp_blocked]
+    for initiator in steady:
+        for responder in steady:
+            yield Row(initiator, responder + PEER, Way.PUNCH, 0.98, Pin("tcp_punch"))
+
+
+def both(one: str, two: str, way: Way, share: float = 1.0, pin: Pin = OPEN) -> Iterator[Row]:
+    """Both orders of a pair, which come together in one way."""
+    yield Row(one, two, way, share, pin)
+    yield Row(two, one, way, share, pin)
+
+
+def pinned(af: AddressFamily | None = None, route: RouteType | None = None, only: str | None = None) -> Pin:
+    """What a row pins."""
+    return Pin(only, af, route)
+
+
+def special() -> Iterator[Row]:
+    """Where there is more between two hosts than one router of a preset each."""
+    # Double NAT: outside it is what its parts make it, an endpoint-independent mapping behind the strictest filter.
+    yield from both("carried", "full_cone", Way.PUNCH)
+    yield from both("carried", "port_restricted", Way.PUNCH)
+    yield from both("carried", "eim_random_ports", Way.PUNCH)
+    yield from both("carried", "symmetric_sequential", Way.PUNCH, 0.95)
+    yield from both("carried", "symmetric_random", Way.GUESS, 0.98)
+    yield Row("carried", "public", Way.DIAL)
+    yield Row("public", "carried", Way.DIAL_BACK)
+    # Two homes of one carrier: by way of its external addresses where it hairpins, and else nothing tells either home
+    # the other's address inside the carrier's network.
+    yield from both("carried", "carried_peer", Way.PUNCH)
+    yield from both("parted", "parted_peer", Way.RELAY_IN_VAIN)
+    # One NAT: the local addresses, whether it hairpins or not; one machine: those, or its loopback interface.
+    yield from both("desktop", "laptop", Way.DIAL)
+    yield from both("console", "phone", Way.DIAL)
+    yield from both("symmetric_random", "symmetric_random_beside", Way.DIAL)
+    yield from both("symmetric_random", "symmetric_random_beside", Way.DIAL, pin=pinned(route=RouteType.LOOPBACK))
+    # IPv6 is not translated: two stateful firewalls are punched, an open network is dialled.
+    yield from both("six_firewalled", "six_firewalled_symmetric", Way.PUNCH, pin=pinned(af=6))
+    yield from both("six_firewalled", "six_firewalled_symmetric", Way.PUNCH)
+    yield from both("six_firewalled", "six_firewalled_symmetric", Way.GUESS, 0.98, pin=pinned(af=4))
+    yield Row("six_firewalled", "six_open", Way.DIAL, pin=pinned(af=6))
+    yield Row("six_open", "six_firewalled", Way.DIAL_BACK, pin=pinned(af=6))
+    # Routers that answer a SYN too early with RST.
+    yield from both("resetting", "resetting_peer", Way.PUNCH)
+    yield from both("resetting", "resetting_peer", Way.PUNCH, 0.98, pin=pinned(only="tcp_punch"))
+    yield from both("resetting", "full_cone", Way.PUNCH, 0.98, pin=pinned(only="tcp_punch"))
+    # UDP mappings that live for 15 s.
+    yield from both("forgetful", "forgetful_peer", Way.PUNCH)
+    yield from both("forgetful", "forgetful_peer", Way.PUNCH, pin=pinned(only="udp_punch"))
+    yield from both("forgetful", "symmetric_random", Way.GUESS, 0.98)
+    # A mapping for each address, at random ports: like one for each endpoint, to whoever has one endpoint.
+    yield from both("address_dependent", "addr_restricted", Way.PUNCH)
+    yield from both("address_dependent", "eim_random_ports", Way.GUESS, 0.98)
+
+
+TABLE = (*of_presets(), *special())
+TCP_TABLE = tuple(of_tcp())
+
+
+def adverse(topology: Topology) -> Topology:
+    """The same on a bad day: 5 % loss and 30 ms of jitter on each path, which is two lines, and signals that are 500 ms
+    late, for which they cross the broker's line twice."""
+    bad = {"loss": 0.025, "jitter_ms": 15.0}
+    # The lines behind a router are as good as ever, and one that is `beside` another has none.
+    routers = [router if router.behind else router.model_copy(update=bad) for router in topology.routers]
+    hosts = [host if host.behind or host.beside else host.model_copy(update=bad) for host in topology.hosts]
+    return topology.model_copy(update={"broker_delay_ms": 250.0, "routers": tuple(routers), "hosts": tuple(hosts)})
