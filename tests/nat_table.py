@@ -157,6 +157,14 @@ def special() -> Iterator[Row]:
     yield from both("forgetful", "forgetful_peer", Way.PUNCH)
     yield from both("forgetful", "forgetful_peer", Way.PUNCH, pin=pinned(only="udp_punch"))
     yield from both("forgetful", "symmetric_random", Way.GUESS, 0.98)
+    # A carrier's NAT that gives each customer a block of 1,024 ports.
+    yield from both("port_block", "port_restricted", Way.GUESS, 0.98)
+    # Routers that map a port for whoever asks behind them, whatever their NAT is otherwise.
+    for mapped in ("mapped_by_pcp", "mapped_by_natpmp", "mapped_by_upnp"):
+        yield Row("symmetric_random", mapped, Way.DIAL)
+        yield Row(mapped, "symmetric_random", Way.DIAL_BACK)
+        yield Row("udp_blocked", mapped, Way.RELAY_IN_VAIN)
+    yield Row("mapped_by_upnp", "mapped_by_pcp", Way.DIAL)
     # A mapping for each address, at random ports: like one for each endpoint, to whoever has one endpoint.
     yield from both("address_dependent", "addr_restricted", Way.PUNCH)
     yield from both("address_dependent", "eim_random_ports", Way.GUESS, 0.98)

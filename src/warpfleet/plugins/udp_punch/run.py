@@ -3,6 +3,7 @@
 import asyncio
 import functools
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from warpfleet.core.combo import Phase, Reason, RouteType, Side, Transport
@@ -16,8 +17,8 @@ from warpfleet.plugins.udp_punch.plan import CANDIDATES_MAX, RUN_SOCKETS, ahead,
 from warpfleet.plugins.volley import Volley, close_all, open_sockets
 
 _STUN_S = 3.0  # a server that has not answered three retransmissions will not be of use
-# An answer that comes later finds other mappings where ours were to be, and other attempts wait for their turn.
-_PREDICTION_S = 2.0
+# Other attempts wait for their turn no longer. Who answers later may find their mappings where ours were to be.
+_TURN_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,14 +77,23 @@ class UdpPunch(Strategy):
         context = self.context
         sockets = await open_sockets(context.network, context.combo.af, RUN_SOCKETS)
         try:
-            async with self._turns.leading, asyncio.timeout(_PREDICTION_S):
-                latest = await self._reflexive(sockets[0])
-                likeliest = (await self._exchange(ahead(latest, self._delta)))[:1]
-                self._greet(sockets, likeliest)
+            async with self._turns.leading:
+                self._offer(ahead(await self._reflexive(sockets[0]), self._delta))
+                answered = await self._greet_in_time(sockets)
+            if not answered:
+                self._greet(sockets, (await self._answer())[:1])
         except BaseException:
             close_all(sockets)
             raise
         return await Volley(context, sockets).prove()  # the mappings are there, and the peer sends again
+
+    async def _greet_in_time(self, sockets: Sequence[DatagramSocket]) -> bool:
+        """Open the run where the answer comes while it is our turn; whether it did."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_TURN_S):
+                self._greet(sockets, (await self._answer())[:1])
+                return True
+        return False
 
     async def _follow(self) -> Pipe:
         """Open a mapping towards the peer, and say where it is: right before the one that STUN shows."""
@@ -124,13 +134,24 @@ class UdpPunch(Strategy):
             raise AttemptFailed(Reason.STUN_FAILED, "no STUN server answered over UDP") from error
 
     async def _exchange(self, own: Sequence[Endpoint]) -> list[Endpoint]:
-        context = self.context
-        texts = [str(endpoint) for endpoint in own[:CANDIDATES_MAX]]
-        if context.side is Side.INITIATOR:
-            context.send(Offer, candidates=texts)
-            theirs = (await context.inbox.message(Answer)).candidates
-        else:
-            assert isinstance(context.opening, Offer)
-            context.send(Answer, candidates=texts)
-            theirs = context.opening.candidates
-        return [Endpoint.parse(text) for text in theirs]
+        if self.context.side is Side.INITIATOR:
+            self._offer(own)
+            return await self._answer()
+        opening = self.context.opening
+        assert isinstance(opening, Offer)
+        self.context.send(Answer, candidates=_texts(own))
+        return _endpoints(opening.candidates)
+
+    def _offer(self, own: Sequence[Endpoint]) -> None:
+        self.context.send(Offer, candidates=_texts(own))
+
+    async def _answer(self) -> list[Endpoint]:
+        return _endpoints((await self.context.inbox.message(Answer)).candidates)
+
+
+def _texts(endpoints: Sequence[Endpoint]) -> list[str]:
+    return [str(endpoint) for endpoint in endpoints[:CANDIDATES_MAX]]
+
+
+def _endpoints(texts: Sequence[str]) -> list[Endpoint]:
+    return [Endpoint.parse(text) for text in texts]
