@@ -122,6 +122,12 @@ def test_a_relay_is_never_ruled_out(mine: str, theirs: str) -> None:
     assert verdict(Requirement.SIGNAL, BEHAVIOURS[mine], BEHAVIOURS[theirs]) is None
 
 
+def test_guesses_are_tried_where_it_is_not_known_whom_the_steady_end_lets_in() -> None:
+    unknown = NatBehaviour(mapping=Mapping.EIM, translated=True, udp=True)
+    assert verdict(Requirement.GUESSABLE, unknown, BEHAVIOURS["symmetric_random"]) is None
+    assert verdict(Requirement.GUESSABLE, BEHAVIOURS["symmetric_random"], unknown) is None
+
+
 @pytest.mark.parametrize("requirement", list(Requirement))
 def test_what_is_unknown_is_tried_unless_it_costs_hundreds_of_packets(requirement: Requirement) -> None:
     assert verdict(requirement, None, None) is (Reason.NAT_RULES_OUT if requirement is Requirement.GUESSABLE else None)

@@ -164,6 +164,11 @@ def test_the_strict_plan_tries_what_the_nats_rule_out() -> None:
     assert read(make_plan(TECHNIQUES, STRICT, HOME, OFFICE)) == (tried, NO_LAN | NOT_HERE)
 
 
+@pytest.mark.parametrize(("theirs", "start_s"), [(FLATMATE, 0.1), (SERVER, 0.3), (FAR_HOME, 0.3)])
+def test_a_punch_waits_less_for_what_is_dialled_inside_one_network(theirs: PeerView, start_s: float) -> None:
+    assert planned(make_plan(TECHNIQUES, STAGGERED, HOME, theirs))["punch/ext"].start_s == start_s
+
+
 GUESSER = technique("guess", SPRAY, Requirement.GUESSABLE, EXT, families=(4, 6))
 
 

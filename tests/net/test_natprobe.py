@@ -102,6 +102,22 @@ async def test_every_sockets_first_packets_may_be_lost(stun_server: StunServer, 
     assert report.behaviour.mapping is Mapping.EIM
 
 
+async def test_where_the_first_look_at_the_filtering_proves_nothing_a_more_patient_one_does(
+    stun_server: StunServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks_s: list[float] = []
+    proof = natprobe._Probe._proof
+
+    async def late(self: natprobe._Probe, *arguments: Any) -> bool:
+        looks_s.append(self._rtt_s)
+        return len(looks_s) > 1 and await proof(self, *arguments)
+
+    monkeypatch.setattr(natprobe._Probe, "_proof", late)
+    report = await probed(FilteredNetwork(FILTERS[Filtering.APDF]), stun_server.endpoints)
+    assert report.behaviour.filtering is Filtering.APDF
+    assert looks_s == [looks_s[0], 2 * looks_s[0]]
+
+
 async def test_one_server_of_the_list_shows_everything(stun_server: StunServer) -> None:
     report = await probed(FilteredNetwork(FILTERS[Filtering.APDF]), stun_server.endpoints[:1])
     assert (report.behaviour.mapping, report.behaviour.filtering) == (Mapping.EIM, Filtering.APDF)

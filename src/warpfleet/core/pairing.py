@@ -51,7 +51,7 @@ _PUNCHABLE = {(a, b) for a in _KNOWABLE for b in _KNOWABLE} | {
     pair for easy in (Kind.EASY, Kind.UNKNOWN) for pair in ((easy, Kind.RANDOM), (Kind.RANDOM, easy))
 }
 # One endpoint that stays, and many that are random. Two random ends would have to guess each other's at once.
-_GUESSABLE = {(Kind.PORT_FILTERED, Kind.RANDOM), (Kind.RANDOM, Kind.PORT_FILTERED)}
+_GUESSABLE = {pair for one in (Kind.PORT_FILTERED, Kind.UNKNOWN) for pair in ((one, Kind.RANDOM), (Kind.RANDOM, one))}
 _REACHED = {
     Requirement.PUNCHABLE: _PUNCHABLE,
     Requirement.TCP_PUNCHABLE: _PUNCHABLE,

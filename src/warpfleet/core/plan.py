@@ -13,6 +13,7 @@ from warpfleet.core.peer import ADDRESS_FAMILIES, AddressFamily, PeerView
 # What experience promises may fail to come. Most of it comes within a second of a phase's usual start; a relay, which
 # starts 2.5 s after the walk began, is to be held up by no more than 3 s in all.
 _MOVED_MAX_S = 0.5
+_NEAR_S = 0.1  # what is dialled inside one network is there by then, or not where both ends believe
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,14 +189,10 @@ def _phases(
     possible: Sequence[tuple[Technique, Combo]], numbers: WalkNumbers, advisor: Advisor | None
 ) -> tuple[PhasePlan, ...]:
     """The phases as they start; what the advisor expects of the earlier ones moves the combos of a phase."""
-    likely = any(
-        technique.requirement not in (Requirement.GUESSABLE, Requirement.RELAY)
-        and not (advisor and advisor.is_long_shot(technique.requirement, combo))
-        for technique, combo in possible
-    )
+    likely = [(t, c) for t, c in possible if not (advisor and advisor.is_long_shot(t.requirement, c))]
     plans: list[PhasePlan] = []
     expected: list[Expected] = []
-    for phase in sorted(Phase, key=lambda phase: _start_s(numbers.timings[phase])):
+    for phase in sorted(Phase, key=lambda phase: _time(numbers.timings[phase])):
         timing = numbers.timings[phase]
         soonest = min(expected, default=None)
         combos: list[Planned] = []
@@ -204,8 +201,7 @@ def _phases(
                 continue
             long_shot = advisor is not None and advisor.is_long_shot(technique.requirement, combo)
             rtt_ms = advisor.rtt_ms(combo) if advisor else None
-            guess = technique.requirement is Requirement.GUESSABLE and likely
-            start_s = _later(timing, numbers.timings[Phase.PUNCH]) if guess else timing.start_s
+            start_s = _start_s(technique, numbers, likely)
             planned = _moved(Planned(combo, start_s, long_shot, rtt_ms=rtt_ms), soonest)
             combos.append(planned)
             if advisor and planned.start_s is not None:
@@ -215,13 +211,22 @@ def _phases(
     return tuple(plans)
 
 
-def _start_s(timing: PhaseTiming) -> float:
+def _time(timing: PhaseTiming) -> float:
     return inf if timing.start_s is None else timing.start_s
 
 
-def _later(one: PhaseTiming, other: PhaseTiming) -> float | None:
-    """The later start of two phases: guesses cost hundreds of packets, and give way to what costs a few."""
-    return None if one.start_s is None else max(one.start_s, other.start_s or 0)
+def _start_s(technique: Technique, numbers: WalkNumbers, likely: Sequence[tuple[Technique, Combo]]) -> float | None:
+    """When the combos of a technique start, beside those that are likely to work."""
+    start_s = numbers.timings[technique.walked_in].start_s
+    if start_s is None:
+        return None
+    if technique.requirement is Requirement.GUESSABLE:  # hundreds of packets give way to a few
+        others = any(t.requirement not in (Requirement.GUESSABLE, Requirement.RELAY) for t, _ in likely)
+        return max(start_s, numbers.timings[Phase.PUNCH].start_s or 0) if others else start_s
+    if technique.walked_in is Phase.SPRAY:
+        dialled = {c.route for t, c in likely if t.walked_in is Phase.DIRECT}
+        return min(start_s, _NEAR_S) if dialled and RouteType.EXT not in dialled else start_s
+    return start_s
 
 
 def _moved(planned: Planned, expected: Expected | None) -> Planned:

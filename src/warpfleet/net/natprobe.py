@@ -28,6 +28,7 @@ MORE_SOCKETS = 8  # where those leave doubts: fourteen ports in all show a block
 SENDS = 4  # of a test whose silence counts: one network in a thousand loses four packets of a hundred each
 MIN_INTERVAL_S = 0.01  # between those, on networks with shorter round trips than a busy machine's hiccups
 MIN_GRACE_S = 0.05  # for the last of their answers, for the same reason
+LOOKS = 2  # at the filtering, where the first proves nothing: the answers may have come later than one before them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -325,7 +326,17 @@ class _Probe:
     async def _filtering(
         self, main: _Station, fresh: list[_Station], server: Endpoint, other: Endpoint, mapping: asyncio.Task[bool]
     ) -> None:
-        """RFC 5780 section 4.4, tests II and III at once, on sockets that have sent to nowhere else.
+        """Look again, with twice the patience, where the first look proves nothing."""
+        for _ in range(LOOKS):
+            if await self._filtering_shows(main, fresh, server, other, mapping):
+                return
+            self._rtt_s *= 2
+
+    async def _filtering_shows(
+        self, main: _Station, fresh: list[_Station], server: Endpoint, other: Endpoint, mapping: asyncio.Task[bool]
+    ) -> bool:
+        """RFC 5780 section 4.4, tests II and III at once, on sockets that have sent to nowhere else. Whether they prove
+        anything.
 
         Silence counts only where the server is known to change its address: the main socket, which has sent to the
         other address and port as well, hears such an answer where the mapping is endpoint-independent; where it is
@@ -340,6 +351,7 @@ class _Probe:
         elif from_both is None and await proof:
             heard = from_port == Endpoint(server.ip, other.port)
             self._notes.add(change_both=False, change_port=heard if heard or from_port is None else None)
+        return self._notes.seen.change_both is not None
 
     async def _proof(self, main: _Station, server: Endpoint, mapping: asyncio.Task[bool]) -> bool:
         if not await mapping:
