@@ -8,7 +8,10 @@ from contextlib import closing
 
 import pytest
 
+from warpfleet.core.endpoint import Endpoint
+from warpfleet.net import network
 from warpfleet.net.portmap import natpmp
+from warpfleet.net.portmap.client import GatewayClient, no_mappers
 from warpfleet.net.portmap.gateway import Gateway, connected, default_gateway
 from warpfleet.net.portmap.mapping import GatewaySilent, MappingRefused
 from warpfleet.net.portmap.udp import ask
@@ -111,3 +114,23 @@ async def test_a_stranger_is_not_heard(server: socket.socket) -> None:
             stranger.sendto(ANSWER, opened.getsockname())
         with pytest.raises(GatewaySilent):
             await ask(opened, natpmp.address_request(), natpmp.parse_address, timeout_s=0.1)
+
+
+@pytest.mark.parametrize(
+    ("stun", "asked"),
+    [((), []), (("127.0.0.1",), []), (("::1", "2001:db8::1"), []), (("127.0.0.1", "203.0.113.1"), [4])],
+)
+async def test_only_who_has_a_server_on_the_internet_asks_a_gateway(
+    stun: tuple[str, ...], asked: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    families: list[int] = []
+
+    def client(_: Vantage, af: int) -> GatewayClient:
+        families.append(af)
+        return GatewayClient(no_mappers)
+
+    monkeypatch.setattr(network, "client_at", client)
+    node = network.KernelNetwork(HOME, stun_servers=[Endpoint(ip, 3478) for ip in stun])
+    await node.map_port(443, 4).settled()
+    await node.close()
+    assert families == asked

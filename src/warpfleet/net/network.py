@@ -7,7 +7,7 @@ from ipaddress import ip_address
 from socket import SOCK_DGRAM, SOCK_STREAM
 
 from warpfleet.configs.fleet import TurnServer
-from warpfleet.core.endpoint import Endpoint, Interface
+from warpfleet.core.endpoint import Endpoint, Interface, Scope, scope_of
 from warpfleet.net import sockets
 from warpfleet.net.interfaces import Count, DatagramSocket, uncounted
 from warpfleet.net.portmap.client import GatewayClient, client_at, no_mappers
@@ -89,10 +89,10 @@ class KernelNetwork:
     def map_port(self, port: int, af: int) -> Lease:
         """Have a TCP port mapped by the gateway of the vantage's default route.
 
-        Nothing is sent where no STUN server is of the family: a mapping is worth as much as the external address that
-        it must be at."""
+        Nothing is sent where no STUN server is of the family, or only one of this machine: a mapping is worth as much
+        as the external address that it must be at."""
         if af not in self._gateways:
-            known = any(server.af == af for server in self.stun_servers)
+            known = any(s.af == af and scope_of(s.ip) is not Scope.LOOPBACK for s in self.stun_servers)
             self._gateways[af] = client_at(self.vantage, af) if known else GatewayClient(no_mappers)
         return self._gateways[af].lease(port)
 
