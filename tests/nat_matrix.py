@@ -169,8 +169,8 @@ def missed_on_a_good_day(tallies: Sequence[Tally]) -> Iterator[tuple[Tally, str]
     """The rows that came about in another way than the table says, too late, or otherwise than in the simulator."""
     found = simulated()
     for tally in tallies:
-        if tally.plugin not in tally.row.way.value:
-            yield tally, f"won by {tally.plugin}, not {' or '.join(tally.row.way.value)}"
+        if tally.plugin not in tally.row.way.plugins:
+            yield tally, f"won by {tally.plugin}, not {' or '.join(tally.row.way.plugins)}"
         elif tally.median_ms > (bound := bound_ms(tally.row.way, tally.plugin)):
             yield tally, f"{tally.median_ms:.0f} ms in the median, {bound:.0f} are allowed"
         if Counter(one.outcome for one in tally.tries).most_common(1)[0][0] is not found[tally.row]:

@@ -23,19 +23,30 @@ RELAY_MS, IN_VAIN_MS = 1_000.0, 3_000.0
 
 
 class Way(Enum):
-    """How two hosts come together: the plugins any of which may win, the most frequent one being among them."""
+    """How two hosts come together."""
 
-    DIAL = ("direct_connect",)
-    DIAL_BACK = ("reverse_connect",)
-    PUNCH = ("tcp_punch", "udp_punch")
-    GUESS = ("random_probe",)
-    RELAY = ("turn",)  # nothing else is even tried
-    RELAY_IN_VAIN = ("turn", "the same")  # physics leave no path, but neither end can know that
+    DIAL = "dial"
+    DIAL_BACK = "dial back"
+    PUNCH = "punch"
+    GUESS = "guess"
+    RELAY = "relay"  # nothing else is even tried
+    RELAY_IN_VAIN = "relay in vain"  # physics leave no path, but neither end can know that
+
+    @property
+    def plugins(self) -> tuple[str, ...]:
+        """Any of which may win."""
+        return {
+            Way.DIAL: ("direct_connect",),
+            Way.DIAL_BACK: ("reverse_connect",),
+            Way.PUNCH: ("tcp_punch", "udp_punch"),
+            Way.GUESS: ("random_probe",),
+        }.get(self, ("turn",))
 
     @property
     def outcome(self) -> ConnectionOutcome:
         """What becomes of the connection."""
-        return ConnectionOutcome.RELAYED if "turn" in self.value else ConnectionOutcome.DIRECT
+        relayed = self in (Way.RELAY, Way.RELAY_IN_VAIN)
+        return ConnectionOutcome.RELAYED if relayed else ConnectionOutcome.DIRECT
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,7 +35,7 @@ def connect(world: World, row: Row, policy: Policy = Policy.STAGGERED) -> Connec
 def test_every_pair_connects_as_theory_allows_and_as_soon(world: World, row: Row) -> None:
     found = connect(world, row)
     assert found.outcome is row.way.outcome
-    assert found.plugin in row.way.value
+    assert found.plugin in row.way.plugins
     assert found.connect_ms is not None
     assert found.first_byte_ms is not None
     assert found.connect_ms <= found.first_byte_ms
