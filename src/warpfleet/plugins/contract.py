@@ -24,7 +24,8 @@ from warpfleet.net.proving import Claim, prove_datagram, prove_stream
 from warpfleet.plugins.room import Room
 from warpfleet.signal.messages import ProtoMessage
 
-_STARTED_AT_US_BOUND = 2**53  # the year 2255; what a peer sends must fit the columns of the telemetry
+TIME_US_BOUND = 2**53
+"""The year 2255: what a peer sends must fit the columns of the telemetry, and timers."""
 _TIMEOUT_S, _TIMEOUT_MAX_S = (
     15.0,
     180.0,
@@ -56,7 +57,7 @@ class AttemptMessage(ProtoMessage):
     attempt_id: AttemptId
     af: Literal[4, 6]
     route: RouteType
-    started_at_us: int = Field(ge=0, lt=_STARTED_AT_US_BOUND)
+    started_at_us: int = Field(ge=0, lt=TIME_US_BOUND)
     timeout_s: float = Field(default=_TIMEOUT_S, gt=0, le=_TIMEOUT_MAX_S)
     rtt_ms: float | None = Field(default=None, ge=0, le=_RTT_MAX_MS)
 

@@ -4,7 +4,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from warpfleet.plugins.contract import AttemptMessage, EndpointText
+from warpfleet.plugins.contract import TIME_US_BOUND, AttemptMessage, EndpointText
 from warpfleet.plugins.tcp_punch.plan import CANDIDATES_MAX
 
 
@@ -14,7 +14,7 @@ class Told(AttemptMessage):
 
     meeting: int = Field(ge=0)
     candidates: tuple[EndpointText, ...] = Field(max_length=CANDIDATES_MAX)
-    sent_at_us: int
+    sent_at_us: int = Field(ge=0, lt=TIME_US_BOUND)
 
 
 class Offer(Told):
@@ -30,4 +30,4 @@ class Answer(Told):
 
     kind: ClassVar[str] = "tcp_punch.answer"
 
-    took_us: int
+    took_us: int = Field(gt=-TIME_US_BOUND, lt=TIME_US_BOUND)
