@@ -26,10 +26,8 @@ from warpfleet.signal.messages import ProtoMessage
 
 TIME_US_BOUND = 2**53
 """The year 2255: what a peer sends must fit the columns of the telemetry, and timers."""
-_TIMEOUT_S, _TIMEOUT_MAX_S = (
-    15.0,
-    180.0,
-)  # the usual and the longest budget of the policies that ship; a peer may not hold an attempt open for ever
+# The usual and the longest budget of the policies that ship: a peer may not hold an attempt open for ever.
+_TIMEOUT_S, _TIMEOUT_MAX_S = 15.0, 180.0
 _RTT_MAX_MS = 10_000.0  # beyond any path that a person would wait for
 _INBOX_MAX_ITEMS = 64  # an attempt exchanges a handful of messages; more is a peer that misbehaves
 
