@@ -61,7 +61,7 @@ def test_it_is_launched_used_and_taken_down(cgn: Lab, environment: dict[str, str
     try:
         status = json.loads(run(environment, "cluster", "status", "--json").stdout)
         names = [node["name"] for node in status["nodes"]]
-        assert (status["fleet"], len(names), status["jobs"]) == ("wftest-stays", 4, [])
+        assert (status["fleet"], len(names), status["jobs"]) == ("wftest-stays", 5, [])
         assert {actor["role"] for actor in status["actors"]} >= {"coordinator", "signal", "telemetry", "observatory"}
         assert all(actor["alive"] and actor["memory_mib"] > 1 for actor in status["actors"])
         daemon = psutil.Process(status["pid"])
@@ -76,7 +76,7 @@ def test_it_is_launched_used_and_taken_down(cgn: Lab, environment: dict[str, str
         for out in (tmp_path / "one", tmp_path / "two"):
             swept = run(environment, "sweep", cgn.fleet_path, "--out", out, "--json")
             assert (swept.returncode, "starting Ray" in swept.stderr) == (0, False), swept.stderr
-            assert json.loads(swept.stdout)["outcomes"]["direct"] == 12
+            assert json.loads(swept.stdout)["outcomes"]["direct"] == 20
         assert "wftest-stays" in run(environment, "cluster", "status").stdout
     finally:
         down = run(environment, "cluster", "down")

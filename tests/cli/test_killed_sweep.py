@@ -79,7 +79,7 @@ def assert_complete(out: Path) -> None:
     found = rows(out)
     assert len({connection for connection, *_ in found}) == len(found)
     connected = [(pair, repeat) for _, outcome, pair, repeat in found if outcome in GOOD]
-    assert len(connected) == len(set(connected)) == 4 * 3 * int(REPEATS)
+    assert len(connected) == len(set(connected)) == 5 * 4 * int(REPEATS)
 
 
 def test_ctrl_c_ends_it_cleanly_and_resume_goes_on(cgn: Lab, tmp_path: Path) -> None:
