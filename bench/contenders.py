@@ -61,9 +61,9 @@ class Programs:
         self.running: dict[str, Program] = {}
         self.problems: dict[str, str] = {}
 
-    async def start(self, lab: Lab, fleet: Fleet, hosts: Iterable[str], logs: Path) -> None:
-        """Start all of them, and let them know each other."""
-        await asyncio.gather(*(self._start(lab, fleet, host, logs / f"{self._module}-{host}.log") for host in hosts))
+    async def start(self, lab: Lab, fleet: Fleet, hosts: Iterable[str], folder: Path) -> None:
+        """Start all of them, and let them know each other. `folder` is where they may write."""
+        await asyncio.gather(*(self._start(lab, fleet, host, folder / f"{self._module}-{host}") for host in hosts))
         for host, program in self.running.items():
             peers = {name: other.address for name, other in self.running.items() if name != host}
             await program.ask({"meet": peers})
@@ -88,10 +88,12 @@ class Programs:
         """End all of them."""
         await asyncio.gather(*(program.end() for program in self.running.values()))
 
-    async def _start(self, lab: Lab, fleet: Fleet, host: str, log: Path) -> None:
+    async def _start(self, lab: Lab, fleet: Fleet, host: str, folder: Path) -> None:
+        folder.mkdir()
+        told = settings(fleet, host) | {"folder": str(folder)}
         try:
             self.running[host] = await Program.start(
-                self._python, self._module, settings(fleet, host), namespace=lab.netns(host), log=log
+                self._python, self._module, told, namespace=lab.netns(host), log=folder / "log"
             )
         except ProgramFailed as failed:
             self.problems[host] = f"no node at {host}: {str(failed)[:_PROBLEM_MAX_CHARS]}"
@@ -202,7 +204,7 @@ def settings(fleet: Fleet, host: str) -> dict[str, Any]:
         "stun_servers": stun,
         "turn": turn,
         "turn_transport": "tcp" if host == "udp_blocked" else "udp",
-        "ntp": str(services.ntp[0]),
+        "ntp": (services.ntp[0].host, services.ntp[0].port),
         "services": {
             "mqtt": [str(each) for each in services.mqtt],
             "stun": [str(each) for each in services.stun],

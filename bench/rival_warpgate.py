@@ -6,8 +6,9 @@ classified before the address is taken.
 """
 
 import asyncio
+import hashlib
+import ipaddress
 import os
-import tempfile
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -15,6 +16,7 @@ from bench.host import Host, main
 from bench.link import Answers, Link
 
 _SCORE = 1.0  # servers below 0.8 are left out
+_LAB_INTERNET = ("198.18.0.0/15", "203.0.113.0/24")  # set apart for tests: Python calls them private
 
 
 class WarpgateLink(Link):
@@ -43,7 +45,7 @@ class Warpgate(Host):
 
     def __init__(self, settings: dict[str, Any]) -> None:
         super().__init__(settings)
-        os.environ["HOME"] = tempfile.mkdtemp(prefix=f"warpgate-{self.name}-")  # it keeps keys and caches there
+        os.environ["HOME"] = self.settings["folder"]  # it keeps keys and caches there
         self._life = AsyncExitStack()
         self._peers: dict[str, str] = {}
         self._gate: Any
@@ -52,8 +54,10 @@ class Warpgate(Host):
     async def open(self) -> str:
         _use_servers(self.settings)
         from warpgate import Gate  # noqa: PLC0415 - reads the servers as it is imported
+        from warpgate.node import node_start  # noqa: PLC0415
         from warpgate.node.node_defs import NODE_CONF  # noqa: PLC0415
 
+        node_start.load_machine_id = self._machine_id
         self._gate = Gate(self.name, conf={**NODE_CONF, "enable_nickname": False})
         await self._life.enter_async_context(self._gate)
         await self._gate.node.nat_classify_task
@@ -69,6 +73,10 @@ class Warpgate(Host):
             raise ConnectionError("auto_connect ended without a pipe")
         return WarpgateLink(link)
 
+    async def _machine_id(self, *_: Any) -> str:
+        """Hosts of the laboratory are on one machine, and are to pass for several."""
+        return hashlib.sha256(self.name.encode()).hexdigest()
+
     async def _listen(self) -> None:
         answers: dict[Any, Answers] = {}
 
@@ -81,20 +89,26 @@ class Warpgate(Host):
 
 
 def _use_servers(settings: dict[str, Any]) -> None:
-    """Put the laboratory's servers in the place of those that ship, in the table that every part of it reads."""
+    """Put the laboratory's servers in the place of those that ship, in the table that every part of it reads; and let
+    the laboratory's internet be one: warpgate does not start where its external address is private."""
+    constants: Any = ipaddress.IPv4Address._constants
+    constants._private_networks = [net for net in constants._private_networks if str(net) not in _LAB_INTERNET]
     from aionetiface.servers import INFRA  # noqa: PLC0415
 
     turn = settings["turn"]["udp"]
     stun = [tuple(server) for server in settings["stun_servers"]]
     alternate = [(ip, port + 1) for ip, port in stun]  # RFC 5780: coturn's second port
     nat_test = [_server(*address) for pair in zip(stun, alternate, strict=True) for address in pair]
+    first, second, third, fourth = settings["broker"][0].split(".")
+    # Fewer than two brokers it does not use at all: the same one twice, under another spelling of its address.
+    broker_again = (f"{first}.{second}.{int(third) * 256 + int(fourth)}", settings["broker"][1])
     relay = _server(turn["ip"], turn["port"]) | {"user": turn["username"], "password": turn["password"]}
     tables = {
         "STUN(see_ip)": {"UDP": [[_server(*address)] for address in stun], "TCP": [[_server(*a)] for a in stun]},
         "STUN(test_nat)": {"UDP": [nat_test], "TCP": []},
-        "MQTT": {"UDP": [[_server(*settings["broker"])]], "TCP": []},
+        "MQTT": {"UDP": [[_server(*settings["broker"])], [_server(*broker_again)]], "TCP": []},
         "TURN": {"UDP": [[relay]], "TCP": []},
-        "NTP": {"UDP": [[_server(settings["ntp"], 123)]], "TCP": []},
+        "NTP": {"UDP": [[_server(*settings["ntp"])]], "TCP": []},
     }
     for name, servers in tables.items():
         INFRA[name]["IPv4"].update(servers)

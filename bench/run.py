@@ -155,7 +155,11 @@ class Bench:
 
     async def _measure_upkeep(self, idle_ms_s: dict[str, float]) -> None:
         """Memory is read last, with what every contender has kept from its connections."""
-        crowds = {name: await self._crowd_cpu_ms(name) for name in (STAGGERED, NODE, AIOICE) if name in self._chosen}
+        crowds = {
+            name: await self._crowd_cpu_ms(name, idle_ms_s[name])
+            for name in (STAGGERED, NODE, AIOICE)  # warpgate takes seconds and 32 sockets for one
+            if name in self._contenders
+        }
         for name, contender in self._contenders.items():
             if name in (BARE_TCP, BARE_UDP) or not contender.nodes:
                 continue
@@ -168,13 +172,15 @@ class Bench:
                 )
             )
 
-    async def _crowd_cpu_ms(self, name: str) -> float | None:
+    async def _crowd_cpu_ms(self, name: str, idle_ms_s: float) -> float | None:
         """The CPU time of one connection of the first pair while `CROWD` are in flight. None where not all worked."""
         _say(f"{CROWD} at once, {name}")
         contender = self._contenders[name]
-        cpu_ms = meter.cpu_ms(contender.processes())
+        cpu_ms, began_s = meter.cpu_ms(contender.processes()), time.monotonic()
         connected = await contender.crowd(*self._pairs[0], CROWD)
-        return (meter.cpu_ms(contender.processes()) - cpu_ms) / CROWD if connected == CROWD else None
+        idle_ms = idle_ms_s * (time.monotonic() - began_s)
+        cpu_ms = meter.cpu_ms(contender.processes()) - cpu_ms - idle_ms
+        return cpu_ms / CROWD if connected == CROWD else None
 
 
 def main(
