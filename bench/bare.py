@@ -10,7 +10,7 @@ from typing import Any
 from bench.host import Host, main
 from bench.link import Answers, Link, serve
 
-_PORT = 80  # a port that a network which blocks UDP lets out, and that no contender listens on
+_PORT = 3478  # a port that a network which blocks UDP lets out, and that no contender listens on
 _READ_MAX_BYTES = 65536
 
 

@@ -57,6 +57,7 @@ class Upkeep:
     """What a contender costs while it does nothing, and when many connections are under way at once."""
 
     contender: str
+    nodes: int
     memory_mib: float  # a node
     idle_cpu_ms_s: float  # all its processes, a second
     crowd_cpu_ms: float | None  # a connection, at `CROWD` in flight

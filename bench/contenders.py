@@ -20,7 +20,8 @@ from warpfleet.net.relay import credentials
 from warpfleet.telemetry import analysis
 
 _LIMIT_S = 60.0  # for one connection, from the start to the first byte
-_PROBLEM_MAX_CHARS = 200
+_PROBLEM_MAX_CHARS = 300
+_WEB_PORT, _OTHER_WEB_PORT = 443, 80  # a node of the cluster has the first already; both are let out everywhere
 
 
 class Contender(ABC):
@@ -89,11 +90,10 @@ class Programs:
         await asyncio.gather(*(program.end() for program in self.running.values()))
 
     async def _start(self, lab: Lab, fleet: Fleet, host: str, folder: Path) -> None:
-        folder.mkdir()
-        told = settings(fleet, host) | {"folder": str(folder)}
+        told = settings(fleet, host)
         try:
             self.running[host] = await Program.start(
-                self._python, self._module, told, namespace=lab.netns(host), log=folder / "log"
+                self._python, self._module, told, namespace=lab.netns(host), folder=folder
             )
         except ProgramFailed as failed:
             self.problems[host] = f"no node at {host}: {str(failed)[:_PROBLEM_MAX_CHARS]}"
@@ -199,6 +199,7 @@ def settings(fleet: Fleet, host: str) -> dict[str, Any]:
     stun = [(server.ip, server.port) for server in services.stun]
     return {
         "name": host,
+        "listen": [_OTHER_WEB_PORT if port == _WEB_PORT else port for port in fleet.node(host).listen],
         "broker": (broker.host, broker.port),
         "stun": stun[0],
         "stun_servers": stun,

@@ -46,7 +46,9 @@ class InlineNode(Host):
 
     async def open(self) -> str:
         services = self.settings["services"]
-        self._node = await self._life.enter_async_context(Node.open(self._identity, **services))
+        self._node = await self._life.enter_async_context(
+            Node.open(self._identity, listen=self.settings["listen"], **services)
+        )
         self._serving.add(asyncio.create_task(self._accept()))
         return self._identity.public.key.hex()
 

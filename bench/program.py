@@ -30,11 +30,22 @@ class Program:
         self.address: object = None
 
     @classmethod
-    async def start(cls, python: Path, module: str, settings: dict[str, Any], *, namespace: str, log: Path) -> Self:
-        """Start it and return once it is ready. ProgramFailed."""
+    async def start(cls, python: Path, module: str, settings: dict[str, Any], *, namespace: str, folder: Path) -> Self:
+        """Start it and return once it is ready. `folder` is made for it. ProgramFailed."""
+        folder.mkdir()  # noqa: ASYNC240 - a local folder
+        log = folder / "log"
         with log.open("wb") as errors:
             process = await asyncio.create_subprocess_exec(
-                *("ip", "netns", "exec", namespace, str(python), "-m", module, json.dumps(settings)),
+                *(
+                    "ip",
+                    "netns",
+                    "exec",
+                    namespace,
+                    str(python),
+                    "-m",
+                    module,
+                    json.dumps(settings | {"folder": str(folder)}),
+                ),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=errors,

@@ -91,7 +91,7 @@ class Warpgate(Host):
 def _use_servers(settings: dict[str, Any]) -> None:
     """Put the laboratory's servers in the place of those that ship, in the table that every part of it reads; and let
     the laboratory's internet be one: warpgate does not start where its external address is private."""
-    constants: Any = ipaddress.IPv4Address._constants
+    constants: Any = vars(ipaddress)["_IPv4Constants"]
     constants._private_networks = [net for net in constants._private_networks if str(net) not in _LAB_INTERNET]
     from aionetiface.servers import INFRA  # noqa: PLC0415
 

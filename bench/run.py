@@ -139,7 +139,8 @@ class Bench:
             sockets=await contender.sockets(initiator, responder) - sockets,
             cpu_ms=max(cpu_ms - idle_ms_s * took_s, 0.0),
         )
-        _say(f"{initiator} -> {responder}, {name}: {table.number(ended.first_byte_ms, 0)} ms {ended.how}{ended.error}")
+        what = f"{ended.how} in {ended.first_byte_ms:,.0f} ms" if ended.first_byte_ms else ended.error
+        _say(f"{initiator} -> {responder}, {name}: {what}" + f" (took {took_s:.0f} s)" * (took_s >= 1))
         return found
 
     async def _measure_pipes(self) -> None:
@@ -166,6 +167,7 @@ class Bench:
             self.upkeep.append(
                 cells.Upkeep(
                     contender=name,
+                    nodes=contender.nodes,
                     memory_mib=meter.memory_mib(contender.processes()) / contender.nodes,
                     idle_cpu_ms_s=idle_ms_s[name],
                     crowd_cpu_ms=crowds.get(name),

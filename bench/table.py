@@ -1,15 +1,15 @@
 """What a run found, as tables with ratios. Pure: rows of values first, then their text."""
 
 import statistics
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
 from bench.cells import AIOICE, BARE_TCP, PipeSpeed, Try, Upkeep
-
-_PROBLEM_MAX_CHARS = 60
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +23,7 @@ class Row:
     tries: int
     connected: int
     relayed: int
-    how: str  # most frequent; without a connection, why there was none
+    how: str  # what made the link, most frequently
     first_byte_ms: float | None
     to_bare: float | None
     to_aioice: float | None
@@ -48,6 +48,12 @@ def rows(tries: Sequence[Try]) -> list[Row]:
     return found
 
 
+def problems(tries: Sequence[Try]) -> list[str]:
+    """What did not work and why, a line for each pair, contender and reason."""
+    failed = Counter((f"{t.initiator} -> {t.responder}, {t.contender}", t.ended.error) for t in tries if t.ended.error)
+    return [f"{where}: {count} x {why}" for (where, why), count in failed.items()]
+
+
 def median_of(tries: Iterable[Try], value: Callable[[Try], float | None]) -> float | None:
     """The median over the tries that led to a first byte; None where none has a value."""
     values = [found for t in tries if t.ended.first_byte_ms is not None and (found := value(t)) is not None]
@@ -64,6 +70,9 @@ def show(
 ) -> None:
     """Print everything."""
     console.print(_first_bytes(rows(tries)))
+    console.print("* = relayed. bare tcp is two round trips: as many as a signalled connection needs by physics.")
+    for problem in problems(tries):
+        console.print(problem, highlight=False)
     console.print(_pipes(pipes))
     console.print(_upkeep(upkeep, crowd))
 
@@ -79,7 +88,7 @@ def _row(
         tries=len(tries),
         connected=len(connected),
         relayed=sum(ended.relayed for ended in connected),
-        how=statistics.mode([ended.how for ended in connected] or [t.ended.error for t in tries]),
+        how=statistics.mode([ended.how for ended in connected] or [""]),
         first_byte_ms=first_byte_ms,
         to_bare=ratio(first_byte_ms, bare_ms),
         to_aioice=ratio(first_byte_ms, aioice_ms),
@@ -90,35 +99,37 @@ def _row(
 
 
 def _first_bytes(found: Sequence[Row]) -> Table:
-    table = Table(title="time to the first byte echoed back, and what it cost on both hosts together (medians)")
-    for heading in ("pair", "contender", "how"):
-        table.add_column(heading, overflow="fold")
-    for heading in ("ok", "relayed", "ms", "x bare", "x aioice", "packets", "sockets", "CPU ms"):
-        table.add_column(heading, justify="right")
-    previous = None
-    for row in found:
-        pair = f"{row.initiator} -> {row.responder}"
-        if previous not in (None, pair):
-            table.add_section()
-        table.add_row(
-            "" if pair == previous else pair,
-            row.contender,
-            row.how[:_PROBLEM_MAX_CHARS],
-            f"{row.connected}/{row.tries}",
-            str(row.relayed or ""),
-            number(row.first_byte_ms, 0),
-            number(row.to_bare, 2),
-            number(row.to_aioice, 2),
-            number(row.packets, 0),
-            number(row.sockets, 0),
-            number(row.cpu_ms, 1),
-        )
-        previous = pair
+    table = Table(title="time to the first byte echoed back, and what both hosts spent on it (medians)", box=SIMPLE)
+    table.add_column("pair, contender", no_wrap=True)
+    table.add_column("by", no_wrap=True)
+    for heading in ("ok", "ms", "x bare", "x aioice", "packets", "sockets", "CPU ms"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    pairs = dict.fromkeys((row.initiator, row.responder) for row in found)
+    for initiator, responder in pairs:
+        table.add_section()
+        table.add_row(f"{initiator} -> {responder}")
+        for row in found:
+            if (row.initiator, row.responder) == (initiator, responder):
+                table.add_row(*_cells(row))
     return table
 
 
+def _cells(row: Row) -> tuple[str, ...]:
+    return (
+        f"  {row.contender}",
+        row.how + "*" * (row.relayed > 0),
+        f"{row.connected}/{row.tries}",
+        number(row.first_byte_ms, 0),
+        number(row.to_bare, 2),
+        number(row.to_aioice, 2),
+        number(row.packets, 0),
+        number(row.sockets, 0),
+        number(row.cpu_ms, 1),
+    )
+
+
 def _pipes(pipes: Sequence[PipeSpeed]) -> Table:
-    table = Table(title="a pipe between two hosts without delay, against the bare socket on the same path")
+    table = Table(title="a pipe between two hosts without delay, against the bare socket on the same path", box=SIMPLE)
     for heading in ("transport", "contender"):
         table.add_column(heading)
     for heading in ("round trip ms", "x bare", "MB/s", "x bare"):
@@ -134,20 +145,21 @@ def _pipes(pipes: Sequence[PipeSpeed]) -> Table:
             number(ratio(pipe.round_trip_ms, base.round_trip_ms), 2),
             number(pipe.throughput_mb_s, 1),
             number(ratio(pipe.throughput_mb_s, base.throughput_mb_s), 2),
-            pipe.error[:_PROBLEM_MAX_CHARS],
+            pipe.error,
         )
     return table
 
 
 def _upkeep(upkeep: Sequence[Upkeep], crowd: int) -> Table:
-    table = Table(title=f"memory, CPU at rest, and CPU of a connection with {crowd} in flight")
+    table = Table(title=f"memory, CPU at rest, and CPU of a connection with {crowd} in flight", box=SIMPLE)
     table.add_column("contender")
-    for heading in ("MiB a node", "idle CPU ms/s", "CPU ms a connection", "x aioice"):
+    for heading in ("nodes", "MiB a node", "idle CPU ms/s", "CPU ms a connection", "x aioice"):
         table.add_column(heading, justify="right")
     aioice_ms = next((one.crowd_cpu_ms for one in upkeep if one.contender == AIOICE), None)
     for one in upkeep:
         table.add_row(
             one.contender,
+            str(one.nodes),
             number(one.memory_mib, 1),
             number(one.idle_cpu_ms_s, 1),
             number(one.crowd_cpu_ms, 1),
