@@ -16,6 +16,9 @@ from bench.host import Host, main
 from bench.link import Answers, Link
 
 _SCORE = 1.0  # servers below 0.8 are left out
+_NAT_TESTS = (
+    5  # servers that it asks about its NAT: it wants a quorum, which the laboratory's pair gives it by repeating
+)
 _LAB_INTERNET = ("198.18.0.0/15", "203.0.113.0/24")  # set apart for tests: Python calls them private
 
 
@@ -58,7 +61,9 @@ class Warpgate(Host):
         from warpgate.node.node_defs import NODE_CONF  # noqa: PLC0415
 
         node_start.load_machine_id = self._machine_id
-        self._gate = Gate(self.name, conf={**NODE_CONF, "enable_nickname": False})
+        asks_time = self.settings["turn_transport"] == "udp"  # where UDP is blocked it does not start without NTP
+        changes = {"enable_nickname": False, "init_clock_skew": asks_time}
+        self._gate = Gate(self.name, conf=NODE_CONF | changes)
         await self._life.enter_async_context(self._gate)
         await self._gate.node.nat_classify_task
         self._listening = asyncio.create_task(self._listen())
@@ -105,7 +110,7 @@ def _use_servers(settings: dict[str, Any]) -> None:
     relay = _server(turn["ip"], turn["port"]) | {"user": turn["username"], "password": turn["password"]}
     tables = {
         "STUN(see_ip)": {"UDP": [[_server(*address)] for address in stun], "TCP": [[_server(*a)] for a in stun]},
-        "STUN(test_nat)": {"UDP": [nat_test], "TCP": []},
+        "STUN(test_nat)": {"UDP": [nat_test] * _NAT_TESTS, "TCP": []},
         "MQTT": {"UDP": [[_server(*settings["broker"])], [_server(*broker_again)]], "TCP": []},
         "TURN": {"UDP": [[relay]], "TCP": []},
         "NTP": {"UDP": [[_server(*settings["ntp"])]], "TCP": []},

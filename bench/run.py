@@ -39,7 +39,7 @@ NEAR = ("near_one", "near_two")
 TARGET = "open"
 _IDLE_S = 3.0  # over which CPU at rest is measured
 _SETTLE_S = 0.3  # four round trips: what the last contender still sends is not counted for the next
-_TOPOLOGY = Path(__file__).with_name("lab.yaml")
+TOPOLOGY = Path(__file__).with_name("lab.yaml")
 _LABORATORY = "warpfleet-bench"
 _MODULES = {NODE: "bench.inline_node", AIOICE: "bench.rival_aioice", WARPGATE: "bench.rival_warpgate"}
 _PIPES = (("tcp", "direct_connect"), ("udp", "udp_punch"))  # how a node gets a pipe over each transport
@@ -198,7 +198,7 @@ def main(
         if name not in CONTENDERS:
             raise InputError(f"--only: there is no contender {name!r}; there are {', '.join(CONTENDERS[2:])}")
     rootless.ensure_privilege()
-    topology = find_topology(str(_TOPOLOGY))
+    topology = find_topology(str(TOPOLOGY))
     names = [host.name for host in topology.hosts if host.name not in (*NEAR, TARGET)]
     some = choose_pairs(names, pairs, random.Random(0)) if pairs else list(cells.PAIRS)
     with (
