@@ -39,7 +39,7 @@ class _Session(Link):
             turn_transport=services["turn_transport"],
             use_ipv6=False,  # the laboratory's hosts have none
         )
-        self._relay_ip = turn["ip"]
+        self._relay_ips = {turn["ip"], *(ip for ip, _ in services["stun_servers"])}  # it relays from either address
         self.details: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
 
     async def connect(self) -> None:
@@ -55,7 +55,7 @@ class _Session(Link):
         await self._connection.connect()
         pair = self._connection._nominated[1]  # aioice shows the chosen pair nowhere else
         self.how = f"{pair.local_candidate.type} {pair.remote_candidate.type}"
-        self.relayed = self._relay_ip in (pair.local_candidate.host, pair.remote_candidate.host)
+        self.relayed = not self._relay_ips.isdisjoint((pair.local_candidate.host, pair.remote_candidate.host))
 
     async def say(self, kind: str, **content: Any) -> None:
         await self._host.publish(self._peer, {"kind": kind, "id": self._id, "from": self._host.name, **content})

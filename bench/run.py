@@ -29,7 +29,7 @@ from warpfleet.cluster.control import OpenRequest
 from warpfleet.cluster.session import own_cluster
 from warpfleet.configs.topology import find_topology
 from warpfleet.core.combo import Policy
-from warpfleet.core.errors import InputError, MissingError
+from warpfleet.core.errors import MissingError, WarpfleetError
 from warpfleet.core.pairs import choose_pairs
 from warpfleet.lab import rootless
 from warpfleet.lab.laboratory import Lab, laboratory
@@ -196,7 +196,7 @@ def main(
     chosen = only.split(",") if only else list(CONTENDERS)
     for name in chosen:
         if name not in CONTENDERS:
-            raise InputError(f"--only: there is no contender {name!r}; there are {', '.join(CONTENDERS[2:])}")
+            raise typer.BadParameter(f"no contender {name!r}: some of {', '.join(CONTENDERS[2:])}", param_hint="--only")
     rootless.ensure_privilege()
     topology = find_topology(str(TOPOLOGY))
     names = [host.name for host in topology.hosts if host.name not in (*NEAR, TARGET)]
@@ -212,4 +212,7 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    try:
+        typer.run(main)
+    except WarpfleetError as error:
+        sys.exit(f"bench: {error}")

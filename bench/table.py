@@ -4,12 +4,15 @@ import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
 from bench.cells import AIOICE, BARE_TCP, PipeSpeed, Try, Upkeep
+
+_PLAIN: Any = {"box": SIMPLE, "padding": (0, 1), "collapse_padding": True, "pad_edge": False}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +102,7 @@ def _row(
 
 
 def _first_bytes(found: Sequence[Row]) -> Table:
-    table = Table(title="time to the first byte echoed back, and what both hosts spent on it (medians)", box=SIMPLE)
+    table = Table(title="time to the first byte echoed back, and what both hosts spent on it (medians)", **_PLAIN)
     table.add_column("pair, contender", no_wrap=True)
     table.add_column("by", no_wrap=True)
     for heading in ("ok", "ms", "x bare", "x aioice", "packets", "sockets", "CPU ms"):
@@ -129,7 +132,7 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 
 def _pipes(pipes: Sequence[PipeSpeed]) -> Table:
-    table = Table(title="a pipe between two hosts without delay, against the bare socket on the same path", box=SIMPLE)
+    table = Table(title="a pipe between two hosts without delay, against the bare socket on the same path", **_PLAIN)
     for heading in ("transport", "contender"):
         table.add_column(heading)
     for heading in ("round trip ms", "x bare", "MB/s", "x bare"):
@@ -151,7 +154,7 @@ def _pipes(pipes: Sequence[PipeSpeed]) -> Table:
 
 
 def _upkeep(upkeep: Sequence[Upkeep], crowd: int) -> Table:
-    table = Table(title=f"memory, CPU at rest, and CPU of a connection with {crowd} in flight", box=SIMPLE)
+    table = Table(title=f"memory, CPU at rest, and CPU of a connection with {crowd} in flight", **_PLAIN)
     table.add_column("contender")
     for heading in ("nodes", "MiB a node", "idle CPU ms/s", "CPU ms a connection", "x aioice"):
         table.add_column(heading, justify="right")

@@ -1,12 +1,13 @@
 """Medians, ratios and what is said of failures."""
 
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
 from bench import table
-from bench.cells import AIOICE, BARE_TCP, NODE, WARPGATE, Ended, PipeSpeed, Try, Upkeep
+from bench.cells import AIOICE, BARE_TCP, NODE, STAGGERED, WARPGATE, Ended, PipeSpeed, Try, Upkeep
 
 
 def tried(contender: str, first_byte_ms: float | None, *, packets: int = 4, error: str = "", **ended: bool) -> Try:
@@ -61,6 +62,17 @@ def test_failures_are_told_with_their_reasons() -> None:
         "alice -> bob, warpgate: 2 x no pipe",
         "alice -> bob, aioice: 1 x ICE negotiation failed",
     ]
+
+
+def test_the_longest_names_fit_in_a_file() -> None:
+    long = [replace(tried(STAGGERED, 12_345.0, packets=12_345), cpu_ms=1_234.5)]
+    long = [replace(one, initiator="symmetric_sequential", responder="public_firewalled") for one in long]
+    long = [replace(one, ended=replace(one.ended, how="reverse_connect", relayed=True)) for one in long]
+    out = io.StringIO()
+    table.show(long, [], [], Console(file=out, width=120), crowd=32)
+    lines = [line.split() for line in out.getvalue().splitlines()]
+    assert ["symmetric_sequential", "->", "public_firewalled"] in lines
+    assert ["staggered", "reverse_connect*", "1/1", "12,345", "-", "-", "12,345", "2", "1,234.5"] in lines
 
 
 def test_everything_is_printed() -> None:
