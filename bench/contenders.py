@@ -65,9 +65,10 @@ class Programs:
     async def start(self, lab: Lab, fleet: Fleet, hosts: Iterable[str], folder: Path) -> None:
         """Start all of them, and let them know each other. `folder` is where they may write."""
         await asyncio.gather(*(self._start(lab, fleet, host, folder / f"{self._module}-{host}") for host in hosts))
-        for host, program in self.running.items():
+        for host in self.running:
             peers = {name: other.address for name, other in self.running.items() if name != host}
-            await program.ask({"meet": peers})
+            if problem := (await self.ask(host, {"meet": peers})).get("error"):
+                self.problems[host] = f"no node at {host}: {problem}"
 
     async def ask(self, host: str, request: dict[str, Any]) -> dict[str, Any]:
         """The answer of the program at a host; its `error` where there is none."""

@@ -78,6 +78,8 @@ class Program:
     async def ask(self, request: dict[str, Any]) -> dict[str, Any]:
         """The answer to a request of `bench.host`. ProgramFailed."""
         assert self._process.stdin is not None
+        if self._reading is None or self._reading.done():
+            raise self.failed("has ended")
         number = next(self._ids)
         answer = self._asked[number] = asyncio.get_running_loop().create_future()
         try:
