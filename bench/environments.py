@@ -7,7 +7,7 @@ from pathlib import Path
 
 from warpfleet.core.errors import MissingError
 
-_HOME = Path(__file__).parent.parent / ".venv-bench"
+HOME = Path(__file__).parent.parent / ".venv-bench"
 _INSTALL_S = 300.0  # one of warpgate's dependencies is compiled
 PINS = {
     "aioice": ("aioice==0.10.2", "aiomqtt==2.5.1"),
@@ -18,7 +18,7 @@ PINS = {
 def python_of(rival: str) -> Path:
     """The interpreter of a rival's environment, which is made where it is not there. MissingError says why it cannot
     be."""
-    folder = _HOME / rival
+    folder = HOME / rival
     python, stamp, pins = folder / "bin/python", folder / "pins", "\n".join(PINS[rival])
     if stamp.exists() and stamp.read_text() == pins:
         return python
@@ -33,7 +33,6 @@ def _run(command: list[str]) -> None:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_INSTALL_S, check=False)
     except subprocess.TimeoutExpired:
-        raise MissingError(f"'{' '.join(command[-3:])}' does not end") from None
+        raise MissingError(f"'{' '.join(command)}' does not end") from None
     if done.returncode:
-        complaint = (done.stderr.strip() or f"exit status {done.returncode}").splitlines()[-1]
-        raise MissingError(f"'{' '.join(command[-3:])}' failed: {complaint}")
+        raise MissingError((done.stderr.strip() or f"exit status {done.returncode}").splitlines()[-1])
