@@ -43,9 +43,9 @@ matrix: setup ## the whole NAT x NAT table on the kernel, on a good day and a ba
 	@echo "matrix: every row of tests/nat_table.py, $(REPEAT) times, over real NATs; telemetry goes to $(OUT)"
 	@$(BIN)/python tests/nat_matrix.py --repeat $(REPEAT) --out $(OUT)
 
-bench: setup ## speeds, as ratios to the physical minimum; run on an idle machine
-	@echo "bench: connect time of two open hosts against their path's round trip"
-	@$(BIN)/python bench/two_open_hosts.py
+bench: setup ## warpfleet and its rivals side by side, as ratios; run on an idle machine
+	@echo "bench: warpfleet, aioice, warpgate and bare sockets in one laboratory; installs the rivals into .venv-bench"
+	@$(BIN)/python -m bench.run
 
 docs: setup ## the command line's reference, from the code
 	@mkdir -p docs
@@ -57,5 +57,5 @@ lock: ## resolve pyproject.toml into requirements.lock again (versions and hashe
 
 clean: ## take down laboratories and remove what the targets made
 	@if [ -x $(BIN)/warpfleet ]; then $(BIN)/warpfleet lab down --all; fi
-	@rm -rf .venv out .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	@rm -rf .venv .venv-bench out .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	@find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""Warpfleet and its rivals side by side in one laboratory: `make bench`."""
