@@ -11,7 +11,7 @@ from warpfleet.core.combo import Combo, RouteType, Side
 from warpfleet.core.endpoint import Endpoint, Interface
 from warpfleet.core.identity import Identity, PublicIdentity
 from warpfleet.core.peer import PeerView
-from warpfleet.core.targets import USUAL_ALLOWANCE, Allowance, loopback_alias
+from warpfleet.core.targets import USUAL_ALLOWANCE, Allowance, Budget, loopback_alias
 from warpfleet.net.handshake import Handshake
 from warpfleet.plugins.contract import AttemptContext, AttemptMessage, InboundStream
 from warpfleet.plugins.guard import GuardedNetwork
@@ -151,7 +151,7 @@ def contexts(
 
     def context(me: FakeNode, peer: FakeNode, side: Side) -> AttemptContext:
         alias = loopback_alias(peer.identity.public.key)
-        guarded = GuardedNetwork(me.network, routes or (combo.route,), alias, allowance)
+        guarded = GuardedNetwork(me.network, routes or (combo.route,), alias, Budget(allowance))
         return AttemptContext(
             attempt_id=ATTEMPT_ID,
             connection_id=CONNECTION_ID,

@@ -13,6 +13,7 @@ from warpfleet.actors.values import OutgoingSignal, Report, Stage
 from warpfleet.core.combo import AttemptOutcome, Combo, Reason, RouteType, Side, Transport
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.core.pairing import Requirement
+from warpfleet.core.targets import USUAL_ALLOWANCE, Budget
 from warpfleet.net.handshake import ProofFailed
 from warpfleet.net.interfaces import ConnectionLost, ConnectRefused, Pipe, RelayRefused, Unreachable
 from warpfleet.net.pipe import StreamPipe
@@ -65,6 +66,7 @@ class Bench:
             node(ALICE, self.internet, "203.0.113.1"),  # type: ignore[arg-type]
             BOB.public,
             (RouteType.EXT,),
+            Budget(USUAL_ALLOWANCE),
             report=self.reports.append,
             post=self.posted.append,
             on_pipe=self._on_pipe,

@@ -454,15 +454,14 @@ async def test_the_observatory_is_asked_about_what_the_plan_may_use() -> None:
 
 @virtual_time
 async def test_what_never_worked_is_left_out_and_the_row_says_why() -> None:
-    world = World(udp_punch="wins", turn="wins", observatory=Observatory({PUNCHED: NEVER}))
+    dials = {inbound("198.51.100.2", "direct_connect"): NEVER}
+    world = World(udp_punch="wins", direct_connect="wins", observatory=Observatory(dials))
     await world.begin()
-    assert (await world.row()).plugin == RELAY
-    assert world.hosts[PUNCH].commands == []
+    assert (await world.row()).plugin == PUNCH
+    assert world.hosts["direct_connect"].commands == []
     (left_out,) = [r for r in world.telemetry.attempt_rows if r.reason is Reason.EXPERIENCE_RULES_OUT]
-    assert (left_out.plugin, left_out.outcome) == (PUNCH, O.SKIPPED)
-    assert left_out.advice == (
-        "0 of 9 tries of udp_punch got through between port_restricted and port_restricted in the last 24 h"
-    )
+    assert (left_out.plugin, left_out.outcome) == ("direct_connect", O.SKIPPED)
+    assert left_out.advice == "0 of 9 tries reached TCP listeners behind 198.51.100.2 in the last 24 h"
 
 
 @virtual_time

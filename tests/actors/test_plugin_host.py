@@ -28,6 +28,7 @@ from warpfleet.core.endpoint import Endpoint
 from warpfleet.core.identity import Identity
 from warpfleet.core.pairing import Requirement
 from warpfleet.core.peer import PeerView
+from warpfleet.core.targets import Budget
 from warpfleet.net import descriptors
 from warpfleet.net.handshake import Frame, FrameType
 from warpfleet.net.interfaces import Pipe
@@ -253,7 +254,7 @@ async def test_attempts_of_one_host_share_its_room_for_sockets() -> None:
 
     async def body(context: AttemptContext) -> None:
         nonlocal taken
-        async with context.room.take(MAX_SOCKETS // 2):
+        async with context.room.take(MAX_SOCKETS // 2, context.attempt_id):
             taken += 1
             await asyncio.Event().wait()
 
@@ -269,6 +270,26 @@ async def test_attempts_of_one_host_share_its_room_for_sockets() -> None:
     assert bench.ends() == [("alice", AttemptOutcome.TIMEOUT, Reason.NO_ANSWER)]
     assert taken == at_once + 1
     await host.close()
+
+
+@virtual_time
+async def test_attempts_with_one_peer_share_a_budget_also_one_after_the_other() -> None:
+    budgets: list[tuple[str, Budget]] = []
+
+    async def body(context: AttemptContext) -> None:
+        budgets.append((context.node.name, context.network._budget))  # type: ignore[attr-defined]
+
+    Fake.body = body  # type: ignore[assignment]
+    bench = Bench()
+    host = await bench.open()
+    for number in range(3):
+        order = replace(ORDER, attempt_id=f"{number:032x}")
+        await host.command([order if number < 2 else replace(order, node="bob", peer="alice")])
+        await asyncio.sleep(0.1)
+    await host.close()
+    [(_, first), (_, second), (other, third)] = budgets
+    assert first is second
+    assert (other, third is first) == ("bob", False)
 
 
 @virtual_time

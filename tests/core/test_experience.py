@@ -171,10 +171,3 @@ def test_an_exit_is_hopeless_after_eight_tries_of_any_plugin(
         if tries
     }
     assert Experience("r", tracks).hopeless(SUBJECT) is hopeless
-
-
-def test_techniques_that_punch_are_judged_each_by_itself() -> None:
-    punch, other = (Between("r", plugin, 4, CONE.signature, CONE.signature) for plugin in ("punch", "other"))
-    known = Experience("r", {punch: Track(tries=8, wins=0, last_at=NOW)})
-    assert known.hopeless(punch)
-    assert not known.hopeless(other)

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from warpfleet.core.combo import RouteType
-from warpfleet.core.targets import Budget, permitted
+from warpfleet.core.targets import Allowance, Budget, permitted
 
 NIC, EXT, LOOPBACK = RouteType.NIC, RouteType.EXT, RouteType.LOOPBACK
 
@@ -45,7 +45,7 @@ def test_the_route_type_decides_which_addresses_are_targets(ip: str, routes: set
 
 
 def test_a_burst_then_the_rate() -> None:
-    budget = Budget(rate_per_s=10, burst=3)
+    budget = Budget(Allowance(packets_per_s=10, packets_burst=3))
     assert [budget.spend(5.0) for _ in range(4)] == [True, True, True, False]
     assert [budget.spend(5.05), budget.spend(5.125), budget.spend(5.125)] == [False, True, False]
     assert [budget.spend(100.0) for _ in range(4)] == [True, True, True, False]
@@ -53,7 +53,7 @@ def test_a_burst_then_the_rate() -> None:
 
 @given(st.floats(0.5, 500), st.integers(1, 50), st.lists(st.floats(0, 2) | st.just(0.0), min_size=1, max_size=200))
 def test_no_window_of_time_sees_more_than_burst_and_rate_allow(rate: float, burst: int, gaps: list[float]) -> None:
-    budget, now_s = Budget(rate, burst), 0.0
+    budget, now_s = Budget(Allowance(rate, burst)), 0.0
     spent: list[float] = []
     for gap in gaps:
         now_s += gap
@@ -66,5 +66,5 @@ def test_no_window_of_time_sees_more_than_burst_and_rate_allow(rate: float, burs
 
 @given(st.floats(1, 500), st.integers(1, 50), st.integers(1, 100))
 def test_who_keeps_to_the_rate_is_never_refused(rate: float, burst: int, packets: int) -> None:
-    budget = Budget(rate, burst)
+    budget = Budget(Allowance(rate, burst))
     assert all(budget.spend(number * 1.001 / rate) for number in range(packets))

@@ -10,7 +10,7 @@ from fake_network import FakeNetwork, FakeStream, Internet
 from virtual_time import virtual_time
 from warpfleet.core.combo import Reason, RouteType
 from warpfleet.core.endpoint import Endpoint
-from warpfleet.core.targets import Allowance
+from warpfleet.core.targets import USUAL_ALLOWANCE, Allowance, Budget
 from warpfleet.net.interfaces import ConnectRefused
 from warpfleet.plugins.contract import AttemptFailed
 from warpfleet.plugins.guard import GuardedNetwork
@@ -19,9 +19,9 @@ PEER = Endpoint("203.0.113.2", 2000)
 ALIAS = "127.1.2.3"
 
 
-def guard(*routes: RouteType) -> tuple[GuardedNetwork, FakeNetwork]:
+def guard(*routes: RouteType, budget: Budget | None = None) -> tuple[GuardedNetwork, FakeNetwork]:
     network = FakeNetwork(Internet(), "203.0.113.1")
-    return GuardedNetwork(network, routes or (RouteType.EXT,), ALIAS), network
+    return GuardedNetwork(network, routes or (RouteType.EXT,), ALIAS, budget or Budget(USUAL_ALLOWANCE)), network
 
 
 @virtual_time
@@ -86,20 +86,22 @@ def send_until_refused(send: Callable[[bytes, Endpoint], None], *targets: Endpoi
 
 
 @virtual_time
-async def test_the_budget_is_one_for_all_sockets_and_ports_and_fills_up_again() -> None:
-    guarded, _ = guard()
-    one, two = await guarded.open_udp(4), await guarded.open_udp(4)
-    assert send_until_refused(one.send_to, PEER, PEER._replace(port=1)) == 400
+async def test_the_budget_is_one_for_all_attempts_with_a_peer_and_fills_up_again() -> None:
+    budget = Budget(USUAL_ALLOWANCE)
+    (guarded, _), (other, _) = guard(budget=budget), guard(budget=budget)
+    one, two, third = await guarded.open_udp(4), await guarded.open_udp(4), await other.open_udp(4)
+    assert send_until_refused(one.send_to, PEER, PEER._replace(port=1), PEER._replace(ip="203.0.113.3")) == 400
     assert send_until_refused(two.send_to, PEER) == 0
-    assert send_until_refused(two.send_to, PEER._replace(ip="203.0.113.3")) == 400, "each address has its own"
+    assert send_until_refused(third.send_to, PEER) == 0
+    with pytest.raises(AttemptFailed):
+        await other.connect_tcp(PEER, timeout_s=1)
     await asyncio.sleep(1)
-    assert send_until_refused(one.send_to, PEER) == 200
+    assert send_until_refused(third.send_to, PEER) == 200
 
 
 @virtual_time
 async def test_a_plugin_may_be_allowed_other_amounts() -> None:
-    network = FakeNetwork(Internet(), "203.0.113.1")
-    guarded = GuardedNetwork(network, (RouteType.EXT,), ALIAS, Allowance(packets_per_s=50, packets_burst=3))
+    guarded, _ = guard(budget=Budget(Allowance(packets_per_s=50, packets_burst=3)))
     socket = await guarded.open_udp(4)
     assert send_until_refused(socket.send_to, PEER) == 3
     await asyncio.sleep(0.05)
@@ -110,7 +112,7 @@ async def test_a_plugin_may_be_allowed_other_amounts() -> None:
 async def test_too_many_target_addresses_are_a_scan() -> None:
     guarded, _ = guard()
     socket = await guarded.open_udp(4)
-    assert send_until_refused(socket.send_to, *(Endpoint(f"203.0.113.{n}", 1) for n in range(1, 255))) == 64
+    assert send_until_refused(socket.send_to, *(Endpoint(f"203.0.113.{n}", 1) for n in range(1, 255))) == 8
 
 
 @virtual_time

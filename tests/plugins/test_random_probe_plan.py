@@ -88,7 +88,7 @@ def test_turns_come_evenly_and_leave_time_to_hear_the_last_answer(block: PortRan
 @given(known, round_trips_s)
 def test_all_of_it_fits_into_what_an_attempt_may_send(block: PortRange | None, rtt_s: float | None) -> None:
     """The worst case: the last probe is followed by the handshake."""
-    budget = Budget(RandomProbe.allowance.packets_per_s, RandomProbe.allowance.packets_burst)
+    budget = Budget(RandomProbe.allowance)
     sent = list(times_s(block, rtt_s))
     assert all(budget.spend(at_s) for at_s in [*sent, *[sent[-1]] * 20])
 

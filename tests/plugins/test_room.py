@@ -1,6 +1,7 @@
 """Room for sockets, and who waits for it."""
 
 import asyncio
+from itertools import count
 
 import pytest
 
@@ -13,11 +14,13 @@ class Attempts:
 
     def __init__(self, room: Room) -> None:
         self.room = room
+        self.peers = count()
         self.open = self.most = 0
         self.order: list[int] = []
 
-    async def run(self, sockets: int) -> None:
-        async with self.room.take(sockets):
+    async def run(self, sockets: int, peer: str = "") -> None:
+        """One of a peer of its own, unless it is named."""
+        async with self.room.take(sockets, peer or f"peer {next(self.peers)}"):
             self.order.append(sockets)
             self.open += sockets
             self.most = max(self.most, self.open)
@@ -55,8 +58,19 @@ async def test_who_gives_up_waiting_or_fails_leaves_the_room_to_others() -> None
         async with asyncio.timeout(0.5):
             await attempts.run(1)
     with pytest.raises(RuntimeError):
-        async with attempts.room.take(10):
+        async with attempts.room.take(10, "bob"):
             raise RuntimeError
     await attempts.run(10)
     await holding
     assert attempts.order == [10, 10]
+
+
+@virtual_time
+async def test_one_peer_leaves_room_for_others() -> None:
+    attempts = Attempts(Room(10))
+    greedy = [asyncio.create_task(attempts.run(4, "mallory")) for _ in range(8)]
+    await asyncio.sleep(0.5)
+    await attempts.run(1, "bob")
+    assert now_s() == 1.5
+    await asyncio.gather(*greedy)
+    assert (attempts.most, now_s()) == (9, 4)

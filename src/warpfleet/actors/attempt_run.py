@@ -13,7 +13,7 @@ from warpfleet.actors.values import OutgoingSignal, PipeFacts, Report, Stage
 from warpfleet.core.combo import AttemptOutcome, Reason, RouteType, Side
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.core.identity import PublicIdentity
-from warpfleet.core.targets import USUAL_ALLOWANCE, Allowance, loopback_alias
+from warpfleet.core.targets import Budget, loopback_alias
 from warpfleet.net.handshake import NONCE_BYTES, ProofFailed
 from warpfleet.net.interfaces import ConnectionLost, ConnectRefused, Pipe, RelayRefused, Unreachable
 from warpfleet.net.proving import PeerClosed
@@ -55,8 +55,8 @@ _log = logging.getLogger(__name__)
 
 class AttemptRun:
     """One side of one attempt. `report` hears of each stage, `post` takes messages for the peer, and `on_pipe` gets the
-    pipe that it won; `targets` are the route types whose addresses it may send to, `allowance` is what to each; `room`
-    is what it shares with the host's other attempts."""
+    pipe that it won; `targets` are the route types whose addresses it may send to. `budget` it shares with
+    the other attempts with that peer, `room` with all of the host."""
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class AttemptRun:
         node: OpenNode,
         peer: PublicIdentity,
         targets: Sequence[RouteType],
-        allowance: Allowance = USUAL_ALLOWANCE,
+        budget: Budget,
         *,
         report: Callable[[Report], None],
         post: Callable[[OutgoingSignal], None],
@@ -72,7 +72,7 @@ class AttemptRun:
         room: Room,
         surroundings: Surroundings = MACHINE,
     ) -> None:
-        self._network = GuardedNetwork(node.network, targets, loopback_alias(peer.key), allowance)
+        self._network = GuardedNetwork(node.network, targets, loopback_alias(peer.key), budget)
         self.node = node
         self.context = AttemptContext(
             **{field.name: getattr(spec, field.name) for field in fields(spec)},

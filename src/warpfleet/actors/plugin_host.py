@@ -28,6 +28,7 @@ from warpfleet.core.combo import AttemptOutcome, Combo, Reason, Side
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.core.identity import PublicIdentity
 from warpfleet.core.peer import AddressFamily, PeerView
+from warpfleet.core.targets import Budget
 from warpfleet.net import descriptors
 from warpfleet.net.handshake import Frame, FrameType
 from warpfleet.net.interfaces import NodeNetwork, Pipe
@@ -42,6 +43,7 @@ _STREAM_TIMEOUT_S = 15.0
 _RESPONDER_ATTEMPTS_MAX = 128
 _ATTEMPTS_OF_A_PEER_MAX = 48  # so that one peer leaves room for others
 _SETTLE_S = 3.0  # a router that has answered maps within tens of milliseconds, a slow one over HTTP within seconds
+_BUDGETS_MAX = 4096  # pairs of which what they may send is remembered; those of long ago have filled up again
 _CONNECTION_ID = re.compile(r"[0-9a-f]{32}")
 
 _log = logging.getLogger(__name__)
@@ -83,6 +85,7 @@ class PluginHost:
         self._on_held_pipe = on_pipe
         self._network_of = network_of
         self._surroundings = surroundings
+        self._budgets: dict[tuple[str, bytes], Budget] = {}  # by node and peer, the one used last at the end
         self._room = Room(min(MAX_SOCKETS, descriptors.limit() // 2))  # the other half is for everything else
         self._nodes: dict[str, OpenNode] = {}
         self._runs: dict[tuple[str, str], AttemptRun] = {}  # by node and attempt id: both sides may be served here
@@ -292,7 +295,7 @@ class PluginHost:
             node,
             peer,
             strategy.reaches or (spec.combo.route,),
-            strategy.allowance,
+            self._budget(node.name, peer),
             report=self._reports.put,
             post=self._signals.put,
             on_pipe=self._use_pipe,
@@ -311,6 +314,15 @@ class PluginHost:
 
         task.add_done_callback(forget)
         return run
+
+    def _budget(self, node: str, peer: PublicIdentity) -> Budget:
+        """What a node's attempts with a peer may still send, so that no peer has us flood others by many attempts."""
+        key = node, peer.key
+        budget = self._budgets.pop(key, None) or Budget(self.registration.strategy.allowance)
+        self._budgets[key] = budget
+        while len(self._budgets) > _BUDGETS_MAX:
+            del self._budgets[next(iter(self._budgets))]
+        return budget
 
     async def _use_pipe(self, run: AttemptRun, pipe: Pipe) -> None:
         hold = self._uses.get((run.node.name, run.context.attempt_id)) is Use.HOLD

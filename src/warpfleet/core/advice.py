@@ -29,19 +29,20 @@ class Advisor:
     theirs: PeerView
 
     def against(self, requirement: Requirement, combo: Combo) -> str | None:
-        """Why a combo is not worth an attempt. None where it is; a relay, the last resort, always is."""
+        """Why a combo is not worth an attempt. None where it is: what theory thinks likely is tried, whatever became of
+        it elsewhere or with others."""
         subject = self._subject(requirement, combo)
-        if subject is None or requirement is Requirement.RELAY or not self.experience.hopeless(subject):
+        unlikely = is_long_shot(requirement, combo, self.mine, self.theirs)
+        if not unlikely or not isinstance(subject, Inbound) or not self.experience.hopeless(subject):
             return None
-        tries = f"0 of {self.experience.tries(subject)} tries"
-        if isinstance(subject, Inbound):
-            return f"{tries} reached TCP listeners behind {subject.exit.address} in the last 24 h"
-        return f"{tries} of {subject.plugin} got through {self._where(subject)} in the last 24 h"
+        tries = self.experience.tries(subject)
+        return f"0 of {tries} tries reached TCP listeners behind {subject.exit.address} in the last 24 h"
 
     def is_long_shot(self, requirement: Requirement, combo: Combo) -> bool:
         """Whether a combo is unlikely by theory, and has not worked before."""
-        unlikely = is_long_shot(requirement, combo, self.mine, self.theirs)
-        return unlikely and not self.experience.wins(self._subject(requirement, combo))
+        subject = self._subject(requirement, combo)
+        worked = isinstance(subject, Inbound) and self.experience.wins(subject) > 0
+        return is_long_shot(requirement, combo, self.mine, self.theirs) and not worked
 
     def rtt_ms(self, combo: Combo) -> float | None:
         """The round trip of the pipes that this combo made before between the two exits."""

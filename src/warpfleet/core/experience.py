@@ -177,23 +177,20 @@ class Experience:
     realm: str = "internet"
     tracks: Mapping[Subject, Track] = field(default_factory=dict)
 
-    def tries(self, subject: Subject | None) -> int:
-        """How often it was tried. Of an exit, all plugins' tries count: TCP comes in by either or by none."""
+    def tries(self, subject: Inbound) -> int:
+        """How often an exit was tried, by whichever plugin: TCP comes in by either or by none."""
         return sum(found.tries for found in self._about(subject))
 
-    def wins(self, subject: Subject | None) -> int:
+    def wins(self, subject: Inbound) -> int:
         """How often that worked."""
         return sum(found.wins for found in self._about(subject))
 
-    def hopeless(self, subject: Subject | None) -> bool:
+    def hopeless(self, subject: Inbound) -> bool:
         """Whether it was tried often enough, and never worked."""
         return self.tries(subject) >= _HOPELESS_TRIES and not self.wins(subject)
 
-    def _about(self, subject: Subject | None) -> list[Track]:
-        if isinstance(subject, Inbound):
-            return [t for s, t in self.tracks.items() if isinstance(s, Inbound) and s.exit == subject.exit]
-        found = self.tracks.get(subject) if subject else None
-        return [found] if found else []
+    def _about(self, subject: Inbound) -> list[Track]:
+        return [t for s, t in self.tracks.items() if isinstance(s, Inbound) and s.exit == subject.exit]
 
 
 NO_EXPERIENCE = Experience()

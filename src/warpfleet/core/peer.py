@@ -31,7 +31,7 @@ class PeerView:
 
     def with_mapped(self, claimed: Iterable[Endpoint]) -> "PeerView":
         """The same with these mappings, as far as they lead to the node itself: at its external IPv4 address, or at an
-        IPv6 one that it has. What a node says of itself must not make others dial a third party."""
+        IPv6 one that it has, by its own word: no gateway of theirs adds to where a record leads."""
         own = {interface.ip for interface in self.addresses(6)} | set(self.external.values())
         return replace(self, mapped=tuple(endpoint for endpoint in claimed if endpoint.ip in own))
 

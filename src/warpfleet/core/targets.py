@@ -41,23 +41,27 @@ def may_be_peer(ip: str, route: RouteType, interfaces: Iterable[Interface], alia
 
 @dataclass(frozen=True, slots=True)
 class Allowance:
-    """What one attempt may send to one address: so many packets at once, and a second in the long run."""
+    """What all attempts of one plugin between a node and a peer may send together, to whichever addresses: so many
+    packets at once, and a second in the long run. A TCP connect is a packet."""
 
     packets_per_s: float
     packets_burst: int
 
 
 USUAL_ALLOWANCE = Allowance(packets_per_s=200, packets_burst=400)
-"""A punch sends a few packets a second, an echo some more."""
+"""A punch sends a few packets a second, and dozens may be under way."""
+
+DIALLING_ALLOWANCE = Allowance(packets_per_s=32, packets_burst=128)
+"""A peer has a handful of addresses and ports; who connects to more is a scanner."""
 
 
 class Budget:
-    """A token bucket: at most `burst` packets at once, and `rate_per_s` packets a second in the long run."""
+    """What is left of an allowance: a token bucket."""
 
-    def __init__(self, rate_per_s: float, burst: int) -> None:
-        self._rate_per_s = rate_per_s
-        self._burst = burst
-        self._tokens = float(burst)
+    def __init__(self, allowance: Allowance) -> None:
+        self._rate_per_s = allowance.packets_per_s
+        self._burst = allowance.packets_burst
+        self._tokens = float(self._burst)
         self._filled_at_s: float | None = None
 
     def spend(self, now_s: float) -> bool:

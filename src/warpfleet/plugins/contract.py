@@ -321,7 +321,7 @@ class Strategy(ABC):
     reaches: ClassVar[tuple[RouteType, ...]] = ()
     """Route types whose addresses an attempt may send to, where they are more than that of its combo."""
     allowance: ClassVar[Allowance] = USUAL_ALLOWANCE
-    """What an attempt may send to each target address."""
+    """What a node's attempts with one peer may send together."""
     accepts_streams: ClassVar[bool] = False
     """Whether an inbound stream may make the responder's side of an attempt."""
     carries_pipe: ClassVar[bool] = True

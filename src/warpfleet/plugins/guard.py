@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 from warpfleet.core.combo import Reason, RouteType
 from warpfleet.core.endpoint import Endpoint, Interface
-from warpfleet.core.targets import USUAL_ALLOWANCE, Allowance, Budget, may_be_peer
+from warpfleet.core.targets import Budget, may_be_peer
 from warpfleet.net.interfaces import (
     ByteStream,
     Count,
@@ -17,27 +17,27 @@ from warpfleet.net.interfaces import (
 )
 from warpfleet.plugins.contract import AttemptFailed
 
-_TARGETS_MAX = 64  # distinct addresses per attempt: a peer has a handful
+_TARGETS_MAX = 8  # distinct addresses per attempt: a peer has a handful
 
 
 class GuardedNetwork:
     """A network that keeps one attempt within its route types and its budget (AttemptFailed where it would not).
 
-    `alias` is the peer's loopback alias, `allowance` what may be sent to each address."""
+    `alias` is the peer's loopback alias, `budget` what all attempts with this peer share."""
 
     def __init__(
         self,
         network: CountableNetwork,
         routes: Sequence[RouteType],
         alias: str,
-        allowance: Allowance = USUAL_ALLOWANCE,
+        budget: Budget,
     ) -> None:
         self._network = network
         self._routes = routes
         self._alias = alias
-        self._allowance = allowance
+        self._budget = budget
         self._interfaces = network.interfaces() if RouteType.NIC in routes else ()
-        self._budgets: dict[str, Budget] = {}
+        self._targets: set[str] = set()
         self._counted: list[Counted] = []
         self.sockets = 0
         """How many sockets the attempt has opened."""
@@ -100,14 +100,14 @@ class GuardedNetwork:
         return any(may_be_peer(remote.ip, route, self._interfaces, self._alias) for route in self._routes)
 
     def _check(self, remote: Endpoint) -> None:
-        if remote.ip not in self._budgets:
+        if remote.ip not in self._targets:
             if not self._permits(remote):
                 raise AttemptFailed(Reason.TARGET_FORBIDDEN, f"{remote.ip} is no target for {', '.join(self._routes)}")
-            if len(self._budgets) >= _TARGETS_MAX:
+            if len(self._targets) >= _TARGETS_MAX:
                 raise AttemptFailed(Reason.BUDGET_SPENT, f"more than {_TARGETS_MAX} target addresses")
-            self._budgets[remote.ip] = Budget(self._allowance.packets_per_s, self._allowance.packets_burst)
-        if not self._budgets[remote.ip].spend(asyncio.get_running_loop().time()):
-            raise AttemptFailed(Reason.BUDGET_SPENT, f"too many packets to {remote.ip}")
+            self._targets.add(remote.ip)
+        if not self._budget.spend(asyncio.get_running_loop().time()):
+            raise AttemptFailed(Reason.BUDGET_SPENT, "too many packets for one peer")
 
 
 class GuardedSocket:

@@ -67,9 +67,9 @@ def _load(module: str, source: str, name: str) -> Found:
         MessageTypes([Abandon, *(message for r in REGISTRY for message in r.strategy.proto_messages)])
     except Exception as error:  # noqa: BLE001 - an outside module may raise anything while it is imported
         problem = f"{type(error).__name__}: {error}"
-    added = [registration for registration in REGISTRY if registration not in before]
-    if not problem and added:
-        return Found(source, added[0])
-    for registration in added:
+    own = [r for r in REGISTRY if r not in before or f"{r.strategy.__module__}.".startswith(f"{module}.")]
+    if not problem and own:
+        return Found(source, own[0])
+    for registration in own:
         REGISTRY.remove(registration)
     return Found(f"{source} ({name})", None, problem or "it registers nothing")

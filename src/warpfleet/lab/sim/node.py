@@ -20,7 +20,7 @@ from warpfleet.plugins.contract import InboundStream
 from warpfleet.plugins.loader import registrations
 from warpfleet.telemetry.records import ConnectionRow
 
-_ROW_S = 60.0  # longer than any policy lets a connection take
+_ROW_S = 600.0  # longer than any policy lets a connection take
 
 
 class SimNode:

@@ -8,7 +8,7 @@ from warpfleet.core.combo import Phase, RouteType, Side, Transport
 from warpfleet.core.endpoint import Endpoint, Scope, scope_of
 from warpfleet.core.errors import MissingError
 from warpfleet.core.pairing import Requirement
-from warpfleet.core.targets import loopback_alias
+from warpfleet.core.targets import DIALLING_ALLOWANCE, loopback_alias
 from warpfleet.net.handshake import FRAME_BYTES, Frame, ProofFailed
 from warpfleet.net.interfaces import ByteStream, ConnectionLost, Listener, Pipe, PortLease, Unreachable
 from warpfleet.plugins.contract import AttemptFactory, InboundStream, NodePorts, Strategy
@@ -17,8 +17,8 @@ from warpfleet.plugins.streams import accept, dial, targets
 
 # A peer sends its first frame right after connecting: three round trips of a slow path.
 _FIRST_FRAME_S = 3.0
-# Whoever has seen a frame could open attempts with it for ever. A connection lasts 45 s at most, and clocks that no
-# NTP server sets are seconds off, not minutes.
+# Whoever has seen a frame could open attempts with it for ever. Streams are opened in the first seconds of a
+# connection, and clocks that no NTP server sets are seconds off, not minutes.
 _FRAME_AGE_MAX_US = 120_000_000
 # Strangers may hold so many streams open while they have not said who they are.
 _UNPROVED_MAX = 256
@@ -37,6 +37,7 @@ class DirectConnect(Strategy):
     transport = Transport.TCP
     requirement = Requirement.PEER_REACHABLE
     routes = (RouteType.NIC, RouteType.EXT, RouteType.LOOPBACK)
+    allowance = DIALLING_ALLOWANCE
     accepts_streams = True
 
     @classmethod

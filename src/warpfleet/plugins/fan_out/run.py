@@ -6,6 +6,7 @@ from warpfleet.core.combo import RouteType, Side, Transport
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.core.pairing import Requirement
 from warpfleet.core.peer import same_network
+from warpfleet.core.targets import DIALLING_ALLOWANCE
 from warpfleet.net.interfaces import Pipe
 from warpfleet.plugins.contract import Strategy
 from warpfleet.plugins.registry import register
@@ -20,6 +21,7 @@ class FanOut(Strategy):
     transport = Transport.TCP
     requirement = Requirement.PEER_LISTENING
     routes = (RouteType.EXT,)
+    allowance = DIALLING_ALLOWANCE
     reaches = tuple(RouteType)
     accepts_streams = True
 

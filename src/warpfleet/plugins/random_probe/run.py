@@ -2,18 +2,16 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from itertools import islice
 
 from warpfleet.core.combo import Phase, Reason, RouteType, Side, Transport
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.core.pairing import Kind, Requirement, kind_of
 from warpfleet.core.port_range import PortRange
-from warpfleet.core.targets import USUAL_ALLOWANCE
 from warpfleet.net.interfaces import DatagramSocket, Pipe
 from warpfleet.plugins.contract import AttemptFailed, Strategy
 from warpfleet.plugins.random_probe.messages import Answer, Offer
-from warpfleet.plugins.random_probe.plan import MAPPINGS_MAX, PACKETS_PER_S, ports, times_s
+from warpfleet.plugins.random_probe.plan import ALLOWANCE, HELD_S, MAPPINGS_MAX, ports, times_s
 from warpfleet.plugins.registry import register
 from warpfleet.plugins.volley import Volley
 
@@ -29,7 +27,7 @@ class RandomProbe(Strategy):
     requirement = Requirement.GUESSABLE
     routes = (RouteType.EXT,)
     proto_messages = (Offer, Answer)
-    allowance = replace(USUAL_ALLOWANCE, packets_per_s=PACKETS_PER_S)
+    allowance = ALLOWANCE
 
     async def run(self) -> Pipe:
         if kind_of(self.context.mine.behaviour(self.context.combo.af)) is Kind.RANDOM:
@@ -42,7 +40,8 @@ class RandomProbe(Strategy):
         if address is None:
             raise AttemptFailed(Reason.STUN_FAILED, "no STUN server has told us our external address")
         block = context.mine.behaviour(context.combo.af).port_range
-        async with context.room.take(MAPPINGS_MAX):  # before the peer begins to probe
+        # Before the peer begins to probe.
+        async with context.room.take(MAPPINGS_MAX, context.peer.name), asyncio.timeout(HELD_S):
             theirs = await self._exchange(address, None, block)
             if theirs.port is None:
                 raise AttemptFailed(Reason.NAT_RULES_OUT, "neither side has a port that stays")

@@ -3,6 +3,7 @@
 from warpfleet.core.combo import Phase, Reason, RouteType, Side, Transport
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.core.pairing import Requirement
+from warpfleet.core.targets import DIALLING_ALLOWANCE
 from warpfleet.net.interfaces import Pipe
 from warpfleet.plugins.contract import AttemptFailed, Strategy
 from warpfleet.plugins.registry import register
@@ -18,6 +19,7 @@ class ReverseConnect(Strategy):
     transport = Transport.TCP
     requirement = Requirement.SELF_REACHABLE
     routes = (RouteType.NIC, RouteType.EXT)
+    allowance = DIALLING_ALLOWANCE
     proto_messages = (DialMe,)
 
     async def run(self) -> Pipe:

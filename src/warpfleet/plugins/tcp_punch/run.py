@@ -5,6 +5,7 @@ import asyncio
 from warpfleet.core.combo import Phase, RouteType, Side, Transport
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.core.pairing import Requirement
+from warpfleet.core.targets import DIALLING_ALLOWANCE
 from warpfleet.net.interfaces import Pipe
 from warpfleet.plugins.contract import AttemptContext, Strategy
 from warpfleet.plugins.registry import register
@@ -31,6 +32,7 @@ class TcpPunch(Strategy):
     transport = Transport.TCP
     requirement = Requirement.TCP_PUNCHABLE
     routes = (RouteType.EXT,)
+    allowance = DIALLING_ALLOWANCE
     proto_messages = (Offer, Answer)
 
     def __init__(self, context: AttemptContext) -> None:
