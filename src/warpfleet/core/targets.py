@@ -51,7 +51,7 @@ class Allowance:
 USUAL_ALLOWANCE = Allowance(packets_per_s=200, packets_burst=400)
 """A punch sends a few packets a second, and dozens may be under way."""
 
-DIALLING_ALLOWANCE = Allowance(packets_per_s=32, packets_burst=128)
+DIALLING_ALLOWANCE = Allowance(packets_per_s=64, packets_burst=256)
 """A peer has a handful of addresses and ports; who connects to more is a scanner."""
 
 

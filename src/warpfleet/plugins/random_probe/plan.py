@@ -27,8 +27,8 @@ _ROUND_TRIPS = 4
 _RTT_MAX_S = 0.2  # at the pace of longer ones, all probes would outlast the attempt
 _RTT_ASSUMED_S = 0.1
 PACKETS_PER_S = 1024  # no more than a page load
-# Two whole attempts at once, and then one in four seconds: the average one takes a quarter of the probes.
-ALLOWANCE = Allowance(packets_per_s=256, packets_burst=2 * PROBES_MAX + 128)
+# Two whole attempts at once, and then four average ones a second.
+ALLOWANCE = Allowance(packets_per_s=PACKETS_PER_S, packets_burst=2 * PROBES_MAX + 128)
 # So long may an attempt keep its room for sockets: two late signals, the probes, and some round trips.
 HELD_S = 30.0
 
