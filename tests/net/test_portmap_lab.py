@@ -7,9 +7,11 @@ from ipaddress import ip_address
 import pytest
 
 from warpfleet.configs.topology import Topology
-from warpfleet.core.endpoint import Endpoint
+from warpfleet.core.endpoint import Endpoint, Scope, scope_of
 from warpfleet.core.port_mapping import PortMapping
+from warpfleet.lab import netns
 from warpfleet.lab.laboratory import Lab, laboratory
+from warpfleet.lab.nat_rules import LAN
 from warpfleet.lab.plan import MAPPING_LINES
 from warpfleet.net.interfaces import Listener
 from warpfleet.net.network import KernelNetwork
@@ -160,6 +162,35 @@ async def test_a_vantage_finds_its_gateway_and_a_protocol_by_itself(lab: Lab, ou
         assert await reaches(outside, external)
         await client.close()
         listener.close()
+
+
+@pytest.fixture
+def advertised(lab: Lab) -> Iterator[Vantage]:
+    """A host whose default route is as a router advertises it: by way of the router's link-local address."""
+    host, router = lab.netns("pcp"), lab.netns("pcp.router")
+    link_local = next(i.ip for i in Vantage(netns=router).interfaces() if i.name == LAN and i.ip.startswith("fe80:"))
+    found = gateway.find(Vantage(netns=host), 6)
+    assert found
+    netns.batch([f"route replace default via {link_local} dev {found.device}"], host)
+    yield Vantage(netns=host)
+    netns.batch([f"route replace default via {found.ip} dev {found.device}"], host)
+
+
+async def test_a_link_local_gateway_makes_a_pinhole_for_a_global_address(
+    advertised: Vantage, outside: KernelNetwork
+) -> None:
+    found = gateway.find(advertised, 6)
+    assert found
+    assert scope_of(found.ip) is Scope.LINK_LOCAL
+    listener = await listening(advertised, 6)
+    client = client_at(advertised, 6)
+    external = await client.lease(PORT).changed()
+    assert external
+    assert external.ip in {interface.ip for interface in advertised.interfaces()}
+    assert await reaches(outside, external)
+    await client.close()
+    assert not await reaches(outside, external)
+    listener.close()
 
 
 @pytest.mark.parametrize("protocol", PortMapping)
