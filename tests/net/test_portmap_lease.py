@@ -1,14 +1,17 @@
 """A lease on virtual time: granted, renewed, lost, granted anew, released; and which protocol is asked."""
 
 import asyncio
+import errno
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from virtual_time import now_s, virtual_time
 from warpfleet.core.endpoint import Endpoint
+from warpfleet.core.errors import MissingError
 from warpfleet.core.port_mapping import PortMapping
 from warpfleet.net.portmap.client import LIFETIME_S, PATIENCE_S, GatewayClient
 from warpfleet.net.portmap.lease import RENEWAL_MIN_S, SEARCH_AGAIN_S, renewal_s
@@ -33,6 +36,7 @@ class Gateway:
     greet_s: float = ROUND_TRIP_S
     map_s: float = ROUND_TRIP_S
     epoch: Callable[[], int] | None = None
+    fails: dict[int, Exception] = field(default_factory=dict)  # by port, when it is to be unmapped
     asked: list[tuple[float, str, int]] = field(default_factory=list)
 
     async def greet(self) -> None:
@@ -53,6 +57,9 @@ class Gateway:
 
     async def unmap(self, port: int, external: Endpoint) -> None:
         self.asked.append((round(now_s(), 2), "unmap", external.port))
+        await asyncio.sleep(ROUND_TRIP_S)
+        if port in self.fails:
+            raise self.fails[port]
 
     def times(self, what: str) -> list[float]:
         """When that was asked."""
@@ -137,6 +144,35 @@ async def test_without_any_gateway_it_is_settled_at_once() -> None:
     await asking.lease(PORT).settled()
     assert now_s() == 0
     await asking.close()
+
+
+@virtual_time
+async def test_who_cannot_look_for_a_gateway_looks_again_later() -> None:
+    gateway, failures = Gateway(), [OSError(errno.EMFILE, "too many open files"), MissingError("no namespace")]
+
+    async def mappers() -> list[Gateway]:
+        if failures:
+            raise failures.pop()
+        return [gateway]
+
+    asking = GatewayClient(mappers, chance=lambda: 0.0)
+    lease = asking.lease(PORT)
+    await lease.settled()
+    assert now_s() == 0
+    assert await lease.changed() == EXTERNAL
+    assert gateway.times("map") == [2 * SEARCH_AGAIN_S + ROUND_TRIP_S]
+    await asking.close()
+
+
+@virtual_time
+async def test_every_lease_is_released_whatever_becomes_of_one(caplog: pytest.LogCaptureFixture) -> None:
+    gateway = Gateway(fails={2: OSError(errno.EMFILE, "too many open files")})
+    asking = client(gateway)
+    leases = [asking.lease(port) for port in (1, 2, 3)]
+    await asyncio.gather(*(lease.settled() for lease in leases))
+    await asking.close()
+    assert len(gateway.times("unmap")) == 3
+    assert [record.exc_info[1] for record in caplog.records if record.exc_info] == [gateway.fails[2]]
 
 
 @virtual_time

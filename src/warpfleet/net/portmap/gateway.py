@@ -31,11 +31,12 @@ class Gateway:
 
 
 def find(vantage: Vantage, af: int) -> Gateway | None:
-    """The gateway of a vantage's default route, None where it has none. MissingError where the vantage is not there."""
+    """The gateway of a vantage's default route, None where it has none. MissingError where the vantage is not there,
+    OSError where the kernel does not let us look."""
     devices = {interface.name for interface in vantage.interfaces()}
     try:
         table = vantage.call_inside(lambda: _ROUTES[af].read_text(encoding="ascii"))
-    except OSError:  # a kernel without this family
+    except FileNotFoundError:  # a kernel without this family
         return None
     return default_gateway(table, af, devices)
 
