@@ -188,6 +188,53 @@ async def test_the_best_protocol_that_answers_is_asked_and_the_next_where_it_ref
 
 
 @virtual_time
+async def test_what_is_granted_for_no_time_is_refused() -> None:
+    none, willing = Gateway(lifetime_s=0), Gateway(protocol=PortMapping.UPNP)
+    asking, other = client(none, willing), client(Gateway(lifetime_s=0))
+    assert await asking.lease(PORT).changed() == EXTERNAL
+    lease = other.lease(PORT)
+    await lease.settled()
+    told = asyncio.create_task(lease.changed())
+    await asyncio.sleep(10)
+    assert not told.done()
+    told.cancel()
+    await asyncio.gather(asking.close(), other.close())
+    assert (none.times("unmap"), len(willing.times("unmap"))) == ([], 1)
+
+
+ELSEWHERE = Endpoint(EXTERNAL.ip, 6666)
+
+
+@pytest.mark.parametrize(("external", "released"), [(ELSEWHERE, [EXTERNAL.port]), (EXTERNAL, [])])
+@virtual_time
+async def test_what_another_protocol_holds_is_released_unless_it_is_the_same(
+    external: Endpoint, released: list[int]
+) -> None:
+    first, second = Gateway(), Gateway(protocol=PortMapping.UPNP, external=external)
+    asking = client(first, second)
+    assert await asking.lease(PORT).changed() == EXTERNAL
+    first.refuses = True
+    await asyncio.sleep(0.6 * LIFETIME_S)
+    assert second.times("unmap") == []
+    await asking.close()
+    assert [port for _, what, port in first.asked if what == "unmap"] == released
+    assert [port for _, what, port in second.asked if what == "unmap"] == [external.port]
+
+
+@virtual_time
+async def test_what_one_protocol_maps_elsewhere_it_has_moved_itself() -> None:
+    gateway = Gateway()
+    asking = client(gateway)
+    lease = asking.lease(PORT)
+    assert await lease.changed() == EXTERNAL
+    gateway.external = ELSEWHERE
+    assert await lease.changed() == ELSEWHERE
+    assert gateway.times("unmap") == [], "the mapping that is kept would go with it"
+    await asking.close()
+    assert [port for _, what, port in gateway.asked if what == "unmap"] == [ELSEWHERE.port]
+
+
+@virtual_time
 async def test_behind_another_nat_the_mapping_is_given_back_and_not_told() -> None:
     gateway = Gateway(external=Endpoint("100.64.0.2", 5555))
     asking = client(gateway)

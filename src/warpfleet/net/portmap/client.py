@@ -70,7 +70,9 @@ class GatewayClient:
                 failure = error
                 continue
             self._note_epoch(mapper, granted)
-            return mapper, granted
+            if granted.lifetime_s > 0:
+                return mapper, granted
+            failure = MappingRefused("it is granted for no time")
         if self._search is search:  # whoever asks next looks around anew
             self._search = None
         raise failure
