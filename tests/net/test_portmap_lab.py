@@ -141,6 +141,29 @@ async def test_a_lease_is_renewed_before_it_runs_out(lab: Lab, outside: KernelNe
     await asyncio.gather(*(stays_reachable(lab, outside, *each) for each in V4 + PINHOLES))
 
 
+@pytest.mark.parametrize("protocol", [PortMapping.PCP, PortMapping.UPNP])
+async def test_a_pinhole_follows_the_address_that_the_host_prefers(
+    lab: Lab, outside: KernelNetwork, protocol: PortMapping
+) -> None:
+    host = lab.netns(protocol.value)
+    asked = mapper(Vantage(netns=host), protocol, 6)
+    listener = await listening(Vantage(netns=host), 6)
+    await asked.greet()
+    former = (await asked.map(PORT, suggested=PORT, lifetime_s=60)).external
+    following = str(ip_address(former.ip) + 0x100)
+    netns.batch(
+        [f"address change {former.ip}/64 dev eth0 preferred_lft 0", f"address add {following}/64 dev eth0"], host
+    )
+    external = (await asked.map(PORT, suggested=PORT, lifetime_s=60)).external
+    assert external == Endpoint(following, PORT)
+    assert await reaches(outside, external)
+    await asked.unmap(PORT, external)
+    assert not await reaches(outside, external)
+    netns.batch([f"address del {following}/64 dev eth0", f"address change {former.ip}/64 dev eth0"], host)
+    await asked.unmap(PORT, former)
+    listener.close()
+
+
 async def test_a_mapping_that_nobody_renews_runs_out(lab: Lab, outside: KernelNetwork) -> None:
     vantage = Vantage(netns=lab.netns("pcp"))
     listener = await listening(vantage)
