@@ -31,8 +31,8 @@ TRY_S = 0.5  # nothing in this laboratory is further than a millisecond
 
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
-    """One host behind a router of each protocol, one and two behind all of them, one behind none, and one behind two
-    NATs."""
+    """One host behind a router of each protocol, three and two behind all of them, one behind none, and one behind two
+    NATs. Two hosts have routers that no other test has used: this daemon takes no PCP pinhole back that was renewed."""
     one_each = [
         {"name": p.value, "nat": {"preset": "port_restricted", "port_mapping": [p.value]}, "ipv6": "firewalled"}
         for p in PortMapping
@@ -40,7 +40,7 @@ def lab() -> Iterator[Lab]:
     every = {"preset": "symmetric_random", "port_mapping": [p.value for p in PortMapping]}
     hosts = [
         *one_each,
-        {"name": "every", "nat": every, "ipv6": "firewalled"},
+        *({"name": name, "nat": every, "ipv6": "firewalled"} for name in ("every", "moving", "advertised")),
         {"name": "one", "behind": "shared"},
         {"name": "two", "behind": "shared"},
         {"name": "none", "nat": "port_restricted"},
@@ -141,12 +141,9 @@ async def test_a_lease_is_renewed_before_it_runs_out(lab: Lab, outside: KernelNe
     await asyncio.gather(*(stays_reachable(lab, outside, *each) for each in V4 + PINHOLES))
 
 
-@pytest.mark.parametrize("protocol", [PortMapping.PCP, PortMapping.UPNP])
-async def test_a_pinhole_follows_the_address_that_the_host_prefers(
-    lab: Lab, outside: KernelNetwork, protocol: PortMapping
-) -> None:
-    host = lab.netns(protocol.value)
-    asked = mapper(Vantage(netns=host), protocol, 6)
+async def test_a_upnp_pinhole_follows_the_address_that_the_host_prefers(lab: Lab, outside: KernelNetwork) -> None:
+    host = lab.netns("moving")
+    asked = mapper(Vantage(netns=host), PortMapping.UPNP, 6)
     listener = await listening(Vantage(netns=host), 6)
     await asked.greet()
     former = (await asked.map(PORT, suggested=PORT, lifetime_s=60)).external
@@ -159,8 +156,6 @@ async def test_a_pinhole_follows_the_address_that_the_host_prefers(
     assert await reaches(outside, external)
     await asked.unmap(PORT, external)
     assert not await reaches(outside, external)
-    netns.batch([f"address del {following}/64 dev eth0", f"address change {former.ip}/64 dev eth0"], host)
-    await asked.unmap(PORT, former)
     listener.close()
 
 
@@ -190,7 +185,7 @@ async def test_a_vantage_finds_its_gateway_and_a_protocol_by_itself(lab: Lab, ou
 @pytest.fixture
 def advertised(lab: Lab) -> Iterator[Vantage]:
     """A host whose default route is as a router advertises it: by way of the router's link-local address."""
-    host, router = lab.netns("pcp"), lab.netns("pcp.router")
+    host, router = lab.netns("advertised"), lab.netns("advertised.router")
     link_local = next(i.ip for i in Vantage(netns=router).interfaces() if i.name == LAN and i.ip.startswith("fe80:"))
     found = gateway.find(Vantage(netns=host), 6)
     assert found
