@@ -1,6 +1,7 @@
 """The default route in the kernel's tables, and questions over real sockets to gateways that are slow, or lie."""
 
 import asyncio
+import resource
 import socket
 import struct
 from collections.abc import Iterator
@@ -10,8 +11,8 @@ import pytest
 
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.net import network
-from warpfleet.net.portmap import natpmp
-from warpfleet.net.portmap.client import GatewayClient, no_mappers
+from warpfleet.net.portmap import gateway, natpmp
+from warpfleet.net.portmap.client import GatewayClient, client_at, no_mappers
 from warpfleet.net.portmap.gateway import Gateway, connected, default_gateway
 from warpfleet.net.portmap.mapping import GatewaySilent, MappingRefused
 from warpfleet.net.portmap.udp import ask
@@ -114,6 +115,24 @@ async def test_a_stranger_is_not_heard(server: socket.socket) -> None:
             stranger.sendto(ANSWER, opened.getsockname())
         with pytest.raises(GatewaySilent):
             await ask(opened, natpmp.address_request(), natpmp.parse_address, timeout_s=0.1)
+
+
+async def test_a_vantage_that_is_gone_has_no_gateway() -> None:
+    node = client_at(Vantage(netns="nowhere"), 4)
+    await node.lease(443).settled()
+    await node.close()
+
+
+async def test_who_has_no_descriptors_left_has_no_gateway_either() -> None:
+    node, limits = client_at(Vantage(), 4), resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            gateway.find(Vantage(), 4)
+        await node.lease(443).settled()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    await node.close()
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,11 @@ from ipaddress import ip_address
 import pytest
 
 from warpfleet.configs.topology import Topology
-from warpfleet.core.endpoint import Endpoint
+from warpfleet.core.endpoint import Endpoint, Scope, scope_of
 from warpfleet.core.port_mapping import PortMapping
+from warpfleet.lab import netns
 from warpfleet.lab.laboratory import Lab, laboratory
+from warpfleet.lab.nat_rules import LAN
 from warpfleet.lab.plan import MAPPING_LINES
 from warpfleet.net.interfaces import Listener
 from warpfleet.net.network import KernelNetwork
@@ -29,8 +31,8 @@ TRY_S = 0.5  # nothing in this laboratory is further than a millisecond
 
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
-    """One host behind a router of each protocol, one and two behind all of them, one behind none, and one behind two
-    NATs."""
+    """One host behind a router of each protocol, three and two behind all of them, one behind none, and one behind two
+    NATs. Two hosts have routers that no other test has used: this daemon takes no PCP pinhole back that was renewed."""
     one_each = [
         {"name": p.value, "nat": {"preset": "port_restricted", "port_mapping": [p.value]}, "ipv6": "firewalled"}
         for p in PortMapping
@@ -38,7 +40,7 @@ def lab() -> Iterator[Lab]:
     every = {"preset": "symmetric_random", "port_mapping": [p.value for p in PortMapping]}
     hosts = [
         *one_each,
-        {"name": "every", "nat": every, "ipv6": "firewalled"},
+        *({"name": name, "nat": every, "ipv6": "firewalled"} for name in ("every", "moving", "advertised")),
         {"name": "one", "behind": "shared"},
         {"name": "two", "behind": "shared"},
         {"name": "none", "nat": "port_restricted"},
@@ -139,6 +141,24 @@ async def test_a_lease_is_renewed_before_it_runs_out(lab: Lab, outside: KernelNe
     await asyncio.gather(*(stays_reachable(lab, outside, *each) for each in V4 + PINHOLES))
 
 
+async def test_a_upnp_pinhole_follows_the_address_that_the_host_prefers(lab: Lab, outside: KernelNetwork) -> None:
+    host = lab.netns("moving")
+    asked = mapper(Vantage(netns=host), PortMapping.UPNP, 6)
+    listener = await listening(Vantage(netns=host), 6)
+    await asked.greet()
+    former = (await asked.map(PORT, suggested=PORT, lifetime_s=60)).external
+    following = str(ip_address(former.ip) + 0x100)
+    netns.batch(
+        [f"address change {former.ip}/64 dev eth0 preferred_lft 0", f"address add {following}/64 dev eth0"], host
+    )
+    external = (await asked.map(PORT, suggested=PORT, lifetime_s=60)).external
+    assert external == Endpoint(following, PORT)
+    assert await reaches(outside, external)
+    await asked.unmap(PORT, external)
+    assert not await reaches(outside, external)
+    listener.close()
+
+
 async def test_a_mapping_that_nobody_renews_runs_out(lab: Lab, outside: KernelNetwork) -> None:
     vantage = Vantage(netns=lab.netns("pcp"))
     listener = await listening(vantage)
@@ -160,6 +180,35 @@ async def test_a_vantage_finds_its_gateway_and_a_protocol_by_itself(lab: Lab, ou
         assert await reaches(outside, external)
         await client.close()
         listener.close()
+
+
+@pytest.fixture
+def advertised(lab: Lab) -> Iterator[Vantage]:
+    """A host whose default route is as a router advertises it: by way of the router's link-local address."""
+    host, router = lab.netns("advertised"), lab.netns("advertised.router")
+    link_local = next(i.ip for i in Vantage(netns=router).interfaces() if i.name == LAN and i.ip.startswith("fe80:"))
+    found = gateway.find(Vantage(netns=host), 6)
+    assert found
+    netns.batch([f"route replace default via {link_local} dev {found.device}"], host)
+    yield Vantage(netns=host)
+    netns.batch([f"route replace default via {found.ip} dev {found.device}"], host)
+
+
+async def test_a_link_local_gateway_makes_a_pinhole_for_a_global_address(
+    advertised: Vantage, outside: KernelNetwork
+) -> None:
+    found = gateway.find(advertised, 6)
+    assert found
+    assert scope_of(found.ip) is Scope.LINK_LOCAL
+    listener = await listening(advertised, 6)
+    client = client_at(advertised, 6)
+    external = await client.lease(PORT).changed()
+    assert external
+    assert external.ip in {interface.ip for interface in advertised.interfaces()}
+    assert await reaches(outside, external)
+    await client.close()
+    assert not await reaches(outside, external)
+    listener.close()
 
 
 @pytest.mark.parametrize("protocol", PortMapping)

@@ -1,14 +1,17 @@
 """A lease on virtual time: granted, renewed, lost, granted anew, released; and which protocol is asked."""
 
 import asyncio
+import errno
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from virtual_time import now_s, virtual_time
 from warpfleet.core.endpoint import Endpoint
+from warpfleet.core.errors import MissingError
 from warpfleet.core.port_mapping import PortMapping
 from warpfleet.net.portmap.client import LIFETIME_S, PATIENCE_S, GatewayClient
 from warpfleet.net.portmap.lease import RENEWAL_MIN_S, SEARCH_AGAIN_S, renewal_s
@@ -33,6 +36,7 @@ class Gateway:
     greet_s: float = ROUND_TRIP_S
     map_s: float = ROUND_TRIP_S
     epoch: Callable[[], int] | None = None
+    fails: dict[int, Exception] = field(default_factory=dict)  # by port, when it is to be unmapped
     asked: list[tuple[float, str, int]] = field(default_factory=list)
 
     async def greet(self) -> None:
@@ -53,6 +57,9 @@ class Gateway:
 
     async def unmap(self, port: int, external: Endpoint) -> None:
         self.asked.append((round(now_s(), 2), "unmap", external.port))
+        await asyncio.sleep(ROUND_TRIP_S)
+        if port in self.fails:
+            raise self.fails[port]
 
     def times(self, what: str) -> list[float]:
         """When that was asked."""
@@ -140,6 +147,35 @@ async def test_without_any_gateway_it_is_settled_at_once() -> None:
 
 
 @virtual_time
+async def test_who_cannot_look_for_a_gateway_looks_again_later() -> None:
+    gateway, failures = Gateway(), [OSError(errno.EMFILE, "too many open files"), MissingError("no namespace")]
+
+    async def mappers() -> list[Gateway]:
+        if failures:
+            raise failures.pop()
+        return [gateway]
+
+    asking = GatewayClient(mappers, chance=lambda: 0.0)
+    lease = asking.lease(PORT)
+    await lease.settled()
+    assert now_s() == 0
+    assert await lease.changed() == EXTERNAL
+    assert gateway.times("map") == [2 * SEARCH_AGAIN_S + ROUND_TRIP_S]
+    await asking.close()
+
+
+@virtual_time
+async def test_every_lease_is_released_whatever_becomes_of_one(caplog: pytest.LogCaptureFixture) -> None:
+    gateway = Gateway(fails={2: OSError(errno.EMFILE, "too many open files")})
+    asking = client(gateway)
+    leases = [asking.lease(port) for port in (1, 2, 3)]
+    await asyncio.gather(*(lease.settled() for lease in leases))
+    await asking.close()
+    assert len(gateway.times("unmap")) == 3
+    assert [record.exc_info[1] for record in caplog.records if record.exc_info] == [gateway.fails[2]]
+
+
+@virtual_time
 async def test_the_best_protocol_that_answers_is_asked_and_the_next_where_it_refuses() -> None:
     silent, refusing, willing = Gateway(silent=True), Gateway(refuses=True), Gateway(protocol=PortMapping.UPNP)
     asking = client(silent, refusing, willing)
@@ -149,6 +185,53 @@ async def test_the_best_protocol_that_answers_is_asked_and_the_next_where_it_ref
     await asking.close()
     assert (silent.times("map"), len(refusing.times("map")), len(willing.times("map"))) == ([], 1, 1)
     assert len(willing.times("unmap")) == 1
+
+
+@virtual_time
+async def test_what_is_granted_for_no_time_is_refused() -> None:
+    none, willing = Gateway(lifetime_s=0), Gateway(protocol=PortMapping.UPNP)
+    asking, other = client(none, willing), client(Gateway(lifetime_s=0))
+    assert await asking.lease(PORT).changed() == EXTERNAL
+    lease = other.lease(PORT)
+    await lease.settled()
+    told = asyncio.create_task(lease.changed())
+    await asyncio.sleep(10)
+    assert not told.done()
+    told.cancel()
+    await asyncio.gather(asking.close(), other.close())
+    assert (none.times("unmap"), len(willing.times("unmap"))) == ([], 1)
+
+
+ELSEWHERE = Endpoint(EXTERNAL.ip, 6666)
+
+
+@pytest.mark.parametrize(("external", "released"), [(ELSEWHERE, [EXTERNAL.port]), (EXTERNAL, [])])
+@virtual_time
+async def test_what_another_protocol_holds_is_released_unless_it_is_the_same(
+    external: Endpoint, released: list[int]
+) -> None:
+    first, second = Gateway(), Gateway(protocol=PortMapping.UPNP, external=external)
+    asking = client(first, second)
+    assert await asking.lease(PORT).changed() == EXTERNAL
+    first.refuses = True
+    await asyncio.sleep(0.6 * LIFETIME_S)
+    assert second.times("unmap") == []
+    await asking.close()
+    assert [port for _, what, port in first.asked if what == "unmap"] == released
+    assert [port for _, what, port in second.asked if what == "unmap"] == [external.port]
+
+
+@virtual_time
+async def test_what_one_protocol_maps_elsewhere_it_has_moved_itself() -> None:
+    gateway = Gateway()
+    asking = client(gateway)
+    lease = asking.lease(PORT)
+    assert await lease.changed() == EXTERNAL
+    gateway.external = ELSEWHERE
+    assert await lease.changed() == ELSEWHERE
+    assert gateway.times("unmap") == [], "the mapping that is kept would go with it"
+    await asking.close()
+    assert [port for _, what, port in gateway.asked if what == "unmap"] == [ELSEWHERE.port]
 
 
 @virtual_time

@@ -8,7 +8,6 @@ import secrets
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 
-from warpfleet.core.errors import MissingError
 from warpfleet.net.portmap import gateway
 from warpfleet.net.portmap.epoch import Epoch
 from warpfleet.net.portmap.gateway import Gateway
@@ -51,10 +50,13 @@ class GatewayClient:
         return lease
 
     async def close(self) -> None:
-        """Release every lease."""
+        """Release every lease, whatever becomes of one of them."""
         if self._search:
             self._search.cancel()
-        await asyncio.gather(*(lease.close() for lease in self._leases))
+        ends = await asyncio.gather(*(lease.close() for lease in self._leases), return_exceptions=True)
+        for error in ends:
+            if error:
+                _log.error("a lease is not released", exc_info=error)
 
     async def _map(self, port: int, suggested: int) -> tuple[Mapper, Granted]:
         """Ask in each protocol that the gateway answered in, until one maps. What it last said where none does."""
@@ -68,14 +70,20 @@ class GatewayClient:
                 failure = error
                 continue
             self._note_epoch(mapper, granted)
-            return mapper, granted
+            if granted.lifetime_s > 0:
+                return mapper, granted
+            failure = MappingRefused("it is granted for no time")
         if self._search is search:  # whoever asks next looks around anew
             self._search = None
         raise failure
 
     async def _find(self) -> list[Mapper]:
         """The protocols that the gateway answers in, in order; one that comes long after the first is left out."""
-        mappers = await self._mappers()
+        try:
+            mappers = await self._mappers()
+        except Exception as error:  # noqa: BLE001 - the vantage is gone, descriptors are short: who cannot look sees none
+            _log.debug("no gateway is looked for: %s: %s", type(error).__name__, error)
+            return []
         greetings = {asyncio.create_task(mapper.greet()): mapper for mapper in mappers}
         silence = asyncio.get_running_loop().call_later(PATIENCE_S, self._settle)
         answered: set[Mapper] = set()
@@ -121,10 +129,7 @@ def client_at(vantage: Vantage, af: int) -> GatewayClient:
         return (pcp, NatPmpMapper(vantage, found), upnp) if af == 4 else (pcp, upnp)
 
     def look() -> tuple[Mapper, ...]:
-        try:
-            found = gateway.find(vantage, af)
-        except MissingError:  # the vantage is gone
-            return ()
+        found = gateway.find(vantage, af)
         return spoken_to(found) if found else ()
 
     return GatewayClient(lambda: asyncio.to_thread(look))

@@ -4,6 +4,7 @@ import ipaddress
 import socket
 import sys
 from collections.abc import Collection
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from warpfleet.net.vantage import Vantage
 # Of the thread, not of the process: it is the thread that has entered the vantage's namespace.
 _ROUTES = {4: Path("/proc/thread-self/net/route"), 6: Path("/proc/thread-self/net/ipv6_route")}
 _RTF_UP, _RTF_GATEWAY, _RTF_REJECT = 0x1, 0x2, 0x200  # linux/route.h
+_ABROAD, _DISCARD_PORT = "2000::", 9  # of the global unicast range (RFC 4291 section 2.4); nothing is sent there
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +31,12 @@ class Gateway:
 
 
 def find(vantage: Vantage, af: int) -> Gateway | None:
-    """The gateway of a vantage's default route, None where it has none. MissingError where the vantage is not there."""
+    """The gateway of a vantage's default route, None where it has none. MissingError where the vantage is not there,
+    OSError where the kernel does not let us look."""
     devices = {interface.name for interface in vantage.interfaces()}
     try:
         table = vantage.call_inside(lambda: _ROUTES[af].read_text(encoding="ascii"))
-    except OSError:  # a kernel without this family
+    except FileNotFoundError:  # a kernel without this family
         return None
     return default_gateway(table, af, devices)
 
@@ -46,10 +49,11 @@ def default_gateway(table: str, af: int, devices: Collection[str]) -> Gateway | 
 
 
 def connected(vantage: Vantage, gateway: Gateway, port: int) -> socket.socket:
-    """A UDP socket at the vantage that exchanges datagrams with a port of the gateway and with nobody else.
+    """A UDP socket at the vantage that exchanges datagrams with a port of the gateway and with nobody else, from the
+    address that strangers come to.
 
     Unreachable where the vantage has no way there."""
-    opened = vantage.open(gateway.af, socket.SOCK_DGRAM)
+    opened = vantage.open(gateway.af, socket.SOCK_DGRAM, ip=_source(vantage, gateway))
     try:
         opened.connect(socket_address(vantage, gateway, port))
     except OSError as error:
@@ -63,6 +67,20 @@ def socket_address(vantage: Vantage, gateway: Gateway, port: int) -> tuple[str, 
     if gateway.af == 4:
         return gateway.ip, port
     return gateway.ip, port, 0, vantage.call_inside(lambda: socket.if_nametoindex(gateway.device))
+
+
+def _source(vantage: Vantage, gateway: Gateway) -> str | None:
+    """The address to ask from, None for the one that the kernel takes anyway. To a link-local gateway that is a
+    link-local one, which strangers cannot come to; it is the one by which we go through that gateway instead."""
+    if not ipaddress.ip_address(gateway.ip).is_link_local:
+        return None
+    with closing(vantage.open(gateway.af, socket.SOCK_DGRAM)) as opened:
+        try:
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, gateway.device.encode())
+            opened.connect((_ABROAD, _DISCARD_PORT))
+        except OSError as error:
+            raise Unreachable(f"gateway {gateway.ip}: {error.strerror}") from error
+        return str(opened.getsockname()[0])
 
 
 def _parse(line: str, af: int) -> tuple[int, Gateway] | None:

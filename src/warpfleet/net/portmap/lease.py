@@ -96,17 +96,25 @@ class Lease:
 
     async def _renew(self) -> None:
         try:
-            mapper, granted = self._held = await self._ask(self._port, self._suggested)
+            mapper, granted = await self._ask(self._port, self._suggested)
         except (MappingRefused, GatewaySilent) as error:
             _log.debug("TCP port %d is not mapped: %s", self._port, error)
             if self._expires_s <= asyncio.get_running_loop().time():
                 self._held = None
                 self._tell(None)
             return
-        if scope_of(granted.external.ip) is not Scope.GLOBAL or not granted.external.port:
+        former, self._held = self._held, (mapper, granted)
+        if scope_of(granted.external.ip) is Scope.GLOBAL and granted.external.port:
+            self._keep_granted(mapper, granted)
+        else:
             _log.debug("TCP port %d is mapped to %s, behind another NAT: released", self._port, granted.external)
             await self._release()
-            return
+        # A protocol replaces what it has mapped by itself. At one external endpoint, gateways have one mapping for all
+        # their protocols, and taking back the one's would end the other's.
+        if former and former[0] is not mapper and former[1].external != granted.external:
+            await self._unmap(*former)
+
+    def _keep_granted(self, mapper: Mapper, granted: Granted) -> None:
         if self._external != granted.external:
             _log.info("TCP port %d is mapped to %s by %s", self._port, granted.external, mapper.protocol)
         self._expires_s = asyncio.get_running_loop().time() + granted.lifetime_s
@@ -116,9 +124,10 @@ class Lease:
     async def _release(self) -> None:
         held, self._held, self._expires_s = self._held, None, 0.0
         self._tell(None)
-        if held is None:
-            return
-        mapper, granted = held
+        if held:
+            await self._unmap(*held)
+
+    async def _unmap(self, mapper: Mapper, granted: Granted) -> None:
         try:
             await mapper.unmap(self._port, granted.external)
         except (MappingRefused, GatewaySilent) as error:

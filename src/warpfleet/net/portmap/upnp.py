@@ -59,7 +59,7 @@ class UpnpMapper:
         self._random_port = random_port
         self._location = ""
         self._device: UpnpDevice | None = None
-        self._pinholes: dict[int, int] = {}  # port -> the gateway's number for it
+        self._pinholes: dict[Endpoint, int] = {}  # the gateway's number for each
 
     async def greet(self) -> None:
         try:
@@ -77,7 +77,7 @@ class UpnpMapper:
         client_ip = self._client_ip()
         async with _Talk():
             if self._gateway.af == 6:
-                await self._open_pinhole(client_ip, port, int(lifetime_s))
+                await self._open_pinhole(Endpoint(client_ip, port), int(lifetime_s))
                 return Granted(Endpoint(client_ip, port), lifetime_s)
             told = await self._call("GetExternalIPAddress")
             external_ip = str(ip_address(told["NewExternalIPAddress"]))
@@ -87,7 +87,7 @@ class UpnpMapper:
     async def unmap(self, port: int, external: Endpoint) -> None:
         async with _Talk():
             if self._gateway.af == 6:
-                await self._call("DeletePinhole", UniqueID=self._pinholes.pop(port))
+                await self._call("DeletePinhole", UniqueID=self._pinholes.pop(external))
             else:
                 await self._call("DeletePortMapping", **_key(external.port))
 
@@ -111,18 +111,18 @@ class UpnpMapper:
                 return external_port
         raise MappingRefused("the gateway grants neither the port that we like nor any other")
 
-    async def _open_pinhole(self, client_ip: str, port: int, lifetime_s: int) -> None:
-        if port in self._pinholes:
+    async def _open_pinhole(self, inside: Endpoint, lifetime_s: int) -> None:
+        if inside in self._pinholes:
             try:
-                await self._call("UpdatePinhole", UniqueID=self._pinholes[port], NewLeaseTime=lifetime_s)
+                await self._call("UpdatePinhole", UniqueID=self._pinholes[inside], NewLeaseTime=lifetime_s)
             except UpnpActionError as error:
                 if error.error_code != _UNKNOWN_PINHOLE:
                     raise
             else:
                 return
-        ends = {"RemoteHost": "", "RemotePort": 0, "InternalClient": client_ip, "InternalPort": port}
+        ends = {"RemoteHost": "", "RemotePort": 0, "InternalClient": inside.ip, "InternalPort": inside.port}
         told = await self._call("AddPinhole", **ends, Protocol=_TCP, LeaseTime=lifetime_s)
-        self._pinholes[port] = int(told["UniqueID"])
+        self._pinholes[inside] = int(told["UniqueID"])
 
     async def _call(self, name: str, **arguments: Any) -> Mapping[str, Any]:
         action = await self._action(name)
