@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nat_table import MATRIX, PATH_RTT_MS, TABLE, TCP_TABLE, Row, Way, adverse, bound_ms
+from nat_table import MATRIX, PATH_RTT_MS, TABLE, TCP_TABLE, Row, Way, adverse, bound_ms, too_few
 from warpfleet.cluster.control import ClusterClient, SweepRequest
 from warpfleet.cluster.session import own_cluster
 from warpfleet.cluster.sweep_plan import SweepPlan
@@ -151,15 +151,19 @@ def show(tallies: Sequence[Tally], ideal: Sequence[Tally]) -> None:
 
 
 def missed(tallies: Sequence[Tally]) -> Iterator[tuple[Tally, str]]:
-    """The rows that are not what the table asks for, whatever the day, and how."""
+    """The rows that are not what the table asks for, whatever the day, and how: each by itself, where chance does not
+    excuse it, and all that are asked the same together, where that may be less than every time."""
     pools: defaultdict[tuple[Way, float, str | None], list[Tally]] = defaultdict(list)
     for tally in tallies:
         pools[tally.row.way, tally.row.share, tally.row.pin.plugin].append(tally)
+        count, n = len(tally.as_expected), len(tally.tries)
+        if too_few(count, n, tally.row.share):
+            yield tally, f"{count} of {n}, {tally.row.share:.0%} are asked for"
     for (way, share, _), pool in pools.items():
         count, n = sum(len(tally.as_expected) for tally in pool), sum(len(tally.tries) for tally in pool)
-        if count < share * n:
+        if share < 1 and count < share * n:
             short = [tally for tally in pool if len(tally.as_expected) < len(tally.tries)]
-            yield from ((tally, f"{count} of {n} by {way.name}, {share:.0%} are asked for") for tally in short)
+            yield from ((tally, f"{count} of {n} by {way.name} in all, {share:.0%} are asked for") for tally in short)
     for tally in tallies:
         if tally.row.way is Way.RELAY and any(one.punches for one in tally.tries):
             yield tally, "punched or sprayed although nothing can come of it"

@@ -4,6 +4,7 @@ find it, how often, and how soon. It reads nothing of the planner, which it is t
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
+from math import comb
 
 from warpfleet.configs.topology import PRESETS, NatSpec, Topology, find_topology
 from warpfleet.core.combo import ConnectionOutcome, RouteType
@@ -20,6 +21,9 @@ SIGNAL_RTT_MS = PATH_RTT_MS = 80.0
 # Where theory leaves no direct path, that is known and a relay is there within a second; what it may come later for
 # that one was sought first, in vain.
 RELAY_MS, IN_VAIN_MS = 1_000.0, 3_000.0
+
+# Of a thousand rows that are as they should be, one may be called short.
+CHANCE_OF_INJUSTICE = 0.001
 
 
 class Way(Enum):
@@ -106,6 +110,13 @@ def share_of(way: Way, *nats: NatSpec | None) -> float:
         return 0.98
     sequential = any(nat and nat.port_assignment is PortAssignment.SEQUENTIAL for nat in nats)
     return 0.95 if way is Way.PUNCH and sequential else 1.0
+
+
+def too_few(successes: int, tries: int, share: float) -> bool:
+    """Whether so few would hardly come about by chance, if each try succeeded with probability `share`: the exact
+    binomial test, one-sided. With a share of 1 any failure is one too many."""
+    so_few = sum(comb(tries, k) * share**k * (1 - share) ** (tries - k) for k in range(successes + 1))
+    return so_few < CHANCE_OF_INJUSTICE
 
 
 def of_presets() -> Iterator[Row]:
