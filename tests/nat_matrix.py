@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nat_table import MATRIX, PATH_RTT_MS, TABLE, TCP_TABLE, Row, Way, adverse, bound_ms, too_few
+from nat_table import MATRIX, PATH_RTT_MS, TABLE, TCP_TABLE, UDP_TABLE, Row, Way, adverse, bound_ms, too_few
 from warpfleet.cluster.control import ClusterClient, SweepRequest
 from warpfleet.cluster.session import own_cluster
 from warpfleet.cluster.sweep_plan import SweepPlan
@@ -31,7 +31,7 @@ from warpfleet.lab.sim.world import World
 from warpfleet.telemetry.analysis import tables
 from warpfleet.telemetry.explain import explain
 
-ROWS = (*TABLE, *TCP_TABLE)
+ROWS = (*TABLE, *UDP_TABLE, *TCP_TABLE)
 # Connections at a time: with more, on two cores, the times are those of the processor. On a bad day each mostly waits.
 CONCURRENCY, CONCURRENCY_ADVERSE = 6, 12
 SEED = 1

@@ -127,12 +127,12 @@ def of_presets() -> Iterator[Row]:
             yield Row(initiator, responder + PEER, way, share_of(way, mine, theirs))
 
 
-def of_tcp() -> Iterator[Row]:
-    """TCP alone, between all that map ports independently of the destination."""
-    steady = [name for name, nat in PRESETS.items() if nat and nat.mapping is Mapping.EIM and not nat.udp_blocked]
+def of_one(plugin: str, share: float) -> Iterator[Row]:
+    """One punch alone, between all whose ports are the same for any destination, behind a router or not."""
+    steady = [name for name, nat in PRESETS.items() if not nat or (nat.mapping is Mapping.EIM and not nat.udp_blocked)]
     for initiator in steady:
         for responder in steady:
-            yield Row(initiator, responder + PEER, Way.PUNCH, 0.98, Pin("tcp_punch"))
+            yield Row(initiator, responder + PEER, Way.PUNCH, share, Pin(plugin))
 
 
 def both(one: str, two: str, way: Way, share: float = 1.0, pin: Pin = OPEN) -> Iterator[Row]:
@@ -193,7 +193,8 @@ def special() -> Iterator[Row]:
 
 
 TABLE = (*of_presets(), *special())
-TCP_TABLE = tuple(of_tcp())
+UDP_TABLE = tuple(of_one("udp_punch", 1.0))
+TCP_TABLE = tuple(of_one("tcp_punch", 0.98))
 
 
 def adverse(topology: Topology) -> Topology:
