@@ -22,6 +22,19 @@ SIGNAL_RTT_MS = PATH_RTT_MS = 80.0
 # that one was sought first, in vain.
 RELAY_MS, IN_VAIN_MS = 1_000.0, 3_000.0
 
+# What a bad day costs (`adverse`). Jitter makes a round trip, which is four lines, 30 ms longer on average, and nothing
+# waits for a dozen of them one after another.
+SIGNAL_LATE_MS = 500.0
+JITTER_MS = 12 * 30.0
+# Of a dozen packets that a connection waits for, three or more are lost to one in fifty: a bound has room for two. TCP
+# sends again after 1 s (RFC 6298 section 2.1), and what follows a SYN that was lost too (section 3: it has shown no
+# round trip); punches send at least every 0.5 s, as STUN does at first (RFC 8489 section 6.2.1).
+LOSSES = 2
+LOST_OVER_TCP_MS, LOST_OVER_UDP_MS = 1_000.0, 500.0
+# 98 % of guesses have met after 2 sqrt(ports) packets of each side. An eighth of them is sent in a round trip, which is
+# taken for 0.1 s where the path is new.
+GUESSES_MS = 8 * 100.0
+
 # Of a thousand rows that are as they should be, one may be called short.
 CHANCE_OF_INJUSTICE = 0.001
 
@@ -79,6 +92,21 @@ def bound_ms(way: Way, plugin: str) -> float:
         "random_probe": 15_000.0,
         "turn": RELAY_MS + (IN_VAIN_MS if way is Way.RELAY_IN_VAIN else 0.0),
     }[plugin]
+
+
+def bad_day_bound_ms(way: Way, plugin: str) -> float:
+    """The same on a bad day: the signals that a connection waits for are late, and two packets are lost. The 15 s that
+    guesses may take have room for any day, and would say nothing: here they get a punch's time, and their own."""
+    good_day_ms = bound_ms(way, "udp_punch") + GUESSES_MS if plugin == "random_probe" else bound_ms(way, plugin)
+    signals, lost_ms = {
+        "direct_connect": (0, LOST_OVER_TCP_MS),
+        "reverse_connect": (1, LOST_OVER_TCP_MS),
+        "udp_punch": (2, LOST_OVER_UDP_MS),
+        "tcp_punch": (2, LOST_OVER_TCP_MS),
+        "random_probe": (2, LOST_OVER_UDP_MS),
+        "turn": (2, LOST_OVER_TCP_MS),  # for those without UDP
+    }[plugin]
+    return good_day_ms + signals * SIGNAL_LATE_MS + LOSSES * lost_ms + JITTER_MS
 
 
 def predictable(nat: NatSpec) -> bool:

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nat_matrix import Tally, Try, missed
-from nat_table import CHANCE_OF_INJUSTICE, Row, Way, too_few
+from nat_matrix import Tally, Try, late, missed
+from nat_table import CHANCE_OF_INJUSTICE, Row, Way, bad_day_bound_ms, bound_ms, too_few
 from warpfleet.core.combo import ConnectionOutcome
 
 shares = st.sampled_from([0.5, 0.95, 0.98, 1.0])
@@ -82,3 +82,23 @@ def test_a_relay_that_was_punched_for_is_a_miss_although_it_came() -> None:
     assert complaints(tally("quiet", Way.RELAY, 1.0, came=2, failed=0)) == []
     found = complaints(tally("loud", Way.RELAY, 1.0, came=2, failed=0, punches=1))
     assert found == [("loud", "punched or sprayed although nothing can come of it")]
+
+
+def test_a_row_is_late_where_its_median_is_beyond_the_bound_of_the_day() -> None:
+    def took(*times_ms: float) -> Tally:
+        direct = ConnectionOutcome.DIRECT
+        tries = (Try(f"{ms}", direct, "udp_punch", ms, 1, None) for ms in times_ms)
+        return Tally(Row("one", "two", Way.PUNCH), Path(), tuple(tries))
+
+    good_ms, bad_ms = (bound(Way.PUNCH, "udp_punch") for bound in (bound_ms, bad_day_bound_ms))
+    assert not list(late([took(good_ms, good_ms, 9_000.0)], bound_ms))
+    assert len(list(late([took(80.0, good_ms + 1, 9_000.0)], bound_ms))) == 1
+    assert not list(late([took(80.0, good_ms + 1, 9_000.0)], bad_day_bound_ms))
+    assert len(list(late([took(bad_ms + 1)], bad_day_bound_ms))) == 1
+
+
+def test_a_row_that_never_came_about_is_not_late_besides() -> None:
+    never = Try("0", ConnectionOutcome.FAILED, None, None, 1, None)
+    row = Tally(Row("one", "two", Way.PUNCH), Path(), (never, never))
+    assert not list(late([row], bound_ms))
+    assert complaints(row) == [("one", "0 of 2, 100% are asked for")]

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from nat_table import MATRIX, PEER, TABLE, TCP_TABLE, UDP_TABLE, Row, Way, adverse, bound_ms
+from nat_table import MATRIX, PEER, TABLE, TCP_TABLE, UDP_TABLE, Row, Way, adverse, bad_day_bound_ms, bound_ms
 from warpfleet.configs.topology import PRESETS
 from warpfleet.core.combo import AttemptOutcome, Phase, Policy
 from warpfleet.lab.sim.world import World
@@ -74,8 +74,12 @@ def test_no_two_ends_of_a_pair_have_one_clock() -> None:
 
 
 @pytest.mark.parametrize("row", ROWS, ids=str)
-def test_a_bad_day_changes_nothing_in_the_table(bad_day: World, row: Row) -> None:
-    assert connect(bad_day, row).outcome is row.way.outcome
+def test_a_bad_day_changes_nothing_in_the_table_but_the_time(bad_day: World, row: Row) -> None:
+    found = connect(bad_day, row)
+    assert found.outcome is row.way.outcome
+    assert found.plugin is not None
+    assert found.connect_ms is not None
+    assert found.connect_ms <= bad_day_bound_ms(row.way, found.plugin)
 
 
 STRICT = {
