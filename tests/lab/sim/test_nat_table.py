@@ -1,4 +1,4 @@
-"""The NAT x NAT table in the simulated laboratory: the whole of it, on a good day and on a bad one."""
+"""The NAT x NAT table in the simulated laboratory: the whole of it, on a good day and on two bad ones."""
 
 from collections.abc import Iterator
 
