@@ -4,6 +4,7 @@ find it, how often, and how soon. It reads nothing of the planner, which it is t
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
+from math import comb
 
 from warpfleet.configs.topology import PRESETS, NatSpec, Topology, find_topology
 from warpfleet.core.combo import ConnectionOutcome, RouteType
@@ -20,6 +21,22 @@ SIGNAL_RTT_MS = PATH_RTT_MS = 80.0
 # Where theory leaves no direct path, that is known and a relay is there within a second; what it may come later for
 # that one was sought first, in vain.
 RELAY_MS, IN_VAIN_MS = 1_000.0, 3_000.0
+
+# What a bad day costs (`adverse`). Jitter makes a round trip, which is four lines, 30 ms longer on average, and nothing
+# waits for a dozen of them one after another.
+SIGNAL_LATE_MS = 500.0
+JITTER_MS = 12 * 30.0
+# Of a dozen packets that a connection waits for, three or more are lost to one in fifty: a bound has room for two. TCP
+# sends again after 1 s (RFC 6298 section 2.1), and what follows a SYN that was lost too (section 3: it has shown no
+# round trip); punches send at least every 0.5 s, as STUN does at first (RFC 8489 section 6.2.1).
+LOSSES = 2
+LOST_OVER_TCP_MS, LOST_OVER_UDP_MS = 1_000.0, 500.0
+# 98 % of guesses have met after 2 sqrt(ports) packets of each side. An eighth of them is sent in a round trip, which is
+# taken for 0.1 s where the path is new.
+GUESSES_MS = 8 * 100.0
+
+# Of a thousand rows that are as they should be, one may be called short.
+CHANCE_OF_INJUSTICE = 0.001
 
 
 class Way(Enum):
@@ -77,6 +94,21 @@ def bound_ms(way: Way, plugin: str) -> float:
     }[plugin]
 
 
+def bad_day_bound_ms(way: Way, plugin: str) -> float:
+    """The same on a bad day: the signals that a connection waits for are late, and two packets are lost. The 15 s that
+    guesses may take have room for any day, and would say nothing: here they get a punch's time, and their own."""
+    good_day_ms = bound_ms(way, "udp_punch") + GUESSES_MS if plugin == "random_probe" else bound_ms(way, plugin)
+    signals, lost_ms = {
+        "direct_connect": (0, LOST_OVER_TCP_MS),
+        "reverse_connect": (1, LOST_OVER_TCP_MS),
+        "udp_punch": (2, LOST_OVER_UDP_MS),
+        "tcp_punch": (2, LOST_OVER_TCP_MS),
+        "random_probe": (2, LOST_OVER_UDP_MS),
+        "turn": (2, LOST_OVER_TCP_MS),  # for those without UDP
+    }[plugin]
+    return good_day_ms + signals * SIGNAL_LATE_MS + LOSSES * lost_ms + JITTER_MS
+
+
 def predictable(nat: NatSpec) -> bool:
     """Whether its external port for a new destination can be known beforehand (RFC 4787 sections 4.1 and 4.2)."""
     return nat.mapping is Mapping.EIM or nat.port_assignment is PortAssignment.SEQUENTIAL
@@ -108,6 +140,13 @@ def share_of(way: Way, *nats: NatSpec | None) -> float:
     return 0.95 if way is Way.PUNCH and sequential else 1.0
 
 
+def too_few(successes: int, tries: int, share: float) -> bool:
+    """Whether so few would hardly come about by chance, if each try succeeded with probability `share`: the exact
+    binomial test, one-sided. With a share of 1 any failure is one too many."""
+    so_few = sum(comb(tries, k) * share**k * (1 - share) ** (tries - k) for k in range(successes + 1))
+    return so_few < CHANCE_OF_INJUSTICE
+
+
 def of_presets() -> Iterator[Row]:
     """Every ordered pair of presets, each one's host with another one's peer."""
     for initiator, mine in PRESETS.items():
@@ -116,12 +155,12 @@ def of_presets() -> Iterator[Row]:
             yield Row(initiator, responder + PEER, way, share_of(way, mine, theirs))
 
 
-def of_tcp() -> Iterator[Row]:
-    """TCP alone, between all that map ports independently of the destination."""
-    steady = [name for name, nat in PRESETS.items() if nat and nat.mapping is Mapping.EIM and not nat.udp_blocked]
+def of_one(plugin: str, share: float) -> Iterator[Row]:
+    """One punch alone, between all whose ports are the same for any destination, behind a router or not."""
+    steady = [name for name, nat in PRESETS.items() if not nat or (nat.mapping is Mapping.EIM and not nat.udp_blocked)]
     for initiator in steady:
         for responder in steady:
-            yield Row(initiator, responder + PEER, Way.PUNCH, 0.98, Pin("tcp_punch"))
+            yield Row(initiator, responder + PEER, Way.PUNCH, share, Pin(plugin))
 
 
 def both(one: str, two: str, way: Way, share: float = 1.0, pin: Pin = OPEN) -> Iterator[Row]:
@@ -182,7 +221,8 @@ def special() -> Iterator[Row]:
 
 
 TABLE = (*of_presets(), *special())
-TCP_TABLE = tuple(of_tcp())
+UDP_TABLE = tuple(of_one("udp_punch", 1.0))
+TCP_TABLE = tuple(of_one("tcp_punch", 0.98))
 
 
 def adverse(topology: Topology) -> Topology:

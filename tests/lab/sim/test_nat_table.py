@@ -1,16 +1,25 @@
-"""The NAT x NAT table in the simulated laboratory: the whole of it, on a good day and on a bad one."""
+"""The NAT x NAT table in the simulated laboratory: the whole of it, on a good day and on two bad ones."""
 
 from collections.abc import Iterator
 
 import pytest
 
-from nat_table import MATRIX, PEER, TABLE, TCP_TABLE, Row, Way, adverse, bound_ms
+from nat_table import MATRIX, PEER, TABLE, TCP_TABLE, UDP_TABLE, Row, Way, adverse, bad_day_bound_ms, bound_ms
 from warpfleet.configs.topology import PRESETS
 from warpfleet.core.combo import AttemptOutcome, Phase, Policy
 from warpfleet.lab.sim.world import World
 from warpfleet.telemetry.records import ConnectionRow
 
-SKEW_S = 2.0  # between the two ends of each pair of presets, with no server to tell either of it
+ROWS = (*TABLE, *UDP_TABLE, *TCP_TABLE)
+SKEW_S = 2.0  # between the two clocks that are farthest apart, with no server to tell anybody of it
+
+
+def clocks() -> dict[str, float]:
+    """How far each host's clock is ahead: evenly spread, no two the same. A host and its peer are neighbours in the
+    topology, and at opposite ends here."""
+    names = [host.name for host in MATRIX.hosts]
+    order = [*names[::2], *reversed(names[1::2])]
+    return {name: SKEW_S * place / (len(order) - 1) for place, name in enumerate(order)}
 
 
 @pytest.fixture(scope="module")
@@ -19,9 +28,10 @@ def world() -> Iterator[World]:
         yield made
 
 
-@pytest.fixture(scope="module")
-def bad_day() -> Iterator[World]:
-    skew_s = {host.name: SKEW_S for host in MATRIX.hosts if not host.name.endswith(PEER)}
+@pytest.fixture(scope="module", params=[True, False], ids=["ahead", "behind"])
+def bad_day(request: pytest.FixtureRequest) -> Iterator[World]:
+    """Two of them: whoever is ahead on one is as far behind on the other."""
+    skew_s = clocks() if request.param else {name: SKEW_S - ahead_s for name, ahead_s in clocks().items()}
     with World(adverse(MATRIX), seed=2, skew_s=skew_s) as made:
         yield made
 
@@ -31,7 +41,7 @@ def connect(world: World, row: Row, policy: Policy = Policy.STAGGERED) -> Connec
     return world.connect(row.initiator, row.responder, policy=policy, only=pin.plugin, af=pin.af, route=pin.route)
 
 
-@pytest.mark.parametrize("row", [*TABLE, *TCP_TABLE], ids=str)
+@pytest.mark.parametrize("row", ROWS, ids=str)
 def test_every_pair_connects_as_theory_allows_and_as_soon(world: World, row: Row) -> None:
     found = connect(world, row)
     assert found.outcome is row.way.outcome
@@ -56,9 +66,20 @@ def test_every_preset_is_taken_for_what_it_is(world: World, name: str) -> None:
     assert (found.initiator_nat, found.responder_nat) == (name, name)
 
 
-@pytest.mark.parametrize("row", [*TABLE, *TCP_TABLE], ids=str)
-def test_a_bad_day_changes_nothing_in_the_table(bad_day: World, row: Row) -> None:
-    assert connect(bad_day, row).outcome is row.way.outcome
+def test_no_two_ends_of_a_pair_have_one_clock() -> None:
+    ahead_s = clocks()
+    apart_s = [abs(ahead_s[row.initiator] - ahead_s[row.responder]) for row in ROWS]
+    assert min(apart_s) > 0
+    assert max(apart_s) == SKEW_S
+
+
+@pytest.mark.parametrize("row", ROWS, ids=str)
+def test_a_bad_day_changes_nothing_in_the_table_but_the_time(bad_day: World, row: Row) -> None:
+    found = connect(bad_day, row)
+    assert found.outcome is row.way.outcome
+    assert found.plugin is not None
+    assert found.connect_ms is not None
+    assert found.connect_ms <= bad_day_bound_ms(row.way, found.plugin)
 
 
 STRICT = {
