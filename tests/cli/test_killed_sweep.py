@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.lab, pytest.mark.ray, pytest.mark.timeout(300)]
 
 WARPFLEET = str(Path(sys.executable).with_name("warpfleet"))
 DEADLINE_S = 90.0
-REPEATS = "6"
+REPEATS = "3"
 GOOD = ("direct", "relayed")
 
 
