@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from warpfleet.core.combo import Phase, Reason, RouteType, Side, Transport
 from warpfleet.core.endpoint import Endpoint
+from warpfleet.core.nat import Filtering
 from warpfleet.core.pairing import Kind, Requirement, kind_of
 from warpfleet.net.interfaces import DatagramSocket, Pipe
 from warpfleet.plugins.contract import AttemptContext, AttemptFactory, AttemptFailed, NodePorts, Strategy
@@ -16,6 +17,7 @@ from warpfleet.plugins.udp_punch.messages import Answer, Offer
 from warpfleet.plugins.udp_punch.plan import CANDIDATES_MAX, RUN_SOCKETS, ahead, behind, candidates
 from warpfleet.plugins.volley import Volley, close_all, open_sockets
 
+_DISCARD_PORT = 9  # RFC 863: nobody answers
 _STUN_S = 3.0  # a server that has not answered three retransmissions will not be of use
 # Other attempts wait for their turn no longer. Who answers later may find their mappings where ours were to be.
 _TURN_S = 2.0
@@ -65,11 +67,24 @@ class UdpPunch(Strategy):
         context = self.context
         socket = await context.network.open_udp(context.combo.af)
         try:
-            theirs = await self._exchange(await self._candidates(socket))
+            own = await self._candidates(socket)
+            self._let_in_the_first_frame(socket)
+            theirs = await self._exchange(own)
         except BaseException:
             socket.close()
             raise
         return await context.prove_datagram(socket, theirs)
+
+    def _let_in_the_first_frame(self, socket: DatagramSocket) -> None:
+        """Send something to the peer's address where our filter asks for no more than that: its first frame, which
+        shows its port, mostly comes before its answer."""
+        context = self.context
+        af, theirs = context.combo.af, context.theirs
+        if context.combo.route is not RouteType.EXT or theirs is None or af not in theirs.external:
+            return
+        hidden = kind_of(theirs.behaviour(af)) in (Kind.SEQUENTIAL, Kind.RANDOM)
+        if hidden and context.mine.behaviour(af).filtering is Filtering.ADF:
+            self._greet([socket], [Endpoint(theirs.external[af], _DISCARD_PORT)])
 
     async def _lead(self) -> Pipe:
         """Say where a run of mappings will be, and open it once it is known towards whom: to the likeliest candidate,
