@@ -288,6 +288,35 @@ async def test_a_prediction_without_stun_fails_and_closes_its_sockets(side: str)
 
 
 @virtual_time
+@pytest.mark.parametrize(
+    ("ours", "theirs", "ahead_of_the_offer"),
+    [
+        ("addr_restricted", "symmetric_random", [Endpoint(EXTERNAL["bob"], 9)]),
+        ("addr_restricted", "symmetric_sequential", [Endpoint(EXTERNAL["bob"], 9)]),
+        ("addr_restricted", "port_restricted", []),
+        ("full_cone", "symmetric_random", []),
+    ],
+)
+async def test_an_address_filter_is_opened_for_a_peer_whose_port_is_hidden(
+    ours: str, theirs: str, ahead_of_the_offer: list[Endpoint]
+) -> None:
+    internet = Internet()
+    alice, bob = natted(ALICE, internet, ours, sequence(20_000)), natted(BOB, internet, theirs, sequence(30_000))
+    meeting = Meeting(UdpPunch, alice, bob)
+    meeting.a.theirs = bob.view
+    sent_before: list[list[Endpoint]] = []
+
+    def noting(_: AttemptMessage) -> None:
+        sent_before.append([remote for socket in internet.udp for _, remote in socket.sent])
+
+    meeting.a.post = noting
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(1):
+            await meeting.run(meeting.a)
+    assert sent_before == [ahead_of_the_offer]
+
+
+@virtual_time
 async def test_the_run_is_opened_although_the_answer_is_late() -> None:
     internet = Internet()
     meeting = Meeting(UdpPunch, sequential(ALICE, internet, 20_000), sequential(BOB, internet, 30_000))

@@ -97,11 +97,6 @@ def test_a_peer_can_be_asked_for_its_address_record() -> None:
     ]
 
 
-def test_an_address_filter_is_open_when_the_first_frame_comes() -> None:
-    restricted, cone = (connect(pair(nat, "symmetric_random"), "a", "b") for nat in ("addr_restricted", "full_cone"))
-    assert restricted.connect_ms == pytest.approx(cone.connect_ms, abs=1)
-
-
 def test_behind_a_carrier_two_homes_meet() -> None:
     with World(find_topology("cgn")) as world:
         rows = [
