@@ -114,9 +114,9 @@ PUNCHES = {
     "tcp_punch": ("eim_random_ports", "port_restricted"),
     "random_probe": ("port_restricted", "symmetric_random"),
 }
-# The answer to a frame that comes again, or the last acknowledgement of a TCP stream, may leave after the attempt has
-# ended: a TCP punch has one to a STUN server, too.
-LATER_PACKETS = {"udp_punch": 1, "tcp_punch": 2, "random_probe": 1}
+# What leaves after the attempt has ended: the pipe's answers to frames that come again, of which guesses bring some, and
+# the last acknowledgement of a TCP stream, of which a punch has one to a STUN server, too.
+LATER_PACKETS = {"udp_punch": 2, "tcp_punch": 2, "random_probe": 4}
 
 
 @pytest.fixture(scope="module")
