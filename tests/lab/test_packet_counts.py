@@ -114,7 +114,7 @@ PUNCHES = {
     "tcp_punch": ("eim_random_ports", "port_restricted"),
     "random_probe": ("port_restricted", "symmetric_random"),
 }
-# What leaves after the attempt has ended: the pipe's answers to frames that come again, of which guesses bring some, and
+# What leaves after the attempt has ended: the pipe's answers to frames that come again, some of them after guesses, and
 # the last acknowledgement of a TCP stream, of which a punch has one to a STUN server, too.
 LATER_PACKETS = {"udp_punch": 2, "tcp_punch": 2, "random_probe": 4}
 
