@@ -116,7 +116,7 @@ PUNCHES = {
 }
 # What leaves after the attempt has ended: the pipe's answers to frames that come again, some of them after guesses, and
 # the last acknowledgement of a TCP stream, of which a punch has one to a STUN server, too.
-LATER_PACKETS = {"udp_punch": 2, "tcp_punch": 2, "random_probe": 4}
+LATER_PACKETS = {"udp_punch": 1, "tcp_punch": 2, "random_probe": 2}
 
 
 @pytest.fixture(scope="module")
