@@ -120,7 +120,8 @@ async def sweep_all(fleet: Fleet, out: Path, *, repeat: int, concurrency: int) -
         for number, rows in enumerate(by_pin.values()):
             say(f"{len(rows)} pairs, {repeat} times each: {rows[0].pin}")
             directory = out / f"sweep-{number}"
-            tallies += await sweep(cluster, fleet, directory, rows, repeat=repeat, concurrency=concurrency)
+            at_once = min(concurrency, len(rows))  # else the connections of one pair wait for each other
+            tallies += await sweep(cluster, fleet, directory, rows, repeat=repeat, concurrency=at_once)
     return tallies
 
 

@@ -67,7 +67,7 @@ async def test_who_gives_up_waiting_or_fails_leaves_the_room_to_others() -> None
 
 @virtual_time
 async def test_one_peer_leaves_room_for_others() -> None:
-    attempts = Attempts(Room(10))
+    attempts = Attempts(Room(16))
     greedy = [asyncio.create_task(attempts.run(4, "mallory")) for _ in range(8)]
     await asyncio.sleep(0.5)
     await attempts.run(1, "bob")

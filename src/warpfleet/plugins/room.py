@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager
 # Eight attempts at once that open 512 sockets each; the others wait a second for their turn. Each socket is a mapping
 # in a NAT, of which small ones keep some thousands.
 MAX_SOCKETS = 4096
-_OF_A_PEER_MAX = 2  # attempts with one peer, so that it leaves room for others
 
 
 class Room:
@@ -25,18 +24,22 @@ class Room:
     @asynccontextmanager
     async def take(self, sockets: int, peer: str) -> AsyncIterator[None]:
         """Wait for room for so many, first come, first served, and give it back in the end. The caller bounds the time.
-        Whoever wants more than there is at all gets it alone. Of the attempts with one peer all but a few wait apart.
+        Whoever wants more than there is at all gets it alone. What is with one peer beyond half the room waits apart.
         """
         async with self._left:
-            await self._left.wait_for(lambda: self._of_peer[peer] < _OF_A_PEER_MAX)
-            self._of_peer[peer] += 1
+            await self._left.wait_for(lambda: self._is_modest(peer, sockets))
+            self._of_peer[peer] += sockets
         try:
             async with self._taken_by(sockets):
                 yield
         finally:
-            self._of_peer -= Counter([peer])
+            self._of_peer -= Counter({peer: sockets})
             async with self._left:
                 self._left.notify_all()
+
+    def _is_modest(self, peer: str, sockets: int) -> bool:
+        """Whether one peer leaves half the room to others, or has none of it yet."""
+        return not self._of_peer[peer] or self._of_peer[peer] + sockets <= self._sockets // 2
 
     @asynccontextmanager
     async def _taken_by(self, sockets: int) -> AsyncIterator[None]:

@@ -59,11 +59,13 @@ class Meeting:
         race.add(meeting._tell())
         return meeting
 
-    def hear(self, told: Told) -> None:
-        """Dial the endpoints that the peer has told, when it dials ours."""
+    def hear(self, told: Told) -> int:
+        """Dial the endpoints that the peer has told, when it dials ours; how long its word took, by both clocks, in
+        microseconds."""
         heard_at_us = self._context.node.now_us()
         self._took_us = heard_at_us - told.sent_at_us
         self._race.add(self._dial_all(told, heard_at_us, self._took_us))
+        return self._took_us
 
     async def _dial_all(self, told: Told, heard_at_us: int, took_us: int) -> None:
         step = window_step(self._context.side, self._number, self._context.started_at_us)

@@ -16,7 +16,7 @@ CANDIDATES_MAX = 8  # mappings that others may take between the STUN request and
 
 FIRST_MEETING = 0
 # Time for a STUN request over TCP and a signal, on most of the internet, before each boundary.
-PREPARATION_US = 500_000
+_PREPARATION_US = 500_000
 WINDOW_US = 1_000_000
 # A meeting and its refusal fit into it on most of the internet; it is before a relay is tried.
 _PATIENCE_US = 1_000_000
@@ -27,7 +27,11 @@ _HEAD_START_US = 200_000
 _HOP_LIMITS = (None, 2, 4)
 
 # Clocks that say that a signal took longer, or less than no time, are off by more than it took.
-_SIGNAL_MAX_US = 500_000
+_SIGNAL_MAX_US = 1_000_000
+# What most signals take no longer than.
+_SIGNAL_US = 500_000
+# Of what a signal took, by which the next one may take longer: whoever dials too soon is refused by some routers.
+_UNSTEADY = 4
 # What clocks are off that NTP corrects. It is as good as no time for a signal: the SYNs are longer under way.
 _CLOCKS_US = 50_000
 
@@ -69,9 +73,16 @@ def predicted(reflexive: Endpoint, nat: NatBehaviour) -> list[Endpoint]:
 
 
 def patience_us(took_us: int) -> int:
-    """How long the responder waits for its answer to arrive: as long as the offer took by both clocks, `took_us`, and
-    where these are too far apart to tell, longer than most signals take."""
-    return max(took_us, 0) if -_CLOCKS_US < took_us < _SIGNAL_MAX_US else _SIGNAL_MAX_US
+    """How long the responder waits for its answer to arrive: a little longer than the offer took by both clocks,
+    `took_us`, and where these are too far apart to tell, longer than most signals take."""
+    known = -_CLOCKS_US < took_us < _SIGNAL_MAX_US
+    return max(took_us + took_us // _UNSTEADY, 0) if known else _SIGNAL_US
+
+
+def preparation_us(took_us: int) -> int:
+    """How long before the boundary of a window a side begins to prepare it, where the peer's last word took so long by
+    both clocks."""
+    return _PREPARATION_US + patience_us(took_us)
 
 
 def responders_step(told_at_us: int, heard_at_us: int, took_us: int) -> Step:
@@ -99,7 +110,7 @@ def next_window(now_us: int) -> int:
 def is_near(window: int, now_us: int) -> bool:
     """Whether a peer whose clock is less than a window off may be preparing this window, or be in it: windows B and
     B + 1 overlap."""
-    return abs(window * WINDOW_US - PREPARATION_US - now_us) < 2 * WINDOW_US
+    return abs(window * WINDOW_US - _PREPARATION_US - now_us) < 2 * WINDOW_US
 
 
 def window_step(side: Side, window: int, started_at_us: int) -> Step:

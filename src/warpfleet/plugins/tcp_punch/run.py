@@ -13,12 +13,12 @@ from warpfleet.plugins.tcp_punch.meeting import Meeting
 from warpfleet.plugins.tcp_punch.messages import Answer, Offer, Told
 from warpfleet.plugins.tcp_punch.plan import (
     FIRST_MEETING,
-    PREPARATION_US,
     WINDOW_US,
     is_near,
     keeps_ports,
     local_ports,
     next_window,
+    preparation_us,
     window_step,
 )
 from warpfleet.plugins.tcp_punch.race import Race
@@ -40,6 +40,7 @@ class TcpPunch(Strategy):
         self._race = Race()
         self._meetings: dict[int, Meeting] = {}
         self._fixed_ip: str | None = None  # the peer's external address, where no NAT changes its ports
+        self._took_us = 0  # of the peer's last word, by both clocks
 
     async def run(self) -> Pipe:
         self._race.add(self._meet())
@@ -59,7 +60,7 @@ class TcpPunch(Strategy):
             await self._hear(context.opening)
         window = next_window(context.node.now_us())
         while True:
-            told = await self._told_before(window * WINDOW_US - PREPARATION_US)
+            told = await self._told_before(window * WINDOW_US - preparation_us(self._took_us))
             if told:
                 await self._hear(told)
                 continue
@@ -78,7 +79,7 @@ class TcpPunch(Strategy):
     async def _hear(self, told: Told) -> None:
         if told.meeting == FIRST_MEETING or is_near(told.meeting, self.context.node.now_us()):
             meeting = await self._meeting(told.meeting)
-            meeting.hear(told)
+            self._took_us = meeting.hear(told)
             port = self._peer_port(told.meeting)
             for endpoint in map(Endpoint.parse, told.candidates):
                 self._fixed_ip = endpoint.ip if endpoint.port == port else self._fixed_ip
