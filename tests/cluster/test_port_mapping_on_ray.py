@@ -3,13 +3,11 @@
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 
 import pytest
-import pytest_asyncio
 
 from warpfleet.cluster.control import ClusterClient, ConnectRequest, StatusRequest
-from warpfleet.cluster.session import own_cluster
 from warpfleet.cluster.status import ActorStatus, ClusterStatus
 from warpfleet.configs.fleet import Fleet
 from warpfleet.configs.loader import load
@@ -28,18 +26,11 @@ HOSTS = [{"name": "home", "nat": MAPS, "delay_ms": 20}, {"name": "away", "nat": 
 
 
 @pytest.fixture(scope="module")
-def mapped_fleet(state_folder: None) -> Iterator[Fleet]:
+def mapped_fleet() -> Iterator[Fleet]:
     """`home` stands behind a router that maps ports."""
     topology = Topology.model_validate({"version": 1, "name": "mapping", "hosts": HOSTS})
     with laboratory(topology, name="wftest-mapping") as lab:
         yield load(lab.fleet_path, Fleet)
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def own(mapped_fleet: Fleet) -> AsyncIterator[ClusterClient]:
-    """A cluster that serves it."""
-    async with own_cluster(mapped_fleet, print) as client:
-        yield client
 
 
 async def dialled(cluster: ClusterClient, fleet: Fleet) -> Endpoint | None:
@@ -67,15 +58,15 @@ async def killed(cluster: ClusterClient, role: str) -> None:
 
 
 async def test_the_first_connection_goes_by_the_mapping_and_later_ones_do_after_actors_died(
-    own: ClusterClient, mapped_fleet: Fleet
+    cluster: ClusterClient, mapped_fleet: Fleet
 ) -> None:
-    first = await dialled(own, mapped_fleet)
+    first = await dialled(cluster, mapped_fleet)
     assert first
-    await killed(own, "signal")
-    assert await dialled(own, mapped_fleet) == first
-    await killed(own, "direct_connect")
+    await killed(cluster, "signal")
+    assert await dialled(cluster, mapped_fleet) == first
+    await killed(cluster, "direct_connect")
     async with asyncio.timeout(15):  # until the new listener is mapped, it is a long shot
-        while (second := await dialled(own, mapped_fleet)) is None:
+        while (second := await dialled(cluster, mapped_fleet)) is None:
             pass
     assert second.ip == first.ip
     assert second.port != first.port

@@ -26,6 +26,7 @@ class RoundTrip:
     )
     MAX_RETRY_S = 1.0  # RFC 6298 section 2.4: a timer's floor there, its ceiling here: attempts last seconds
     UNKNOWN_RETRY_S = 0.3  # no sample yet: twice a signal across a continent
+    _LEAST = 1.5  # round trips, of which jitter may take a quarter: an earlier timer sends everything twice
     _GAIN = 1 / 8  # RFC 6298 section 2.3
 
     def __init__(self) -> None:
@@ -40,7 +41,9 @@ class RoundTrip:
 
     @property
     def retry_s(self) -> float:
-        """How long to wait for an acknowledgement before sending again: twice the round trip, within bounds."""
+        """How long to wait for an acknowledgement before sending again: twice the round trip, within bounds, and longer
+        than one in any case."""
         if self.smoothed_s is None:
             return self.UNKNOWN_RETRY_S
-        return min(max(2 * self.smoothed_s, self.MIN_RETRY_S), self.MAX_RETRY_S)
+        bounded_s = min(max(2 * self.smoothed_s, self.MIN_RETRY_S), self.MAX_RETRY_S)
+        return max(bounded_s, self._LEAST * self.smoothed_s)

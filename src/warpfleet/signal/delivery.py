@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from warpfleet.core.retry import RoundTrip, retry_delays
 
-_MAX_RETRY_S = 1.0  # after a broker's restart the next transmission is never further away than this
+_MAX_RETRY_S = 1.0  # after a broker's restart the next transmission is no further away, or a round trip or two
 
 
 class Delivery:
@@ -20,7 +20,8 @@ class Delivery:
         self.rtt_s: float | None = None
         """The round trip that the first acknowledgement showed; None until there was one."""
         self._round_trip = round_trip
-        self._delays = retry_delays(round_trip.retry_s, _MAX_RETRY_S, uniform)
+        first_s = round_trip.retry_s
+        self._delays = retry_delays(first_s, max(first_s, _MAX_RETRY_S), uniform)
         self._sent_at: list[float] = []
 
     def transmit(self, now: float) -> int:

@@ -33,6 +33,7 @@ _ACK_LIFETIME_S = 10.0  # longer than any link holds a message back
 _COPIES_KEPT = 4_096  # copies come within a second or two of one another
 _MAX_HANDLERS = 1_024  # beyond it messages are not acknowledged, and so come again later
 _WINDOW = 64  # transmissions of one process that wait for their first answer: some 60 ms of work, below any retry timer
+_WINDOW_HELD_S = 0.2  # so that a slow network, which the work does not wait for, leaves 320 transmissions a second
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +72,12 @@ class _Flight:
     peer: PublicIdentity
     delivery: Delivery
     wake: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def woken(self, latest: float) -> None:
+        """Return once there is something new, or at this time of the event loop."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(latest):
+                await self.wake.wait()
 
 
 class _Copies:
@@ -160,15 +167,14 @@ class Mailbox:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _transmit(self, flight: _Flight, header: Header, message: ProtoMessage) -> float:
-        """Transmit until acknowledged. A place in the window is held until the answer, or until the next is due: so a
-        burst queues here instead of setting off every retry timer at once, and absent peers block nobody for long."""
+        """Transmit until acknowledged. A place in the window is held until the answer, or for a while: so a burst
+        queues here instead of setting off every retry timer at once, and absent peers block nobody for long."""
         while flight.delivery.rtt_s is None:
             await self.channel.wait_up()
             async with self._house.window:
                 self._transmit_once(flight, header, message)
-                with suppress(TimeoutError):
-                    async with asyncio.timeout_at(flight.delivery.due_at):
-                        await flight.wake.wait()
+                await flight.woken(asyncio.get_running_loop().time() + _WINDOW_HELD_S)
+            await flight.woken(flight.delivery.due_at)
             flight.wake.clear()
         return flight.delivery.rtt_s
 
