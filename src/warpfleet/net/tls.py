@@ -104,15 +104,15 @@ class Tunnel:
         found, self._left_over = [self._left_over[:max_bytes]], self._left_over[max_bytes:]
         left = max_bytes - len(found[0])
         try:
-            while left:
+            while left and (self._incoming.pending or self._tls.pending()):
                 data = self._tls.read(min(left, _RECORD_BYTES))
                 if not data:
                     return b"".join(found), True
                 found.append(data)
                 left -= len(data)
-        except ssl.SSLWantReadError:
+        except ssl.SSLWantReadError:  # half a record
             pass
-        except ssl.SSLZeroReturnError:
+        except ssl.SSLZeroReturnError:  # the end of the other one, after our own
             return b"".join(found), True
         except ssl.SSLError as error:
             raise ConnectionLost(f"the tunnel is broken: {error.reason}") from error
@@ -126,7 +126,7 @@ class TlsPipe(BasePipe):
         super().__init__(peer)
         self._stream = stream
         self._tunnel = tunnel
-        self._writing = asyncio.Lock()
+        self._writing, self._reading = asyncio.Lock(), asyncio.Lock()
         self._eof_sent = False
         self._ended = False
         self._closing: asyncio.Task[None] | None = None
@@ -190,12 +190,13 @@ class TlsPipe(BasePipe):
         self._stream.close()
 
     async def _recv(self, max_bytes: int) -> bytes:
-        while not self._ended:
-            data, self._ended = self._tunnel.read(max_bytes)
-            if data:
-                return data
-            if not self._ended:
-                self._tunnel.feed(await self._stream.read(_CHUNK_BYTES))
+        async with self._reading:  # who still receives goes on while the pipe is being closed
+            while not self._ended:
+                data, self._ended = self._tunnel.read(max_bytes)
+                if data:
+                    return data
+                if not self._ended:
+                    self._tunnel.feed(await self._stream.read(_CHUNK_BYTES))
         return b""
 
     async def _seal(self, handshake: Handshake) -> None:
