@@ -20,8 +20,8 @@ _CHUNK_BYTES = 262_144  # encrypted and written at once: sixteen records
 _RECORD_BYTES = 16_384  # RFC 8446 section 5.1
 _FLUSH_S = 5.0  # a reader that takes nothing for so long is not waited for
 # A stream that is closed while the peer still sends is reset, and may take with it what the peer has not read yet: so
-# the peer's end is waited for, but not for ever.
-_FAREWELL_S = 2.0
+# its end is waited for, as long as it says something (a round trip of a slow path passes before it knows), up to 2 s.
+_SILENCE_S, _FAREWELL_S = 0.25, 2.0
 
 
 @lru_cache(1)
@@ -185,7 +185,7 @@ class TlsPipe(BasePipe):
             async with asyncio.timeout(_FLUSH_S):
                 await self.send_eof()
             async with asyncio.timeout(_FAREWELL_S):
-                while await self._recv(RECV_BYTES):
+                while await asyncio.wait_for(self._recv(RECV_BYTES), _SILENCE_S):
                     continue
         self._stream.close()
 
