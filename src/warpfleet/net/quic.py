@@ -21,11 +21,12 @@ _FAREWELLS = 2  # one lost datagram should not leave the peer with an open pipe
 
 @dataclass(frozen=True, slots=True)
 class DatagramPath:
-    """A way to the peer: a socket, and where the peer is as seen from it."""
+    """A way to the peer: a socket, and where the peer is as seen from it. TCP is that of `StreamDatagrams`."""
 
     socket: DatagramSocket
     remote: Endpoint
     relayed: bool = False
+    transport: Transport = Transport.UDP
 
     def send(self, data: bytes) -> None:
         """Send one datagram."""
@@ -78,8 +79,8 @@ class QuicPipe(BasePipe):
     @property
     def path(self) -> PipePath:
         """What carries the bytes now."""
-        socket = self._active.socket
-        return PipePath(Transport.UDP, socket.local, self._active.remote, self._active.relayed, socket.through)
+        active, socket = self._active, self._active.socket
+        return PipePath(active.transport, socket.local, active.remote, active.relayed, socket.through)
 
     @property
     def paths(self) -> tuple[DatagramPath, ...]:
