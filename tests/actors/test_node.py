@@ -30,6 +30,7 @@ from warpfleet.net.interfaces import ConnectionLost, Pipe
 from warpfleet.net.network import KernelNetwork
 from warpfleet.net.sockets import TcpStream
 from warpfleet.net.stunserver import StunServer
+from warpfleet.net.tls import TlsPipe, Tunnel
 from warpfleet.net.vantage import Vantage
 from warpfleet.plugins.address_messages import GetAddr, ReturnAddr
 from warpfleet.plugins.contract import Abandon, AttemptMessage
@@ -520,11 +521,13 @@ async def test_a_trusted_third_cannot_take_over_an_attempt_of_two_others(broker:
             "eve", "bob", alice.connection_id, question(Abandon, alice.attempt_id, plugin="direct_connect"), 2
         )
 
-        await stream.write(proof.take())
+        tunnel = Tunnel(Side.INITIATOR, cast.alice)
+        await stream.write(b"".join((proof.take(), *tunnel.first_flight())))
         assert proof.receive(await answer(stream)).event is Event.AGREED
-        async with await accepted(bob) as pipe:
-            assert pipe.peer == "alice"
-        stream.close()
+        mine = await TlsPipe.open(stream, tunnel, proof)
+        theirs = await accepted(bob)
+        assert theirs.peer == "alice"
+        await exchange(mine, theirs)
 
 
 # Between two hosts

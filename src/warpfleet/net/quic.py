@@ -177,6 +177,7 @@ class QuicPipe(BasePipe):
                 data, source = await path.socket.receive()
                 if source == path.remote:
                     self._take(data, path)
+        path.socket.close()
         self._readers.pop(path, None)
         if path == self._active:
             self._fall_back()
