@@ -10,7 +10,7 @@ from virtual_time import START_S
 from warpfleet.core.combo import Combo, RouteType, Side
 from warpfleet.core.endpoint import Endpoint, Interface
 from warpfleet.core.identity import Identity, PublicIdentity
-from warpfleet.core.peer import PeerView
+from warpfleet.core.peer import AddressFamily, PeerView
 from warpfleet.core.targets import USUAL_ALLOWANCE, Allowance, Budget, loopback_alias
 from warpfleet.net.handshake import Handshake
 from warpfleet.plugins.contract import AttemptContext, AttemptMessage, InboundStream
@@ -75,6 +75,8 @@ class FakeNode:
     learned: list[tuple[str, bytes]] = field(default_factory=list)
     tasks: list["asyncio.Future[None]"] = field(default_factory=list)
     callbacks: list[Callable[[], None]] = field(default_factory=list)
+    standing: dict[AddressFamily, int] = field(default_factory=dict)
+    knows_itself: asyncio.Event = field(default_factory=asyncio.Event)
     clock_ahead_us: int = 0
 
     def now_us(self) -> int:
@@ -96,6 +98,15 @@ class FakeNode:
 
     def advertise_mapping(self, listener: Endpoint, external: Endpoint | None) -> None:
         self.mapped[listener] = external
+
+    def advertise_standing(self, af: AddressFamily, port: int | None) -> None:
+        if port is None:
+            self.standing.pop(af, None)
+        else:
+            self.standing[af] = port
+
+    async def viewed(self) -> None:
+        await self.knows_itself.wait()
 
     def expect(self, news: Callable[[], Awaitable[None]]) -> None:
         self.expected.append(news)
@@ -167,6 +178,7 @@ def contexts(
             nonce=me.name.encode().ljust(16, b"\0"),
             claim=claim,
             post=lambda _message: None,
+            guard=guarded.guard,
             release=guarded.release,
         )
 

@@ -28,7 +28,7 @@ from warpfleet.core.combo import AttemptOutcome, Combo, Reason, RouteType, Side,
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.core.identity import Identity
 from warpfleet.core.pairing import Requirement
-from warpfleet.core.peer import PeerView
+from warpfleet.core.peer import AddressFamily, PeerView
 from warpfleet.core.targets import Budget
 from warpfleet.net import descriptors
 from warpfleet.net.handshake import Frame, FrameType
@@ -118,6 +118,7 @@ class Bench:
         self.held: list[tuple[str, Side, Pipe]] = []
         self.registration = Registration(Fake, None)
         self.mapped: list[tuple[str, tuple[Endpoint, ...]]] = []
+        self.standing: list[tuple[str, dict[AddressFamily, int]]] = []
         self.host = PluginHost(on_pipe=lambda node, _id, side, pipe: self.held.append((node, side, pipe)))
 
     async def open(self, listeners: Mapping[str, list[Endpoint]] = NO_LISTENERS) -> PluginHost:
@@ -139,7 +140,10 @@ class Bench:
         async def remap(batch: list[tuple[str, tuple[Endpoint, ...]]]) -> None:
             self.mapped += batch
 
-        self.host.bind(NAME, HostPorts(report, post, hand_over, own_record, learn_record, remap))
+        async def stand(batch: list[tuple[str, dict[AddressFamily, int]]]) -> None:
+            self.standing += batch
+
+        self.host.bind(NAME, HostPorts(report, post, hand_over, own_record, learn_record, remap, stand))
         self.host.registration = self.registration
         opened = await self.host.open_nodes([spec(ALICE), spec(BOB)], [ALICE.public, BOB.public])
         assert opened == listeners
@@ -170,7 +174,7 @@ async def test_a_node_that_the_plugin_opts_out_of_is_not_served() -> None:
             return None
 
     bench = Bench()
-    bench.host.bind(NAME, HostPorts(*[lambda *_: asyncio.sleep(0)] * 6))  # type: ignore[list-item]
+    bench.host.bind(NAME, HostPorts(*[lambda *_: asyncio.sleep(0)] * 7))  # type: ignore[list-item]
     bench.host.registration = Registration(Picky, None)
     assert await bench.host.open_nodes([spec(ALICE)], []) == {"alice": None}
     await bench.host.close()

@@ -83,6 +83,7 @@ class AttemptRun:
             nonce=surroundings.random_bytes(NONCE_BYTES),
             claim=self._claim,
             post=self._post,
+            guard=self._network.guard,
             release=self._network.release,
             inbox=Inbox(self._network.count),
             room=room,

@@ -210,6 +210,7 @@ class Node:
             own_record=self._signal.own_record,
             learn_record=self._signal.learn_record,
             remap=self._remap,
+            stand=self._signal.stand,
         )
         for plugin, host in self._hosts.items():
             host.bind(plugin, ports)

@@ -7,7 +7,7 @@ from warpfleet.actors.values import NodeSpec
 from warpfleet.core.combo import Reason
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.core.identity import Identity, PublicIdentity
-from warpfleet.core.peer import PeerView
+from warpfleet.core.peer import AddressFamily, PeerView
 from warpfleet.net.interfaces import NodeNetwork
 from warpfleet.net.network import KernelNetwork
 from warpfleet.plugins.contract import AttemptFactory, AttemptFailed, InboundStream
@@ -36,6 +36,7 @@ class OpenNode:
         learn_record: LearnRecord,
         *,
         on_mapped: Callable[["OpenNode"], None],
+        on_standing: Callable[["OpenNode"], None],
         network: NodeNetwork,
         now_s: Callable[[], float],
     ) -> None:
@@ -44,6 +45,7 @@ class OpenNode:
         self.view = PeerView(name=spec.name, machine="")
         self.factory: AttemptFactory | None = None
         self.listeners: list[Endpoint] = []
+        self.standing: dict[AddressFamily, int] = {}
         self._mappings: dict[Endpoint, Endpoint] = {}  # listener -> where strangers reach it
         self._expected: list[Callable[[], Awaitable[None]]] = []
         self._now_s = now_s
@@ -53,6 +55,8 @@ class OpenNode:
         self._own_record = own_record
         self._learn_record = learn_record
         self._on_mapped = on_mapped
+        self._on_standing = on_standing
+        self._viewed = asyncio.Event()
         self._tasks: list[asyncio.Future[None]] = []
         self._callbacks: list[Callable[[], None]] = []
 
@@ -97,6 +101,16 @@ class OpenNode:
             self._mappings[listener] = external
         self._on_mapped(self)
 
+    def advertise_standing(self, af: AddressFamily, port: int | None) -> None:
+        if port is None:
+            self.standing.pop(af, None)
+        else:
+            self.standing[af] = port
+        self._on_standing(self)
+
+    async def viewed(self) -> None:
+        await self._viewed.wait()
+
     def expect(self, news: Callable[[], Awaitable[None]]) -> None:
         self._expected.append(news)
 
@@ -124,6 +138,7 @@ class OpenNode:
         """Learn what the node's own address record says, and how far this machine's clock is behind true time."""
         self.view = view
         self._clock_offset_s = clock_offset_s
+        self._viewed.set()
         if view.udp_blocked:
             self.network.avoid_udp()
 

@@ -61,6 +61,8 @@ class HostPorts:
     learn_record: LearnRecord
     remap: Callable[[list[tuple[str, tuple[Endpoint, ...]]]], Awaitable[None]]
     """Say where port mappings let strangers in to nodes, and that they no longer do."""
+    stand: Callable[[list[tuple[str, dict[AddressFamily, int]]]], Awaitable[None]]
+    """Say at which UDP ports nodes always hear."""
 
 
 HeldPipe = Callable[[str, str, Side, Pipe], None]
@@ -103,6 +105,7 @@ class PluginHost:
         self._reports: Outbox[Report] = Outbox(ports.report)
         self._signals: Outbox[OutgoingSignal] = Outbox(ports.post)
         self._mappings: Outbox[tuple[str, tuple[Endpoint, ...]]] = Outbox(ports.remap)
+        self._standing: Outbox[tuple[str, dict[AddressFamily, int]]] = Outbox(ports.stand)
 
     async def open_nodes(
         self, specs: Sequence[NodeSpec], roster: Sequence[PublicIdentity]
@@ -122,6 +125,7 @@ class PluginHost:
                 self._ports.own_record,
                 self._ports.learn_record,
                 on_mapped=self._tell_mappings,
+                on_standing=self._tell_standing,
                 network=self._network_of(spec),
                 now_s=self._surroundings.now_s,
             )
@@ -138,12 +142,14 @@ class PluginHost:
         with suppress(TimeoutError):
             async with asyncio.timeout(_SETTLE_S):
                 await asyncio.gather(*(node.settled() for node in self._nodes.values()))
-        await self._mappings.drain()
+        await asyncio.gather(self._mappings.drain(), self._standing.drain())
 
-    def tell_mappings(self) -> None:
-        """Say again what is mapped: whoever is told is a new one."""
+    def tell_ports(self) -> None:
+        """Say again what is mapped, and where nodes always hear: whoever is told is a new one."""
         for node in self._nodes.values():
             self._tell_mappings(node)
+            if node.standing:
+                self._tell_standing(node)
 
     def trust(self, identities: Iterable[PublicIdentity]) -> None:
         """Let these peers open attempts; a name that comes with another key has that key from now on."""
@@ -218,11 +224,15 @@ class PluginHost:
         await self.close_nodes(list(self._nodes))
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._ports:
-            await asyncio.gather(self._reports.drain(), self._signals.drain(), self._mappings.drain())
+            outboxes = self._reports, self._signals, self._mappings, self._standing
+            await asyncio.gather(*(outbox.drain() for outbox in outboxes))
         self._closed.set()
 
     def _tell_mappings(self, node: OpenNode) -> None:
         self._mappings.put((node.name, node.mapped))
+
+    def _tell_standing(self, node: OpenNode) -> None:
+        self._standing.put((node.name, dict(node.standing)))
 
     def _start(self, order: StartAttempt) -> None:
         node = self._nodes.get(order.node)

@@ -119,6 +119,7 @@ class _PluginActor(_Process, PluginHost):
                 own_record=self._signal.method("own_record"),
                 learn_record=self._signal.method("learn_record"),
                 remap=self._signal.method("remap"),
+                stand=self._signal.method("stand"),
             ),
         )
 
@@ -130,7 +131,7 @@ class _PluginActor(_Process, PluginHost):
         self._coordinator.replace(coordinator)
         self._signal.replace(signal_host)
         if new_signal_host:
-            self.tell_mappings()
+            self.tell_ports()
 
     async def close(self) -> None:
         """Close every node, and take no more streams."""

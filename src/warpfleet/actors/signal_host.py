@@ -4,7 +4,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from urllib.parse import quote
@@ -104,6 +104,7 @@ class SignalHost:
         self._owners = message_owners()
         self._nodes: dict[str, _Node] = {}
         self._mapped: dict[str, tuple[Endpoint, ...]] = {}  # as told, also before a node is open
+        self._standing: dict[str, dict[AddressFamily, int]] = {}
         self._take_views: dict[str, Callable[[dict[str, PeerView], float], Awaitable[None]]] = {}
         self._outboxes: dict[str, Outbox[IncomingSignal]] = {}
         self._ports: SignalPorts | None = None
@@ -165,12 +166,19 @@ class SignalHost:
 
     async def remap(self, mapped: Sequence[tuple[str, tuple[Endpoint, ...]]]) -> None:
         """Publish where port mappings let strangers in to nodes, and tell it to whoever plans and runs attempts."""
+        self._mapped.update(mapped)
+        await self._publish_changes([name for name, _ in mapped])
+
+    async def stand(self, ports: Sequence[tuple[str, dict[AddressFamily, int]]]) -> None:
+        """The same for the UDP ports of nodes that always hear."""
+        self._standing.update(ports)
+        await self._publish_changes([name for name, _ in ports])
+
+    async def _publish_changes(self, names: Iterable[str]) -> None:
         changed: dict[str, PeerView] = {}
-        for name, endpoints in mapped:
-            self._mapped[name] = endpoints
-            node = self._nodes.get(name)
-            if node and node.view and (view := node.view.with_mapped(endpoints)) != node.view:
-                changed[name] = node.view = view
+        for node in (self._nodes[name] for name in names if name in self._nodes):
+            if node.view and (view := self._with_ports(node.view)) != node.view:
+                changed[view.name] = node.view = view
                 self._publish(node)
         if changed:
             assert self._ports is not None
@@ -178,6 +186,11 @@ class SignalHost:
             offset_s = self._clock.offset_s if self._clock else 0.0
             takers = (take(changed, offset_s) for take in self._take_views.values())
             await asyncio.gather(*takers, return_exceptions=True)  # whoever has died is told as it is replaced
+
+    def _with_ports(self, view: PeerView) -> PeerView:
+        """The same with what plugins have said of the node's ports."""
+        standing = self._standing.get(view.name, {})
+        return replace(view.with_mapped(self._mapped.get(view.name, ())), standing=standing)
 
     async def tell_records(self) -> None:
         """Say again what is known of every peer: the coordinator is a new one."""
@@ -189,6 +202,7 @@ class SignalHost:
         for name in names:
             self._nodes.pop(name, None)
             self._mapped.pop(name, None)
+            self._standing.pop(name, None)
             await self._hub.close_node(name)
 
     async def post(self, signals: Sequence[OutgoingSignal]) -> None:
@@ -234,7 +248,7 @@ class SignalHost:
         nats = known if known is not None else found or {}
         if clock and (self._clock is None or clock.error_s < self._clock.error_s):
             self._clock = clock
-        node.view = _own_view(node, nats).with_mapped(self._mapped.get(spec.name, ()))
+        node.view = self._with_ports(_own_view(node, nats))
         self._publish(node)
         self._work.start(self._republish(node))
         node.report = NodeReport(spec.name, node.view, clock, nats)
@@ -311,6 +325,7 @@ class SignalHost:
             ),
             nat={af: NatRecord.of(behaviour) for af, behaviour in view.nat.items()},
             relay=view.relay,
+            standing=view.standing,
         )
         self._hub.publish_record(identity.name, record)
 
@@ -414,4 +429,5 @@ def view_of(record: AddressRecord) -> PeerView:
         external=dict(record.external),
         nat={af: nat.value for af, nat in record.nat.items()},
         relay=record.relay,
+        standing=dict(record.standing),
     ).with_mapped(Endpoint(e.ip, e.port) for e in record.listeners if e.external)

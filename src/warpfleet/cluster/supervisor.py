@@ -96,9 +96,9 @@ class Supervisor:
         self._specs = specs
         await asyncio.gather(*(self._open_nodes(plugin) for plugin in self._plugins))
         self.reports = await self._open_signals()
+        await asyncio.gather(*(self._give_views(plugin) for plugin in self._plugins))
         await asyncio.gather(*(self.call(plugin, "settle")() for plugin in self._plugins))
         await self.refresh_reports()
-        await asyncio.gather(*(self._give_views(plugin) for plugin in self._plugins))
 
     async def close(self) -> None:
         """Close the nodes and end the actors; what hangs is left to the end of Ray."""

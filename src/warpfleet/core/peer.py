@@ -17,7 +17,8 @@ class PeerView:
 
     `machine` stands for the loopback interface it has: equal for two nodes that share one. `listeners` are bound
     transport addresses, unspecified ones included. `external` has the external address of each family that has one,
-    `mapped` where port mappings and pinholes let strangers in to a listener.
+    `mapped` where port mappings and pinholes let strangers in to a listener, `standing` the UDP port at the external
+    address of a family where a socket of the node always hears whom its NAT lets in.
     """
 
     name: str
@@ -28,6 +29,7 @@ class PeerView:
     nat: dict[AddressFamily, NatBehaviour] = field(default_factory=dict)
     relay: bool = False
     mapped: tuple[Endpoint, ...] = ()
+    standing: dict[AddressFamily, int] = field(default_factory=dict)
 
     def with_mapped(self, claimed: Iterable[Endpoint]) -> "PeerView":
         """The same with these mappings, as far as they lead to the node itself: at its external IPv4 address, or at an
@@ -38,6 +40,11 @@ class PeerView:
     def mappings(self, af: AddressFamily) -> tuple[Endpoint, ...]:
         """The mappings of one family."""
         return tuple(endpoint for endpoint in self.mapped if endpoint.af == af)
+
+    def standing_endpoint(self, af: AddressFamily) -> Endpoint | None:
+        """Where its standing UDP socket of one family is, where it has one."""
+        known = af in self.standing and af in self.external
+        return Endpoint(self.external[af], self.standing[af]) if known else None
 
     def behaviour(self, af: AddressFamily) -> NatBehaviour:
         """The NAT behaviour of one family; all unknown where nothing is known."""

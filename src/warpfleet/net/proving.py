@@ -3,8 +3,8 @@
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any, NamedTuple, Protocol
 
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.core.errors import WarpfleetError
@@ -19,6 +19,12 @@ _RESEND_RTTS = 1.5  # of a known round trip: an answer that a busy host delays c
 
 _EARLY_MAX = 16  # datagrams of a first flight: a few
 
+
+def next_resend_s(interval_s: float) -> float:
+    """How long to wait after the next resend, where it was so long before."""
+    return min(interval_s * _RESEND_FACTOR, _RESEND_MAX_S)
+
+
 Claim = Callable[[], Awaitable[None]]
 """Asks whoever names the winner for leave to take this pipe; raises where another was named."""
 
@@ -32,11 +38,25 @@ def nothing() -> Sequence[bytes]:
     return ()
 
 
+class Tunnel(Protocol):
+    """The initiator's end of the tunnel behind the proof."""
+
+    @property
+    def established(self) -> bool:
+        """Whether the other end is known to be there."""
+
+    def begin(self, early: Iterable[bytes], now_s: float) -> Sequence[bytes]:
+        """Begin, or go on with what has come; what to send."""
+
+
 class Agreed(NamedTuple):
-    """Where the peer is, and what came from there for the tunnel before both had agreed."""
+    """Where the peer is, and what came from there for the tunnel before both had agreed. `unanswered` is the frame that
+    is to be sent again until the peer has agreed, None where it has, and `resend_s` the time until then."""
 
     remote: Endpoint
     early: list[bytes]
+    unanswered: bytes | None = None
+    resend_s: float = 0.0
 
 
 class PeerClosed(ConnectionLost):
@@ -85,22 +105,28 @@ async def prove_datagram(
     *,
     first: tuple[bytes, Endpoint] | None = None,
     rtt_ms: float | None = None,
-    first_flight: FirstFlight = nothing,
+    tunnel: Tunnel | None = None,
+    flight: Sequence[bytes] = (),
+    later: Awaitable[Sequence[Endpoint]] | None = None,
 ) -> Agreed:
     """Prove both ends over a UDP socket towards several candidate endpoints at once, and agree on one. Where the round
     trip is known, nothing is sent again before an answer can have come. `first` is the peer's datagram and its source
     where it was already read.
 
     An authentic packet from an endpoint that nobody predicted is as good as any: the peer-reflexive candidates of
-    RFC 8445 section 7.3.1.3. The first flight is sent once: the tunnel repeats it. PeerClosed, ConnectionLost, or what
-    `claim` raises.
-    The caller bounds the time; whatever ends the attempt without agreement is told to the peer.
+    RFC 8445 section 7.3.1.3. What goes behind a frame is sent once, since the tunnel repeats it: `flight` behind the
+    first one, and what the initiator's `tunnel` begins with behind TAKE. Where its other end is known to be there by
+    then, the responder waits for TAKE alone, and is not waited for. `later` has more candidates.
+    PeerClosed, ConnectionLost, or what `claim` or `later` raises. The caller bounds the time; whatever ends the attempt
+    without agreement is told to the peer.
     """
     resend_first_s = max(_RESEND_FIRST_S, min(_RESEND_RTTS * (rtt_ms or 0) / 1000, _RESEND_MAX_S))
-    proof = _DatagramProof(socket, handshake, claim, candidates, resend_first_s, first_flight=first_flight)
+    proof = _DatagramProof(
+        socket, handshake, claim, candidates, resend_first_s, tunnel=tunnel, flight=flight, later=later
+    )
     try:
         remote = await proof.run(first)
-        return Agreed(remote, [data for data, source in proof.early if source == remote])
+        return Agreed(remote, proof.take_early(remote), proof.unanswered, resend_first_s)
     except BaseException:
         with contextlib.suppress(WarpfleetError):  # the budget may be spent: what ended the attempt says more
             for target in proof.seen:
@@ -119,16 +145,19 @@ class _DatagramProof:
         candidates: Sequence[Endpoint],
         resend_first_s: float,
         *,
-        first_flight: FirstFlight,
+        tunnel: Tunnel | None,
+        flight: Sequence[bytes],
+        later: Awaitable[Sequence[Endpoint]] | None,
     ) -> None:
-        self._first_flight = first_flight
+        self._tunnel = tunnel
+        self._flight = flight
+        self._later = asyncio.ensure_future(later) if later else None
         self._resend_first_s = resend_first_s
         self._socket = socket
         self._handshake = handshake
         self._claim = claim
         self._message = handshake.opener()
         self._targets = list(dict.fromkeys(candidates))
-        self._flight: Sequence[bytes] = ()
         self._chosen: Endpoint | None = None
         self._greeted = (
             False  # the peer mostly asks again, but not where it greeted many ports and knows not which hears
@@ -136,7 +165,8 @@ class _DatagramProof:
         self._claiming: asyncio.Task[None] | None = None
         self._receiving = asyncio.create_task(socket.receive())
         self.seen: set[Endpoint] = set()  # endpoints that authentic frames came from
-        self.early: deque[tuple[bytes, Endpoint]] = deque(maxlen=_EARLY_MAX)  # the tunnel's, that overtook a frame
+        self.unanswered: bytes | None = None
+        self._early: deque[tuple[bytes, Endpoint]] = deque(maxlen=_EARLY_MAX)  # the tunnel's, that overtook a frame
 
     async def run(self, first: tuple[bytes, Endpoint] | None) -> Endpoint:
         if first and (agreed := await self._go_on_from(*first)):
@@ -148,10 +178,12 @@ class _DatagramProof:
                 for datagram in self._flight:
                     self._socket.send_to(datagram, target)
             self._flight = ()
+            if self.unanswered and self._chosen:
+                return self._chosen
             agreed, restart = await self._listen(interval_s)
             if agreed:
                 return agreed
-            interval_s = self._resend_first_s if restart else min(interval_s * _RESEND_FACTOR, _RESEND_MAX_S)
+            interval_s = self._resend_first_s if restart else next_resend_s(interval_s)
 
     async def _go_on_from(self, data: bytes, source: Endpoint) -> Endpoint | None:
         """Digest what was read before, and give the peer the time to answer: most paths do within so long."""
@@ -161,18 +193,26 @@ class _DatagramProof:
         return agreed
 
     async def stop(self) -> None:
-        tasks = [task for task in (self._receiving, self._claiming) if task]
+        tasks = self._waiting()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    def take_early(self, remote: Endpoint) -> list[bytes]:
+        """What came from there for the tunnel; the rest is forgotten."""
+        early = [data for data, source in self._early if source == remote]
+        self._early.clear()
+        return early
+
+    def _waiting(self) -> set[asyncio.Future[Any]]:
+        return {task for task in (self._receiving, self._claiming, self._later) if task}
 
     async def _listen(self, duration_s: float) -> tuple[Endpoint | None, bool]:
         """Digest what arrives for so long: the agreed endpoint if there is one, and whether the message changed."""
         loop = asyncio.get_running_loop()
         end = loop.time() + duration_s
         while (left_s := end - loop.time()) > 0:
-            waiting = {self._receiving, self._claiming} if self._claiming else {self._receiving}
-            done, _ = await asyncio.wait(waiting, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait(self._waiting(), timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
             if self._receiving in done:
                 data, source = self._receiving.result()
                 self._receiving = asyncio.create_task(self._socket.receive())
@@ -183,15 +223,33 @@ class _DatagramProof:
             if self._claiming and self._claiming in done:
                 self._claiming.result()
                 self._claiming = None
-                self._message = self._handshake.take()
-                self._flight = self._first_flight()
-                self._targets = [self._chosen] if self._chosen else []
+                self._take()
+                return None, True
+            if self._later and self._later in done and self._add(self._later.result()):
                 return None, True
         return None, False
 
+    def _take(self) -> None:
+        assert self._chosen
+        self._message = self._handshake.take()
+        self._targets = [self._chosen]
+        if self._tunnel:
+            now_s = asyncio.get_running_loop().time()
+            self._flight = self._tunnel.begin(self.take_early(self._chosen), now_s)
+            self.unanswered = self._message if self._tunnel.established else None
+
+    def _add(self, candidates: Sequence[Endpoint]) -> bool:
+        """Try these, too; whether there is anything new among them."""
+        self._later = None
+        new = [candidate for candidate in candidates if candidate not in self._targets]
+        if self._chosen or not new:
+            return False
+        self._targets += new
+        return True
+
     def _digest(self, data: bytes, source: Endpoint) -> bool:
         if not is_frame(data):
-            self.early.append((data, source))
+            self._early.append((data, source))
             return False
         try:
             received = self._handshake.receive(data)

@@ -11,11 +11,12 @@ from warpfleet.core.endpoint import Endpoint
 from warpfleet.net.handshake import FRAME_BYTES, Event, Handshake, ProofFailed, is_frame
 from warpfleet.net.interfaces import ConnectionLost, DatagramSocket, PipePath
 from warpfleet.net.pipe import RECV_BYTES, BasePipe
-from warpfleet.net.proving import PeerClosed
+from warpfleet.net.proving import PeerClosed, next_resend_s
 from warpfleet.net.quic_engine import QuicEngine
 
 _KEEPALIVE_S = 10.0  # NATs forget a UDP mapping after 30 s at the earliest in practice: two of these may get lost
 _FLUSH_S = 5.0  # a reader that takes nothing for so long is not waited for
+_AGREE_S = 3.0  # a responder that waits for us alone answers within a round trip; some frames may get lost
 _FAREWELLS = 2  # one lost datagram should not leave the peer with an open pipe
 
 
@@ -48,6 +49,7 @@ class QuicPipe(BasePipe):
         self._sealed = False
         self._broken: ConnectionLost | None = None  # where that is no matter of QUIC's
         self._eof_sent = False
+        self._asking: asyncio.Task[None] | None = None  # the peer to agree
         self._closing: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._pump_pending = False
@@ -61,13 +63,25 @@ class QuicPipe(BasePipe):
 
     @classmethod
     async def open(
-        cls, engine: QuicEngine, path: DatagramPath, handshake: Handshake, early: Iterable[bytes] = ()
+        cls,
+        engine: QuicEngine,
+        path: DatagramPath,
+        handshake: Handshake,
+        early: Iterable[bytes] = (),
+        *,
+        unanswered: bytes | None = None,
+        resend_s: float = 0.0,
     ) -> Self:
         """The pipe, once both ends have proved to be at the ends of the tunnel; `early` came for it before.
+
+        `unanswered` is the frame that the peer has not answered yet: it is sent again after `resend_s`, and so on, and
+        the pipe breaks where the peer does not agree within seconds.
 
         ProofFailed, PeerClosed or ConnectionLost; the caller bounds the time. Whatever ends it is told to the peer.
         """
         pipe = cls(engine, path, handshake, early)
+        if unanswered:
+            pipe._asking = asyncio.create_task(pipe._ask(unanswered, resend_s))
         try:
             await pipe._seal()
         except BaseException:
@@ -204,8 +218,20 @@ class QuicPipe(BasePipe):
             return
         if received.reply:
             path.send(received.reply)
-        if received.event is Event.CLOSED and not self._sealed:
+        if received.event is Event.AGREED and self._asking:
+            self._asking.cancel()
+            self._asking = None
+        if received.event is Event.CLOSED and (self._asking or not self._sealed):
             self._break(PeerClosed("the peer closed this pipe"))
+
+    async def _ask(self, frame: bytes, interval_s: float) -> None:
+        end_s = self._loop.time() + _AGREE_S
+        while self._loop.time() + interval_s < end_s:
+            await asyncio.sleep(interval_s)
+            self._active.send(frame)
+            interval_s = next_resend_s(interval_s)
+        await asyncio.sleep(end_s - self._loop.time())
+        self._break(ConnectionLost("the peer did not agree"))
 
     def _break(self, reason: ConnectionLost) -> None:
         self._broken = self._broken or reason
@@ -243,6 +269,8 @@ class QuicPipe(BasePipe):
         for data in farewell * _FAREWELLS:
             self._active.send(data)
         self._alive.cancel()
+        if self._asking:
+            self._asking.cancel()
         if self._timer:
             self._timer.cancel()
         for reader in self._readers.values():

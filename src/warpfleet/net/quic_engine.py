@@ -1,6 +1,7 @@
 """One end of a QUIC connection with one stream (RFC 9000), by aioquic. Sans-I/O: it is given datagrams and the time."""
 
 import ssl
+from collections.abc import Iterable
 from typing import Any
 
 from aioquic._buffer import Buffer
@@ -106,6 +107,14 @@ class QuicEngine:
         """Begin, at the client's end; its first flight."""
         self._connection = _Connection(configuration=QuicConfiguration(**self._settings))
         self._connection.connect(_PEER, now_s)
+        return self.outgoing(now_s)
+
+    def begin(self, early: Iterable[bytes], now_s: float) -> list[bytes]:
+        """Begin, at the client's end, or go on with what has come where that is done; what to send."""
+        if self._connection is None:
+            return self.connect(now_s)
+        for data in early:
+            self.receive(data, now_s)
         return self.outgoing(now_s)
 
     def receive(self, data: bytes, now_s: float) -> None:

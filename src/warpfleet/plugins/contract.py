@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar, Literal, Protocol, TypeVar
+from typing import Annotated, ClassVar, Literal, NamedTuple, Protocol, TypeVar
 
 from pydantic import AfterValidator, Field
 
@@ -173,6 +173,13 @@ class NodePorts(Protocol):
         """Say in the node's address record where a port mapping makes a listener reachable from outside; None: no more.
         At any time."""
 
+    def advertise_standing(self, af: AddressFamily, port: int | None) -> None:
+        """Say in the node's address record at which UDP port of its external address a socket always hears; None: no
+        more. At any time."""
+
+    async def viewed(self) -> None:
+        """Return once `view` says what is known of the NATs that the node stands behind."""
+
     def expect(self, news: Callable[[], Awaitable[None]]) -> None:
         """What returns once the address record has something more to say: whoever plans for a whole fleet waits for it,
         a few seconds at most. During `setup`."""
@@ -191,6 +198,14 @@ class NodePorts(Protocol):
 
     async def learn_record(self, peer: str, signed: bytes) -> None:
         """Take a signed address record of a peer. AttemptFailed where it does not verify or is not the newest."""
+
+
+class Begun(NamedTuple):
+    """A proof and a tunnel that signals have begun; `flight` goes behind the proof's first frame."""
+
+    handshake: Handshake
+    tunnel: QuicEngine
+    flight: Sequence[bytes] = ()
 
 
 @dataclass(kw_only=True)
@@ -219,8 +234,9 @@ class AttemptContext(AttemptSpec):
     """Everything that one attempt may use. `network` keeps it within its targets and its budget.
 
     `nonce` is 16 bytes for the proof of identity; `claim` asks for leave to take a proved pipe (see `net.proving`);
-    `post` sends a message to the peer's side; `release` lifts the budget from the socket of a pipe that has won; `room`
-    is to be taken before hundreds of sockets are opened.
+    `post` sends a message to the peer's side; `guard` puts a socket that the node has open anyway under the budget,
+    `release` lifts it from the socket of a pipe that has won; `room` is to be taken before hundreds of sockets are
+    opened.
     """
 
     node: NodePorts
@@ -230,6 +246,7 @@ class AttemptContext(AttemptSpec):
     nonce: bytes
     claim: Claim
     post: Callable[[AttemptMessage], None]
+    guard: Callable[[DatagramSocket], DatagramSocket]
     release: Callable[[DatagramSocket], DatagramSocket]
     inbox: Inbox = field(default_factory=Inbox)
     room: Room = field(default_factory=Room)
@@ -265,6 +282,10 @@ class AttemptContext(AttemptSpec):
             nonce=self.nonce,
         )
 
+    def tunnel(self) -> QuicEngine:
+        """This side's end of the tunnel of a datagram pipe."""
+        return QuicEngine(self.side, self.node.identity)
+
     async def prove_stream(self, stream: ByteStream, first_frame: bytes | None = None) -> Pipe:
         """Turn a stream into a pipe; the stream is closed where that fails."""
         handshake, tunnel = self.handshake(), Tunnel(self.side, self.node.identity)
@@ -279,22 +300,30 @@ class AttemptContext(AttemptSpec):
         *,
         first: tuple[bytes, Endpoint] | None = None,
         relayed: bool = False,
+        begun: Begun | None = None,
+        later: Awaitable[Sequence[Endpoint]] | None = None,
     ) -> Pipe:
         """Turn a UDP socket into a pipe to whichever candidate proves itself; the socket is closed where that fails.
-        `first` is the peer's datagram and its source where it was already read."""
-        handshake = self.handshake()
+        `first` is the peer's datagram and its source where it was already read, `begun` what signals have begun, and
+        `later` has more candidates."""
+        handshake, tunnel, flight = begun or Begun(self.handshake(), self.tunnel())
         of_family = [candidate for candidate in candidates if candidate.af == self.combo.af]
-        engine, loop = QuicEngine(self.side, self.node.identity), asyncio.get_running_loop()
-
-        def first_flight() -> Sequence[bytes]:
-            return engine.connect(loop.time())
-
         async with self._one_claim_at_a_time(socket) as claim:
             agreed = await prove_datagram(
-                socket, handshake, claim, of_family, first=first, rtt_ms=self.rtt_ms, first_flight=first_flight
+                socket,
+                handshake,
+                claim,
+                of_family,
+                first=first,
+                rtt_ms=self.rtt_ms,
+                tunnel=tunnel,
+                flight=flight,
+                later=later,
             )
             path = DatagramPath(self.release(socket), agreed.remote, relayed)
-            return await QuicPipe.open(engine, path, handshake, agreed.early)
+            return await QuicPipe.open(
+                tunnel, path, handshake, agreed.early, unanswered=agreed.unanswered, resend_s=agreed.resend_s
+            )
 
     @asynccontextmanager
     async def _one_claim_at_a_time(self, socket: ByteStream | DatagramSocket) -> AsyncIterator[Claim]:

@@ -60,7 +60,8 @@ class GuardedNetwork:
         return self._network.interfaces()
 
     async def open_udp(self, af: int, port: int = 0) -> DatagramSocket:
-        return self._guard(await self._network.open_udp(af, port))
+        self.sockets += 1
+        return self.guard(await self._network.open_udp(af, port))
 
     async def connect_tcp(
         self, remote: Endpoint, *, timeout_s: float, local_port: int | None = None, hop_limit: int | None = None
@@ -85,14 +86,15 @@ class GuardedNetwork:
         return await self._network.external_tcp_endpoint(af, local_port, timeout_s=timeout_s, discard=self.count)
 
     async def allocate_relay(self, af: int, *, timeout_s: float) -> DatagramSocket:
-        return self._guard(await self._network.allocate_relay(af, timeout_s=timeout_s, discard=self.count))
+        self.sockets += 1
+        return self.guard(await self._network.allocate_relay(af, timeout_s=timeout_s, discard=self.count))
 
     def release(self, socket: DatagramSocket) -> DatagramSocket:
         """The bare socket: the peer that proved itself on it wants what comes."""
         return socket.inner if isinstance(socket, GuardedSocket) else socket
 
-    def _guard(self, socket: DatagramSocket) -> "GuardedSocket":
-        self.sockets += 1
+    def guard(self, socket: DatagramSocket) -> "GuardedSocket":
+        """The socket, kept within the targets and the budget, and counted."""
         self.count(socket)
         return GuardedSocket(socket, self._check, self._permits)
 

@@ -18,6 +18,7 @@ MAX_CLOCK_SKEW_S = 60.0  # hosts without NTP are seconds off, not minutes
 _DOMAIN = b"warpfleet record 1\0"  # a signature over a record is never one over anything else
 
 AddressFamily = Annotated[int, Field(ge=4, le=6, multiple_of=2)]  # as a key of JSON it comes as text
+Port = Annotated[int, Field(ge=1, le=65535)]
 IpText = Annotated[str, AfterValidator(lambda text: str(ip_address(text)))]  # in canonical form
 
 
@@ -51,7 +52,7 @@ class ListenerAddress(_Frozen):
     mapping (UPnP-IGD, NAT-PMP, PCP) makes it reachable at this very endpoint from outside."""
 
     ip: IpText
-    port: int = Field(ge=1, le=65535)
+    port: Port
     external: bool = False
 
 
@@ -83,7 +84,8 @@ class AddressRecord(_Frozen):
     """What a node says of where it can be reached. Times are in seconds since 1970; a higher `seq` is newer.
 
     `machine` is an opaque id of a network namespace on a machine: equal ids reach one another by loopback.
-    `relay` says that the node has TURN servers.
+    `relay` says that the node has TURN servers. `standing` has the UDP port, at the external address of its family,
+    where a socket of the node always hears.
     """
 
     name: str
@@ -97,6 +99,7 @@ class AddressRecord(_Frozen):
     listeners: tuple[ListenerAddress, ...] = ()
     nat: dict[AddressFamily, NatRecord] = Field(default_factory=dict)
     relay: bool = False
+    standing: dict[AddressFamily, Port] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 import asyncio
 import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 
 from warpfleet.actors.coordinator import Coordinator, RecordView, TelemetryPort
 from warpfleet.actors.plugin_host import HostPorts, PluginHost
@@ -58,6 +59,7 @@ class SimNode:
             own_record=self._own_record,
             learn_record=self._learn_record,
             remap=self._remap,
+            stand=self._stand,
         )
         listeners: list[Endpoint] = []
         for plugin, host in self._hosts.items():
@@ -70,11 +72,9 @@ class SimNode:
         signalling.open(
             self.spec.name, Mailbox(delay_s, {plugin: host.deliver for plugin, host in self._hosts.items()})
         )
-        self.view = await self._look(listeners)
+        self.view = (await self._look(listeners)).with_mapped(self._mapped)
+        await self._tell_hosts()
         await asyncio.gather(*(host.settle() for host in self._hosts.values()))
-        self.view = self.view.with_mapped(self._mapped)
-        for host in self._hosts.values():
-            await host.take_views({self.spec.name: self.view})
 
     async def learn(self, views: Mapping[str, PeerView]) -> None:
         """Take the address records of every node."""
@@ -115,10 +115,21 @@ class SimNode:
     async def _remap(self, mapped: Sequence[tuple[str, tuple[Endpoint, ...]]]) -> None:
         for _, endpoints in mapped:
             self._mapped = endpoints
-        self.view = self.view.with_mapped(self._mapped)
+        if self.view.interfaces:  # we have looked already
+            await self._change(self.view.with_mapped(self._mapped))
+
+    async def _stand(self, ports: Sequence[tuple[str, dict[AddressFamily, int]]]) -> None:
+        for _, standing in ports:
+            await self._change(replace(self.view, standing=standing))
+
+    async def _change(self, view: PeerView) -> None:
+        self.view = view
+        await self._tell_hosts()
+        await self._publish(self.spec.name, self.view)
+
+    async def _tell_hosts(self) -> None:
         for host in self._hosts.values():
             await host.take_views({self.spec.name: self.view})
-        await self._publish(self.spec.name, self.view)
 
     def _network_of(self, _spec: NodeSpec) -> NodeNetwork:
         return self._network

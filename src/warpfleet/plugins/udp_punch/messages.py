@@ -1,20 +1,35 @@
 """Messages of the UDP punch."""
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
 
+from warpfleet.net.handshake import NONCE_BYTES
 from warpfleet.plugins.contract import AttemptMessage, EndpointText
 from warpfleet.plugins.udp_punch.plan import CANDIDATES_MAX
 
+_DATAGRAM_MAX_BYTES = 1500  # what a path carries in one piece
+_FLIGHT_MAX = 2  # a client's first flight is one datagram
+
+
+class Greeting(BaseModel):
+    """What lets the responder prove itself at once, and begin its end of the tunnel: the initiator's nonce, and the
+    first flight of its tunnel."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_bytes="base64", val_json_bytes="base64")
+
+    nonce: bytes = Field(min_length=NONCE_BYTES, max_length=NONCE_BYTES)
+    flight: tuple[Annotated[bytes, Field(max_length=_DATAGRAM_MAX_BYTES)], ...] = Field(max_length=_FLIGHT_MAX)
+
 
 class Offer(AttemptMessage):
-    """The initiator's candidate endpoints, as `ip:port`."""
+    """The initiator's candidate endpoints, as `ip:port`; with a greeting, where its standing socket is."""
 
     kind: ClassVar[str] = "udp_punch.offer"
     opens: ClassVar[bool] = True
 
     candidates: tuple[EndpointText, ...] = Field(max_length=CANDIDATES_MAX)
+    greeting: Greeting | None = None
 
 
 class Answer(AttemptMessage):

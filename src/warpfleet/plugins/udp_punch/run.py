@@ -2,7 +2,7 @@
 
 import asyncio
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -10,11 +10,13 @@ from warpfleet.core.combo import Phase, Reason, RouteType, Side, Transport
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.core.nat import Filtering
 from warpfleet.core.pairing import Kind, Requirement, kind_of
+from warpfleet.core.peer import ADDRESS_FAMILIES
 from warpfleet.net.interfaces import DatagramSocket, Pipe
-from warpfleet.plugins.contract import AttemptContext, AttemptFactory, AttemptFailed, NodePorts, Strategy
+from warpfleet.plugins.contract import AttemptContext, AttemptFactory, AttemptFailed, Begun, NodePorts, Strategy
 from warpfleet.plugins.registry import register
-from warpfleet.plugins.udp_punch.messages import Answer, Offer
+from warpfleet.plugins.udp_punch.messages import Answer, Greeting, Offer
 from warpfleet.plugins.udp_punch.plan import CANDIDATES_MAX, RUN_SOCKETS, ahead, behind, candidates
+from warpfleet.plugins.udp_punch.standing import Standing
 from warpfleet.plugins.volley import Volley, close_all, open_sockets
 
 _DISCARD_PORT = 9  # RFC 863: nobody answers
@@ -42,18 +44,67 @@ class UdpPunch(Strategy):
     routes = (RouteType.NIC, RouteType.EXT)
     proto_messages = (Offer, Answer)
 
-    def __init__(self, context: AttemptContext, turns: _Turns) -> None:
+    def __init__(self, context: AttemptContext, turns: _Turns, standing: Mapping[int, Standing]) -> None:
         super().__init__(context)
         self._turns = turns
+        self._standing = standing
 
     @classmethod
-    async def setup(cls, _node: NodePorts) -> AttemptFactory:
-        return functools.partial(cls, turns=_Turns())
+    async def setup(cls, node: NodePorts) -> AttemptFactory:
+        standing = {af: Standing(node, af) for af in ADDRESS_FAMILIES}
+        for kept in standing.values():
+            node.expect(kept.looked)
+            node.spawn(kept.keep())
+            node.on_close(kept.close)
+        return functools.partial(cls, turns=_Turns(), standing=standing)
 
     async def run(self) -> Pipe:
-        if not self._predicts():
+        if self._predicts():
+            return await (self._lead() if self.context.side is Side.INITIATOR else self._follow())
+        theirs = self._their_standing()
+        borrowed = self._standing[self.context.combo.af].lend(self.context.attempt_id, theirs) if theirs else None
+        if theirs is None or borrowed is None:
             return await self._punch()
-        return await (self._lead() if self.context.side is Side.INITIATOR else self._follow())
+        return await self._punch_at_once(self.context.guard(borrowed.socket), borrowed.endpoint, theirs)
+
+    def _their_standing(self) -> Endpoint | None:
+        """Where the peer always hears: by its record, or by its offer."""
+        context = self.context
+        if context.combo.route is not RouteType.EXT:
+            return None
+        if context.theirs:
+            return context.theirs.standing_endpoint(context.combo.af)
+        assert isinstance(context.opening, Offer)
+        greets = context.opening.greeting and context.opening.candidates
+        return Endpoint.parse(context.opening.candidates[0]) if greets else None
+
+    async def _punch_at_once(self, socket: DatagramSocket, own: Endpoint, theirs: Endpoint) -> Pipe:
+        """From our standing socket to theirs: no endpoint is asked for, and the offer greets. A peer whose own one
+        speaks with ours already answers from another socket, and is met there."""
+        context = self.context
+        if context.side is Side.INITIATOR:
+            greeting, begun = self._greeting()
+            self._offer([own], greeting)
+            return await context.prove_datagram(socket, [theirs], begun=begun, later=self._answer())
+        begun = self._greeted()
+        context.send(Answer, candidates=_texts([own]))
+        return await context.prove_datagram(socket, [theirs], begun=begun)
+
+    def _greeting(self) -> tuple[Greeting, Begun]:
+        context = self.context
+        tunnel = context.tunnel()
+        flight = tuple(tunnel.connect(asyncio.get_running_loop().time()))
+        return Greeting(nonce=context.nonce, flight=flight), Begun(context.handshake(), tunnel)
+
+    def _greeted(self) -> Begun:
+        context, now_s = self.context, asyncio.get_running_loop().time()
+        assert isinstance(context.opening, Offer)
+        assert context.opening.greeting
+        handshake, tunnel = context.handshake(), context.tunnel()
+        handshake.greeted(context.opening.greeting.nonce)
+        for data in context.opening.greeting.flight:
+            tunnel.receive(data, now_s)
+        return Begun(handshake, tunnel, tunnel.outgoing(now_s))
 
     def _predicts(self) -> bool:
         """Whether the peer can only know our port beforehand: it sees it where it is known to be an easy one."""
@@ -157,8 +208,8 @@ class UdpPunch(Strategy):
         self.context.send(Answer, candidates=_texts(own))
         return _endpoints(opening.candidates)
 
-    def _offer(self, own: Sequence[Endpoint]) -> None:
-        self.context.send(Offer, candidates=_texts(own))
+    def _offer(self, own: Sequence[Endpoint], greeting: Greeting | None = None) -> None:
+        self.context.send(Offer, candidates=_texts(own), greeting=greeting)
 
     async def _answer(self) -> list[Endpoint]:
         return _endpoints((await self.context.inbox.message(Answer)).candidates)

@@ -1,0 +1,81 @@
+"""A node's standing UDP socket: where one serves all peers, its endpoint is known before anybody needs it."""
+
+import asyncio
+from contextlib import suppress
+from typing import NamedTuple
+
+from warpfleet.core.endpoint import Endpoint
+from warpfleet.core.pairing import Kind, kind_of
+from warpfleet.core.peer import AddressFamily, PeerView
+from warpfleet.net.interfaces import Unreachable
+from warpfleet.net.shared import Loan, SharedSocket
+from warpfleet.plugins.contract import NodePorts
+
+# RFC 4787 REQ-5 has a mapping live for two minutes, 30 s is what is met with (`net.lifetime`), and a request may get
+# lost. Two datagrams of 20 and 44 bytes each time.
+UPKEEP_S = 15.0
+_STUN_S = 3.0  # a server that has not answered three retransmissions will not be of use
+
+
+def lasting(view: PeerView, af: AddressFamily) -> bool:
+    """Whether the node's sockets have one endpoint for all peers, by what is known of its NAT."""
+    known = kind_of(view.behaviour(af)) in (Kind.EASY, Kind.PORT_FILTERED)
+    return known and af in view.external
+
+
+class Borrowed(NamedTuple):
+    """A view of a standing socket, and where peers see it."""
+
+    socket: Loan
+    endpoint: Endpoint
+
+
+class Standing:
+    """The standing socket of a node in one family. `endpoint` is where peers see it, None while that is not known."""
+
+    endpoint: Endpoint | None = None
+
+    def __init__(self, node: NodePorts, af: AddressFamily) -> None:
+        self._node = node
+        self._af = af
+        self._shared: SharedSocket | None = None
+        self._looked = asyncio.Event()
+
+    def lend(self, attempt_id: str, remote: Endpoint) -> Borrowed | None:
+        """A view of it for an attempt with `remote`. None where there is none, or another attempt speaks with that."""
+        if self._shared is None or self.endpoint is None:
+            return None
+        loan = self._shared.lend(attempt_id, remote)
+        return Borrowed(loan, self.endpoint) if loan else None
+
+    async def looked(self) -> None:
+        """Return once it is known whether there is one."""
+        await self._looked.wait()
+
+    async def keep(self) -> None:
+        """Open it where it is of use, and keep its mapping alive and its endpoint true for as long as the node is
+        open."""
+        await self._node.viewed()
+        try:
+            while lasting(self._node.view, self._af):
+                await self._look()
+                self._looked.set()
+                await asyncio.sleep(UPKEEP_S)
+        finally:
+            self._looked.set()
+
+    def close(self) -> None:
+        """Close it; the pipes over it end."""
+        if self._shared:
+            self._shared.close()
+
+    async def _look(self) -> None:
+        endpoint: Endpoint | None = None
+        with suppress(TimeoutError, Unreachable, OSError):
+            self._shared = self._shared or SharedSocket(await self._node.network.open_udp(self._af))
+            endpoint = await self._node.network.external_endpoint(self._shared.socket, timeout_s=_STUN_S)
+        if endpoint and endpoint.ip != self._node.view.external[self._af]:
+            endpoint = None  # of a NAT with several addresses: what our record says does not lead there
+        if endpoint != self.endpoint:
+            self.endpoint = endpoint
+            self._node.advertise_standing(self._af, endpoint.port if endpoint else None)
