@@ -20,6 +20,7 @@ CONNECTION_ID = "c0" * 16
 ATTEMPT_ID = "a0" * 16
 STARTED_AT_US = 1_790_000_000_000_000
 ALICE, BOB, MALLORY = (Identity.from_seed(name, name.encode().ljust(32, b".")) for name in ("alice", "bob", "mallory"))
+_running: set["asyncio.Future[None]"] = set()  # whatever becomes of the node, until the loop ends
 COMBO = Combo("udp_punch", 4, RouteType.EXT)
 
 
@@ -112,7 +113,10 @@ class FakeNode:
         self.expected.append(news)
 
     def spawn(self, work: Awaitable[None]) -> None:
-        self.tasks.append(asyncio.ensure_future(work))
+        task = asyncio.ensure_future(work)
+        self.tasks.append(task)
+        _running.add(task)
+        task.add_done_callback(_running.discard)
 
     def on_close(self, callback: Callable[[], None]) -> None:
         self.callbacks.append(callback)

@@ -210,7 +210,7 @@ class Node:
             own_record=self._signal.own_record,
             learn_record=self._signal.learn_record,
             remap=self._remap,
-            stand=self._signal.stand,
+            stand=self._stand,
         )
         for plugin, host in self._hosts.items():
             host.bind(plugin, ports)
@@ -220,6 +220,13 @@ class Node:
 
     async def _remap(self, mapped: Sequence[tuple[str, tuple[Endpoint, ...]]]) -> None:
         await self._signal.remap(mapped)
+        await self._look()
+
+    async def _stand(self, ports: Sequence[tuple[str, dict[AddressFamily, int]]]) -> None:
+        await self._signal.stand(ports)
+        await self._look()
+
+    async def _look(self) -> None:
         for report in await self._signal.reports():
             self.view = report.view
 

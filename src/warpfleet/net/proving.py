@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from warpfleet.core.endpoint import Endpoint
@@ -17,6 +17,7 @@ _RESEND_FACTOR = 1.5
 _RESEND_MAX_S = 0.5
 _RESEND_RTTS = 1.5  # of a known round trip: an answer that a busy host delays costs no packet
 
+_SIGNAL_S = 0.2  # a signal across a continent, and a packet back
 _EARLY_MAX = 16  # datagrams of a first flight: a few
 
 
@@ -107,26 +108,24 @@ async def prove_datagram(
     rtt_ms: float | None = None,
     tunnel: Tunnel | None = None,
     flight: Sequence[bytes] = (),
-    later: Awaitable[Sequence[Endpoint]] | None = None,
+    later: Coroutine[Any, Any, Sequence[Endpoint]] | None = None,
 ) -> Agreed:
     """Prove both ends over a UDP socket towards several candidate endpoints at once, and agree on one. Where the round
     trip is known, nothing is sent again before an answer can have come. `first` is the peer's datagram and its source
     where it was already read.
 
     An authentic packet from an endpoint that nobody predicted is as good as any: the peer-reflexive candidates of
-    RFC 8445 section 7.3.1.3. What goes behind a frame is sent once, since the tunnel repeats it: `flight` behind the
-    first one, and what the initiator's `tunnel` begins with behind TAKE. Where its other end is known to be there by
-    then, the responder waits for TAKE alone, and is not waited for. `later` has more candidates.
+    RFC 8445 section 7.3.1.3. What goes behind a frame is not sent again with it, since the tunnel repeats it: `flight`
+    behind the responder's first one and behind answers to a greeting, and what the initiator's `tunnel` begins with
+    behind TAKE. Where its other end is known to be there by then, the responder waits for TAKE alone, and is not waited
+    for. `later` has more candidates: those of a signal, on which the peer speaks first.
     PeerClosed, ConnectionLost, or what `claim` or `later` raises. The caller bounds the time; whatever ends the attempt
     without agreement is told to the peer.
     """
-    resend_first_s = max(_RESEND_FIRST_S, min(_RESEND_RTTS * (rtt_ms or 0) / 1000, _RESEND_MAX_S))
-    proof = _DatagramProof(
-        socket, handshake, claim, candidates, resend_first_s, tunnel=tunnel, flight=flight, later=later
-    )
+    proof = _DatagramProof(socket, handshake, claim, candidates, rtt_ms, tunnel=tunnel, flight=flight, later=later)
     try:
         remote = await proof.run(first)
-        return Agreed(remote, proof.take_early(remote), proof.unanswered, resend_first_s)
+        return Agreed(remote, proof.take_early(remote), proof.unanswered, proof.resend_first_s)
     except BaseException:
         with contextlib.suppress(WarpfleetError):  # the budget may be spent: what ended the attempt says more
             for target in proof.seen:
@@ -136,6 +135,10 @@ async def prove_datagram(
         await proof.stop()
 
 
+def _resend_first_s(rtt_s: float) -> float:
+    return max(_RESEND_FIRST_S, min(_RESEND_RTTS * rtt_s, _RESEND_MAX_S))
+
+
 class _DatagramProof:
     def __init__(
         self,
@@ -143,16 +146,18 @@ class _DatagramProof:
         handshake: Handshake,
         claim: Claim,
         candidates: Sequence[Endpoint],
-        resend_first_s: float,
+        rtt_ms: float | None,
         *,
         tunnel: Tunnel | None,
         flight: Sequence[bytes],
-        later: Awaitable[Sequence[Endpoint]] | None,
+        later: Coroutine[Any, Any, Sequence[Endpoint]] | None,
     ) -> None:
         self._tunnel = tunnel
-        self._flight = flight
-        self._later = asyncio.ensure_future(later) if later else None
-        self._resend_first_s = resend_first_s
+        self._flight = flight  # goes behind the next message
+        self._proof_flight = flight
+        self._later = asyncio.create_task(later) if later else None
+        self.resend_first_s = _resend_first_s((rtt_ms or 0) / 1000)
+        self._began_s = asyncio.get_running_loop().time()
         self._socket = socket
         self._handshake = handshake
         self._claim = claim
@@ -166,12 +171,13 @@ class _DatagramProof:
         self._receiving = asyncio.create_task(socket.receive())
         self.seen: set[Endpoint] = set()  # endpoints that authentic frames came from
         self.unanswered: bytes | None = None
+        self._taking: bytes | None = None
         self._early: deque[tuple[bytes, Endpoint]] = deque(maxlen=_EARLY_MAX)  # the tunnel's, that overtook a frame
 
     async def run(self, first: tuple[bytes, Endpoint] | None) -> Endpoint:
         if first and (agreed := await self._go_on_from(*first)):
             return agreed
-        interval_s = self._resend_first_s
+        interval_s = max(self.resend_first_s, _SIGNAL_S) if self._later else self.resend_first_s
         while True:
             for target in self._targets:
                 self._socket.send_to(self._message, target)
@@ -183,7 +189,7 @@ class _DatagramProof:
             agreed, restart = await self._listen(interval_s)
             if agreed:
                 return agreed
-            interval_s = self._resend_first_s if restart else next_resend_s(interval_s)
+            interval_s = self.resend_first_s if restart else next_resend_s(interval_s)
 
     async def _go_on_from(self, data: bytes, source: Endpoint) -> Endpoint | None:
         """Digest what was read before, and give the peer the time to answer: most paths do within so long."""
@@ -231,45 +237,65 @@ class _DatagramProof:
 
     def _take(self) -> None:
         assert self._chosen
-        self._message = self._handshake.take()
+        self._message = self._taking = self._handshake.take()
         self._targets = [self._chosen]
-        if self._tunnel:
-            now_s = asyncio.get_running_loop().time()
-            self._flight = self._tunnel.begin(self.take_early(self._chosen), now_s)
-            self.unanswered = self._message if self._tunnel.established else None
+        self._flight = self._tunnel_flight()
+
+    def _tunnel_flight(self) -> Sequence[bytes]:
+        """What our end of the tunnel sends, once TAKE has gone out or is about to."""
+        if not (self._tunnel and self._taking and self._chosen):
+            return ()
+        flight = self._tunnel.begin(self.take_early(self._chosen), asyncio.get_running_loop().time())
+        self.unanswered = self._taking if self._tunnel.established else None
+        return flight
 
     def _add(self, candidates: Sequence[Endpoint]) -> bool:
         """Try these, too; whether there is anything new among them."""
         self._later = None
         new = [candidate for candidate in candidates if candidate not in self._targets]
-        if self._chosen or not new:
-            return False
         self._targets += new
-        return True
+        return bool(new)
 
     def _digest(self, data: bytes, source: Endpoint) -> bool:
-        if not is_frame(data):
-            self._early.append((data, source))
+        if is_frame(data):
+            return self._digest_frame(data, source)
+        self._early.append((data, source))
+        if source != self._chosen:
             return False
+        for datagram in self._tunnel_flight():
+            self._socket.send_to(datagram, source)
+        return self.unanswered is not None
+
+    def _digest_frame(self, data: bytes, source: Endpoint) -> bool:
         try:
             received = self._handshake.receive(data)
         except ProofFailed:
             return False
         if received.reply:
+            behind = self._proof_flight if received.event is Event.GREETED else ()
             try:
-                self._socket.send_to(received.reply, source)
+                for datagram in (received.reply, *behind):
+                    self._socket.send_to(datagram, source)
             except WarpfleetError:
                 return False  # an endpoint beyond what this attempt may send to: as if it had not been heard
         self.seen.add(source)
-        if received.event is Event.KNOCKED and self._chosen is None and source not in self._targets:
+        self._note(received.event, source)
+        return received.event is Event.TAKEN or (received.event is Event.AGREED and source == self._chosen)
+
+    def _note(self, event: Event, source: Endpoint) -> None:
+        if event is Event.KNOCKED and self._chosen is None and source not in self._targets:
             self._targets.append(source)  # a responder that we have greeted waits for us to ask again
-        if received.event is Event.GREETED:
+        if event is Event.GREETED:
             self._greeted = True
             self._targets = [source]
-        if received.event is Event.PROVED and self._chosen is None:
+        if event is Event.PROVED and self._chosen is None:
+            took_s = asyncio.get_running_loop().time() - self._began_s  # a signal, or a packet of ours, and the proof
+            self.resend_first_s = max(self.resend_first_s, _resend_first_s(min(took_s, _SIGNAL_S)))
+            if self._later:
+                self._later.cancel()
+                self._later = None
             self._chosen = source
             self._targets = []
             self._claiming = asyncio.ensure_future(self._claim())
-        if received.event is Event.CLOSED:
+        if event is Event.CLOSED:
             raise PeerClosed("the peer closed this pipe")
-        return received.event is Event.TAKEN or (received.event is Event.AGREED and source == self._chosen)

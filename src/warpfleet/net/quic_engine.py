@@ -69,6 +69,7 @@ class QuicEngine:
         self._read_bytes = 0
         self._stream: QuicStream | None = None
         self._connection: _Connection | None = None
+        self._by_signal = False
         self._settings: dict[str, Any] = {
             "is_client": side is Side.INITIATOR,
             "connection_id_length": _CID_BYTES,
@@ -103,19 +104,23 @@ class QuicEngine:
         """Whether the peer has acknowledged everything, its end included."""
         return self._stream is not None and self._stream.sender.is_finished
 
-    def connect(self, now_s: float) -> list[bytes]:
-        """Begin, at the client's end; its first flight."""
+    def connect(self, now_s: float, *, by_signal: bool = False) -> list[bytes]:
+        """Begin, at the client's end; its first flight. One that goes by a signal shows no round trip of the path."""
+        self._by_signal = by_signal
         self._connection = _Connection(configuration=QuicConfiguration(**self._settings))
         self._connection.connect(_PEER, now_s)
         return self.outgoing(now_s)
 
     def begin(self, early: Iterable[bytes], now_s: float) -> list[bytes]:
-        """Begin, at the client's end, or go on with what has come where that is done; what to send."""
+        """Begin, at the client's end, or go on with what has come where that is done; what to send. Once established,
+        the last of it waits for what is written first: apart from it, it might be overtaken."""
         if self._connection is None:
             return self.connect(now_s)
         for data in early:
             self.receive(data, now_s)
-        return self.outgoing(now_s)
+        if self._by_signal:
+            self._connection._loss._rtt_initialized = False
+        return [] if self.established else self.outgoing(now_s)
 
     def receive(self, data: bytes, now_s: float) -> None:
         """Take a datagram from where the peer is; what is none of its is ignored."""

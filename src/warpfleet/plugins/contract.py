@@ -3,10 +3,10 @@
 import asyncio
 import random
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar, Literal, NamedTuple, Protocol, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol, TypeVar
 
 from pydantic import AfterValidator, Field
 
@@ -301,7 +301,7 @@ class AttemptContext(AttemptSpec):
         first: tuple[bytes, Endpoint] | None = None,
         relayed: bool = False,
         begun: Begun | None = None,
-        later: Awaitable[Sequence[Endpoint]] | None = None,
+        later: Coroutine[Any, Any, Sequence[Endpoint]] | None = None,
     ) -> Pipe:
         """Turn a UDP socket into a pipe to whichever candidate proves itself; the socket is closed where that fails.
         `first` is the peer's datagram and its source where it was already read, `begun` what signals have begun, and

@@ -93,7 +93,7 @@ class UdpPunch(Strategy):
     def _greeting(self) -> tuple[Greeting, Begun]:
         context = self.context
         tunnel = context.tunnel()
-        flight = tuple(tunnel.connect(asyncio.get_running_loop().time()))
+        flight = tuple(tunnel.connect(asyncio.get_running_loop().time(), by_signal=True))
         return Greeting(nonce=context.nonce, flight=flight), Begun(context.handshake(), tunnel)
 
     def _greeted(self) -> Begun:

@@ -1,0 +1,325 @@
+"""The standing socket of a node, and the punch from one to another: what it saves, and that nothing is worse for it."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from fake_nat import NattedNetwork, NattedUdp, sequence
+from fake_network import DELAY_S, STUN_SERVER, FakeUdp, Internet
+from fake_node import ALICE, ATTEMPT_ID, BOB, COMBO, MALLORY, FakeNode, contexts, handshakes, node
+from virtual_time import now_s, virtual_time
+from warpfleet.configs.topology import PRESETS
+from warpfleet.core.endpoint import Endpoint
+from warpfleet.core.identity import Identity
+from warpfleet.net.handshake import Frame, FrameType, is_frame
+from warpfleet.net.interfaces import ConnectionLost, Pipe
+from warpfleet.plugins.contract import AttemptContext, AttemptFactory
+from warpfleet.plugins.udp_punch import UdpPunch
+from warpfleet.plugins.udp_punch.messages import Offer
+from warpfleet.plugins.udp_punch.standing import UPKEEP_S
+
+EXTERNAL = {"alice": "203.0.113.1", "bob": "203.0.113.2"}
+OTHER_ID = "b0" * 16
+NOWHERE = 9  # a port
+
+
+def natted(identity: Identity, internet: Internet, preset: str = "eim_random_ports") -> FakeNode:
+    """A node behind a NAT that lets in only whom it has sent to."""
+    made = node(identity, internet, EXTERNAL[identity.name])
+    nat = PRESETS[preset]
+    assert nat
+    ports = sequence(50_000)
+    made.network = NattedNetwork(internet, EXTERNAL[identity.name], ports, independent="symmetric" not in preset)
+    made.view = replace(made.view, nat={4: nat.behaviour})
+    return made
+
+
+class Side:
+    """A node that has opened its standing socket where it can have one, and what makes its attempts."""
+
+    factory: AttemptFactory
+
+    def __init__(self, of: FakeNode) -> None:
+        self.node = of
+
+    async def open(self) -> None:
+        factory = await UdpPunch.setup(self.node)
+        assert factory
+        self.factory = factory
+        self.node.knows_itself.set()
+        await asyncio.gather(*(news() for news in self.node.expected))
+        self.node.view = replace(self.node.view, standing=dict(self.node.standing))
+
+    async def run(self, context: AttemptContext) -> Pipe:
+        pipe = await self.factory(context).run()
+        assert pipe
+        return pipe
+
+
+class Pair:
+    """Alice's and Bob's nodes, and one attempt after another between them."""
+
+    def __init__(self, alice: str = "eim_random_ports", bob: str = "port_restricted") -> None:
+        self.internet = Internet()
+        self.alice = Side(natted(ALICE, self.internet, alice))
+        self.bob = Side(natted(BOB, self.internet, bob))
+
+    async def open(self) -> "Pair":
+        await asyncio.gather(self.alice.open(), self.bob.open())
+        return self
+
+    async def close(self) -> None:
+        for side in (self.alice, self.bob):
+            await side.node.close()
+        assert self.internet.open_sockets() == []
+
+    async def connect(self, attempt_id: str = ATTEMPT_ID, *, swapped: bool = False) -> tuple[Pipe, Pipe]:
+        """The initiator's pipe, and the responder's."""
+        near, far = (self.bob, self.alice) if swapped else (self.alice, self.bob)
+        responding: list[asyncio.Task[Pipe]] = []
+
+        def opened(context: AttemptContext) -> None:
+            responding.append(asyncio.create_task(far.run(context)))
+
+        a, b = contexts(near.node, far.node, COMBO, opened=opened)
+        a.attempt_id = b.attempt_id = attempt_id
+        async with asyncio.timeout(5):
+            mine = await near.run(a)
+            return mine, await responding[0]
+
+    def standing_sockets(self) -> list[FakeUdp]:
+        return [socket for socket in self.internet.udp if not socket.closed]
+
+
+async def carries(mine: Pipe, theirs: Pipe) -> None:
+    await mine.send(b"ping")
+    assert await theirs.recv() == b"ping"
+    await theirs.send(b"pong")
+    assert await mine.recv() == b"pong"
+
+
+async def echo(pipe: Pipe) -> None:
+    async for data in pipe:
+        await pipe.send(data)
+
+
+@virtual_time
+async def test_the_first_byte_is_back_after_one_signal_one_way_and_one_round_trip() -> None:
+    pair = await Pair().open()
+    began_s = now_s()
+
+    def opened(context: AttemptContext) -> None:
+        serving.append(asyncio.create_task(serve(context)))
+
+    async def serve(context: AttemptContext) -> None:
+        await echo(await pair.bob.run(context))
+
+    serving: list[asyncio.Task[None]] = []
+    a, _ = contexts(pair.alice.node, pair.bob.node, COMBO, opened=opened)
+    pipe = await pair.alice.run(a)
+    assert now_s() - began_s == pytest.approx(2 * DELAY_S), "the offer, and the proof"
+    await pipe.send(b"x")
+    assert await pipe.recv() == b"x"
+    assert now_s() - began_s == pytest.approx(4 * DELAY_S), "TAKE with the first byte, and the echo"
+    await pipe.close()
+    await serving[0]
+    await pair.close()
+
+
+@virtual_time
+async def test_pipes_one_after_another_take_the_same_sockets() -> None:
+    pair = await Pair().open()
+    sockets = pair.standing_sockets()
+    for number in range(3):
+        mine, theirs = await pair.connect(f"{number:032x}")
+        assert pair.standing_sockets() == sockets
+        await carries(mine, theirs)
+        await asyncio.gather(mine.close(), theirs.close())
+    await pair.close()
+
+
+@virtual_time
+@pytest.mark.parametrize("swapped", [False, True])
+async def test_two_pipes_at_once_are_told_apart(swapped: bool) -> None:
+    pair = await Pair().open()
+    both = await asyncio.gather(pair.connect(), pair.connect(OTHER_ID, swapped=swapped))
+    for mine, theirs in both:
+        await carries(mine, theirs)
+    third = await pair.connect("f0" * 16)
+    await carries(*third)
+    await asyncio.gather(*(pipe.close() for pipe in (*both[0], *both[1], *third)))
+    assert len(pair.standing_sockets()) == 2
+    await pair.close()
+
+
+Loses = Callable[[bytes, Endpoint, Endpoint], bool]
+
+
+@virtual_time
+@pytest.mark.parametrize("which", range(12))
+async def test_a_packet_that_is_lost_costs_time_and_nothing_else(which: int) -> None:
+    pair = await Pair().open()
+    count = -1
+
+    def loses(_data: bytes, _source: Endpoint, _target: Endpoint) -> bool:
+        nonlocal count
+        count += 1
+        return count == which
+
+    pair.internet.loses = loses
+    began_s = now_s()
+    mine, theirs = await pair.connect()
+    await carries(mine, theirs)
+    assert now_s() - began_s < 1
+    await asyncio.gather(mine.close(), theirs.close())
+    await pair.close()
+
+
+@virtual_time
+async def test_a_pipe_whose_peer_never_agrees_breaks_within_seconds() -> None:
+    pair = await Pair().open()
+    alices = pair.standing_sockets()[0]
+    pair.internet.loses = lambda _data, source, _target: source == alices.source_towards(STUN_SERVER)
+    a, b = contexts(pair.alice.node, pair.bob.node, COMBO)
+    proving = asyncio.create_task(pair.alice.run(a))
+    await asyncio.sleep(2 * DELAY_S)
+    answering = asyncio.create_task(pair.bob.run(b))
+    pipe = await proving
+    began_s = now_s()
+    await pipe.send(b"x")
+    with pytest.raises(ConnectionLost, match="did not agree"):
+        await pipe.recv()
+    assert now_s() - began_s < 3.5
+    assert not answering.done(), "Bob has heard nothing: he hands no pipe over"
+    answering.cancel()
+    await asyncio.gather(answering, pipe.close(), return_exceptions=True)
+    await pair.close()
+
+
+@virtual_time
+async def test_an_endpoint_in_the_record_that_is_stale_is_made_good_by_the_answer() -> None:
+    pair = await Pair().open()
+    pair.bob.node.view = replace(pair.bob.node.view, standing={4: NOWHERE})
+    began_s = now_s()
+    mine, theirs = await pair.connect()
+    assert now_s() - began_s < 12 * DELAY_S, "as long as it takes without a standing socket"
+    await carries(mine, theirs)
+    await asyncio.gather(mine.close(), theirs.close())
+    await pair.close()
+
+
+@virtual_time
+async def test_an_endpoint_in_the_offer_that_is_stale_is_made_good_by_the_first_greeting() -> None:
+    pair = await Pair("eim_random_ports", "full_cone").open()
+    alices = pair.standing_sockets()[0]
+    assert isinstance(alices, NattedUdp)
+    alices.mappings.clear()  # her NAT was restarted, and gives another port
+    alices.mappings[STUN_SERVER] = Endpoint(EXTERNAL["alice"], 61_000)
+    for socket in pair.standing_sockets()[1:]:
+        socket.hears = lambda _source, target: target.ip == EXTERNAL["bob"]  # type: ignore[method-assign]
+    mine, theirs = await pair.connect()
+    assert theirs.path.remote.port == 61_000
+    await carries(mine, theirs)
+    await asyncio.gather(mine.close(), theirs.close())
+    await pair.close()
+
+
+@virtual_time
+async def test_a_peer_without_a_standing_socket_is_met_as_ever() -> None:
+    pair = await Pair(bob="symmetric_random").open()
+    assert (len(pair.standing_sockets()), pair.bob.node.standing) == (1, {})
+    pair.alice.node.view.nat[4] = replace(pair.alice.node.view.nat[4])
+    pair.internet.udp[0].hears = lambda _source, target: target.ip == EXTERNAL["alice"]  # type: ignore[method-assign]
+    offers: list[Offer] = []
+    a, _ = contexts(pair.alice.node, pair.bob.node, COMBO)
+    a.post = offers.append  # type: ignore[assignment]
+    punching = asyncio.create_task(pair.alice.run(a))
+    await asyncio.sleep(1)
+    assert offers[0].greeting is None
+    punching.cancel()
+    await asyncio.gather(punching, return_exceptions=True)
+    await pair.close()
+
+
+@virtual_time
+async def test_an_offer_that_comes_again_gets_a_proof_of_its_own_and_no_pipe() -> None:
+    pair = await Pair().open()
+    offers: list[Offer] = []
+    _, b = contexts(pair.alice.node, pair.bob.node, COMBO, opened=lambda context: offers.append(context.opening))  # type: ignore[arg-type]
+    mine, theirs = await pair.connect()
+    a, _ = contexts(pair.alice.node, pair.bob.node, COMBO)
+    a.post = offers.append  # type: ignore[assignment]
+    await asyncio.gather(mine.close(), theirs.close())
+    asking = asyncio.create_task(pair.alice.run(a))
+    await asyncio.sleep(0)
+    asking.cancel()
+    b.opening = offers[0]
+    answering = asyncio.create_task(pair.bob.run(b))
+    await asyncio.sleep(1)
+    bobs = pair.standing_sockets()[1]
+    assert FrameType.PROOF in {Frame.parse(data).type for data, _ in bobs.sent if is_frame(data)}
+    assert not answering.done(), "who repeats an offer can prove nothing"
+    answering.cancel()
+    await asyncio.gather(asking, answering, return_exceptions=True)
+    await pair.close()
+
+
+@virtual_time
+async def test_strangers_hear_nothing_from_a_standing_socket() -> None:
+    pair = await Pair("full_cone", "full_cone").open()
+    alices = pair.standing_sockets()[0]
+    alices.hears = lambda _source, target: target.port == 50_000  # type: ignore[method-assign]
+    mine, theirs = await pair.connect()
+    stranger = FakeUdp(pair.internet, Endpoint("203.0.113.66", 66))
+    for data in (b"hello", handshakes(responder=MALLORY)[1].opener(), handshakes(responder=MALLORY)[1].close()):
+        stranger.send_to(data, alices.source_towards(STUN_SERVER))
+    await asyncio.sleep(1)
+    stranger.close()
+    assert not [target for _, target in alices.sent if target == stranger.local]
+    await carries(mine, theirs)
+    await asyncio.gather(mine.close(), theirs.close())
+    await pair.close()
+
+
+@virtual_time
+async def test_the_pipes_of_a_node_that_closes_end() -> None:
+    pair = await Pair().open()
+    mine, theirs = await pair.connect()
+    await pair.alice.node.close()
+    with pytest.raises(ConnectionLost):
+        await mine.recv()
+    await asyncio.gather(mine.close(), theirs.close())
+    await pair.close()
+
+
+@virtual_time
+async def test_the_record_says_where_it_is_as_long_as_that_is_true() -> None:
+    internet = Internet()
+    alice = natted(ALICE, internet)
+    await Side(alice).open()
+    assert alice.standing == {4: 50_000}
+    [socket] = internet.udp
+    assert isinstance(socket, NattedUdp)
+    socket.mappings.clear()
+    await asyncio.sleep(UPKEEP_S + 1)
+    assert alice.standing == {4: 50_001}
+    alice.network.stun = TimeoutError()
+    await asyncio.sleep(UPKEEP_S + 1)
+    assert alice.standing == {}
+    alice.network.stun = None
+    await asyncio.sleep(UPKEEP_S + 1)
+    assert alice.standing == {4: 50_001}
+    await alice.close()
+    assert internet.open_sockets() == []
+
+
+@virtual_time
+@pytest.mark.parametrize("preset", ["symmetric_sequential", "symmetric_random", "udp_blocked"])
+async def test_where_no_socket_serves_all_peers_there_is_none(preset: str) -> None:
+    internet = Internet()
+    alice = natted(ALICE, internet, preset)
+    await Side(alice).open()
+    assert (alice.standing, internet.udp) == ({}, [])
+    await alice.close()
