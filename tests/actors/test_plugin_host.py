@@ -206,9 +206,37 @@ async def test_where_nodes_are_mapped_is_told_and_those_who_plan_may_wait_for_it
     granted.set()
     await settling
     assert bench.mapped[2:] == [("alice", (external,)), ("bob", (external,))]
-    host.tell_mappings()
+    host.tell_ports()
     await asyncio.sleep(0.1)
     assert bench.mapped[4:] == bench.mapped[2:4]
+    await host.close()
+
+
+@virtual_time
+async def test_where_a_node_always_hears_is_told_and_told_again() -> None:
+    class Standing(Fake):
+        @classmethod
+        async def setup(cls, node: NodePorts) -> AttemptFactory:
+            async def listen() -> None:
+                await node.viewed()
+                node.advertise_standing(4, 4000)
+                node.advertise_standing(6, 6000)
+                node.advertise_standing(6, None)
+
+            node.spawn(listen())
+            return cls
+
+    bench = Bench()
+    bench.registration = Registration(Standing, None)
+    host = await bench.open()
+    await asyncio.sleep(1)
+    assert bench.standing == [], "nothing is known of the node's NATs"
+    await host.take_views({"alice": PeerView(name="alice", machine="")})
+    await asyncio.sleep(1)
+    assert bench.standing == [("alice", {4: 4000}), ("alice", {4: 4000, 6: 6000}), ("alice", {4: 4000})]
+    host.tell_ports()
+    await asyncio.sleep(1)
+    assert bench.standing[3:] == [("alice", {4: 4000})]
     await host.close()
 
 

@@ -115,6 +115,26 @@ async def test_a_mapping_is_published_and_told_to_whoever_plans_and_runs_attempt
         await host.close()
 
 
+async def test_where_a_node_always_hears_is_published_beside_what_is_mapped(specs: list[NodeSpec]) -> None:
+    known: list[PeerView] = []
+
+    async def learn(records: dict[str, RecordView]) -> None:
+        known.extend(record.view for record in records.values())
+
+    mapped = Endpoint(HOME, 5555)
+    host, [alice, *_] = SignalHost(), specs
+    host.bind(SignalPorts(deliver={}, learn=learn))
+    try:
+        await host.remap([("alice", (mapped,))])
+        await host.open_nodes([alice], {}, [alice.identity.public])
+        for standing in ({4: 4000}, {}):
+            await host.stand([("alice", standing)])
+            view = view_of(SignedRecord.decode(await host.own_record("alice")).verify(alice.identity.public))
+            assert (view.standing, view.mapped) == (known[-1].standing, known[-1].mapped) == (standing, (mapped,))
+    finally:
+        await host.close()
+
+
 def test_a_record_cannot_make_others_dial_a_third_party() -> None:
     identity = Identity.from_seed("alice", b"a" * 32)
     record = AddressRecord(

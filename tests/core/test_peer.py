@@ -1,5 +1,7 @@
 """What one end of a pair shows of itself, and when two ends share a network."""
 
+from dataclasses import replace
+
 import pytest
 
 from warpfleet.core.endpoint import Endpoint, Interface
@@ -30,6 +32,13 @@ def test_ports_are_sorted_and_leave_out_loopback_listeners_and_the_other_family(
     view = PeerView(name="h", machine="m", listeners=tuple(Endpoint(*pair) for pair in listeners))
     assert view.ports(4) == (443, 40000)
     assert view.ports(6) == (8443,)
+
+
+def test_a_standing_socket_is_at_the_external_address_of_its_family_or_nowhere() -> None:
+    view = replace(host("192.168.1.2/24", external="203.0.113.7"), standing={4: 4000, 6: 6000})
+    assert view.standing_endpoint(4) == Endpoint("203.0.113.7", 4000)
+    assert view.standing_endpoint(6) is None
+    assert host("192.168.1.2/24", external="203.0.113.7").standing_endpoint(4) is None
 
 
 def test_a_mapping_leads_to_the_node_itself_or_nowhere() -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from fake_node import ALICE, ATTEMPT_ID, BOB, COMBO, CONNECTION_ID, MALLORY, STARTED_AT_US, handshakes
 from warpfleet.core.combo import RouteType
 from warpfleet.core.identity import Identity
-from warpfleet.net.handshake import FRAME_BYTES, Event, Frame, FrameType, Handshake, ProofFailed, Received
+from warpfleet.net.handshake import FRAME_BYTES, NONCE_BYTES, Event, Frame, FrameType, Handshake, ProofFailed, Received
 
 ANSWERED = {FrameType.KNOCK: FrameType.HELLO, FrameType.HELLO: FrameType.PROOF, FrameType.TAKE: FrameType.AGREED}
 
@@ -188,6 +188,31 @@ def test_the_initiator_takes_nothing_of_an_older_run(frame: FrameType) -> None:
     initiator, _ = run_until_proved(nonces=b"IR")
     with pytest.raises(ProofFailed, match="earlier"):
         initiator.receive(FRAMES[frame])
+
+
+def test_a_greeting_that_comes_with_a_signal_saves_a_round_trip() -> None:
+    initiator, responder = handshakes()
+    responder.greeted(b"i" * NONCE_BYTES)
+    proof = responder.opener()
+    assert kind(proof) is FrameType.PROOF
+    assert initiator.receive(proof) == Received(Event.PROVED)
+    assert responder.receive(initiator.opener()).event is Event.GREETED, "the HELLO that opened a filter comes, too"
+    assert responder.receive(initiator.take()).event is Event.TAKEN
+
+
+def test_who_is_greeted_by_an_old_signal_takes_nothing_old() -> None:
+    _, responder = handshakes(nonces=b"iR")
+    responder.greeted(b"i" * NONCE_BYTES)
+    for frame in (FrameType.TAKE, FrameType.SEAL):
+        with pytest.raises(ProofFailed, match="earlier"):
+            responder.receive(FRAMES[frame])
+
+
+def test_a_greeting_by_signal_and_another_one_do_not_go_together() -> None:
+    initiator, responder = handshakes(nonces=b"Ir")
+    responder.greeted(b"i" * NONCE_BYTES)
+    with pytest.raises(ProofFailed, match="earlier"):
+        responder.receive(initiator.opener())
 
 
 def test_a_replayed_greeting_does_not_become_a_taken_pipe() -> None:

@@ -53,6 +53,7 @@ def record(seq: int = 1, expires_at: float = NOW + 60) -> AddressRecord:
         listeners=(ListenerAddress(ip="0.0.0.0", port=443),),
         nat={4: NatRecord.of(NAT)},
         relay=True,
+        standing={4: 40_000},
     )
 
 
@@ -76,6 +77,13 @@ def with_nat(**facts: Any) -> SignedRecord:
     return SignedRecord(ALICE.sign(b"warpfleet record 1\0" + body), body)
 
 
+def with_standing(standing: object) -> SignedRecord:
+    """Alice's record with this in the place of her standing ports; None leaves it out, as older nodes do."""
+    content = json.loads(record().model_dump_json()) | {"standing": standing}
+    body = json.dumps({key: fact for key, fact in content.items() if fact is not None}).encode()
+    return SignedRecord(ALICE.sign(b"warpfleet record 1\0" + body), body)
+
+
 def test_a_record_that_says_nothing_of_a_block_of_ports_is_one() -> None:
     assert with_nat(port_range=None).verify(ALICE.public).nat[4].value.port_range is None
 
@@ -84,6 +92,17 @@ def test_a_record_that_says_nothing_of_a_block_of_ports_is_one() -> None:
 def test_a_block_that_is_none_makes_the_record_malformed(ports: object) -> None:
     with pytest.raises(RecordError, match="malformed"):
         with_nat(port_range=ports).verify(ALICE.public)
+
+
+@pytest.mark.parametrize(("standing", "read"), [(None, {}), ({"4": 1}, {4: 1}), ({"6": 65_535}, {6: 65_535})])
+def test_a_record_may_say_where_the_node_always_hears(standing: dict[str, int] | None, read: dict[int, int]) -> None:
+    assert with_standing(standing).verify(ALICE.public).standing == read
+
+
+@pytest.mark.parametrize("standing", [{"4": 0}, {"6": 65_536}, {"5": 1}, {"4": "x"}, [4]])
+def test_a_port_that_is_none_makes_the_record_malformed(standing: object) -> None:
+    with pytest.raises(RecordError, match="malformed"):
+        with_standing(standing).verify(ALICE.public)
 
 
 @given(st.integers(0, 10_000), st.integers(1, 255))
