@@ -186,6 +186,20 @@ async def test_the_end_is_no_clean_one_where_the_peer_did_not_take_all() -> None
 
 
 @virtual_time
+async def test_a_slow_reader_is_waited_for_as_long_as_it_goes_on() -> None:
+    alice, bob = await quic_pipes(FakeUdp(internet := Internet(), A), FakeUdp(internet, B))
+    await alice.send(2 * BULK)
+    closing = asyncio.create_task(alice.close())
+    began_s, taken = now_s(), bytearray()
+    while chunk := await bob.recv(90_000):
+        taken += chunk
+        await asyncio.sleep(0.9)
+    await closing
+    assert taken == 2 * BULK
+    assert now_s() - began_s > 10
+
+
+@virtual_time
 async def test_one_lost_farewell_leaves_no_peer_behind() -> None:
     internet = Internet()
     a, b = FakeUdp(internet, A), FakeUdp(internet, B)

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import ssl
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Self
 
@@ -18,7 +19,7 @@ from warpfleet.net.pipe import RECV_BYTES, BasePipe
 
 _CHUNK_BYTES = 262_144  # encrypted and written at once: sixteen records
 _RECORD_BYTES = 16_384  # RFC 8446 section 5.1
-_FLUSH_S = 5.0  # a reader that takes nothing for so long is not waited for
+_FLUSH_S = 2.0  # a peer that takes nothing for so long is not waited for
 # A stream that is closed while the peer still sends is reset, and may take with it what the peer has not read yet: so
 # its end is waited for, as long as it says something (a round trip of a slow path passes before it knows), up to 2 s.
 _SILENCE_S, _FAREWELL_S = 0.25, 2.0
@@ -87,36 +88,46 @@ class Tunnel:
         return self._outgoing.read()
 
     def write(self, data: memoryview | bytes) -> None:
-        """Encrypt."""
-        self._tls.write(data)
+        """Encrypt. ConnectionLost where what came before has broken the tunnel."""
+        with _broken_is_lost():
+            self._tls.write(data)
 
     def write_eof(self) -> None:
         """Say that nothing more follows. OpenSSL would then look for the other's end, and stumble over data: there is
         none to be seen."""
-        self._left_over += self._tls.read(self._tls.pending()) if self._tls.pending() else b""
-        waiting = self._incoming.read()
-        with contextlib.suppress(ssl.SSLWantReadError):
-            self._tls.unwrap()
-        self._incoming.write(waiting)
+        with _broken_is_lost():
+            self._left_over += self._tls.read(self._tls.pending()) if self._tls.pending() else b""
+            waiting = self._incoming.read()
+            with contextlib.suppress(ssl.SSLWantReadError):
+                self._tls.unwrap()
+            self._incoming.write(waiting)
 
     def read(self, max_bytes: int) -> tuple[bytes, bool]:
         """What can be decrypted, and whether that is all that ever comes. ConnectionLost where it was tampered with."""
         found, self._left_over = [self._left_over[:max_bytes]], self._left_over[max_bytes:]
         left = max_bytes - len(found[0])
-        try:
-            while left and (self._incoming.pending or self._tls.pending()):
-                data = self._tls.read(min(left, _RECORD_BYTES))
-                if not data:
-                    return b"".join(found), True
+        ended = False
+        with _broken_is_lost(), contextlib.suppress(ssl.SSLWantReadError):  # half a record
+            while left and not ended and (self._incoming.pending or self._tls.pending()):
+                data = self._decrypted(min(left, _RECORD_BYTES))
+                ended = not data
                 found.append(data)
                 left -= len(data)
-        except ssl.SSLWantReadError:  # half a record
-            pass
-        except ssl.SSLZeroReturnError:  # the end of the other one, after our own
-            return b"".join(found), True
-        except ssl.SSLError as error:
-            raise ConnectionLost(f"the tunnel is broken: {error.reason}") from error
-        return b"".join(found), False
+        return b"".join(found), ended
+
+    def _decrypted(self, max_bytes: int) -> bytes:
+        try:
+            return self._tls.read(max_bytes)
+        except ssl.SSLZeroReturnError:  # how it tells the other's end once our own was said
+            return b""
+
+
+@contextlib.contextmanager
+def _broken_is_lost() -> Iterator[None]:
+    try:
+        yield
+    except ssl.SSLError as error:
+        raise ConnectionLost(f"the tunnel is broken: {error.reason}") from error
 
 
 class TlsPipe(BasePipe):
