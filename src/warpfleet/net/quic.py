@@ -126,8 +126,10 @@ class QuicPipe(BasePipe):
         if self._closing:
             raise ConnectionLost("closed here")
         await self._until(lambda: bool(self._engine.received) or self._engine.ended)
+        granted_bytes = self._engine.granted_bytes
         data = self._engine.read(max_bytes)
-        self._pump_soon()
+        if self._engine.granted_bytes != granted_bytes:
+            self._pump_soon()
         return data
 
     async def close(self) -> None:
@@ -201,6 +203,7 @@ class QuicPipe(BasePipe):
             self._take_frame(data, path)
         else:
             self._engine.receive(data, self._loop.time())
+            self._news.set()  # before the pump is due, so that an answer leaves with it
             self._pump_soon()
 
     def _take_frame(self, data: bytes, path: DatagramPath) -> None:

@@ -99,6 +99,11 @@ class QuicEngine:
         return max(0, WINDOW_BYTES - len(self._stream.sender._buffer)) if self._stream else WINDOW_BYTES
 
     @property
+    def granted_bytes(self) -> int:
+        """How much the peer may send in all."""
+        return self._connection.granted_bytes if self._connection else WINDOW_BYTES
+
+    @property
     def flushed(self) -> bool:
         """Whether the peer has acknowledged everything, its end included."""
         return self._stream is not None and self._stream.sender.is_finished
@@ -143,7 +148,7 @@ class QuicEngine:
         del self.received[:max_bytes]
         self._read_bytes += len(data)
         limit_bytes = self._read_bytes + WINDOW_BYTES
-        if self._connection and limit_bytes - self._connection.granted_bytes >= _GRANT_BYTES:
+        if self._connection and limit_bytes - self.granted_bytes >= _GRANT_BYTES:
             self._connection.granted_bytes = limit_bytes
         return data
 
