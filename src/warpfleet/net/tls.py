@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import os
 import ssl
-from collections.abc import Iterator
 from functools import lru_cache
 from typing import Self
 
@@ -91,45 +90,46 @@ class Tunnel:
 
     def write(self, data: memoryview | bytes) -> None:
         """Encrypt. ConnectionLost where what came before has broken the tunnel."""
-        with _broken_is_lost():
+        try:
             self._tls.write(data)
+        except ssl.SSLError as error:
+            raise _lost(error) from error
 
     def write_eof(self) -> None:
         """Say that nothing more follows. OpenSSL would then look for the other's end, and stumble over data: there is
         none to be seen."""
-        with _broken_is_lost():
-            self._left_over += self._tls.read(self._tls.pending()) if self._tls.pending() else b""
-            waiting = self._incoming.read()
-            with contextlib.suppress(ssl.SSLWantReadError):
-                self._tls.unwrap()
-            self._incoming.write(waiting)
+        self._left_over += self._tls.read(self._tls.pending()) if self._tls.pending() else b""
+        waiting = self._incoming.read()
+        try:
+            self._tls.unwrap()
+        except ssl.SSLWantReadError:
+            pass
+        except ssl.SSLError as error:
+            raise _lost(error) from error
+        self._incoming.write(waiting)
 
     def read(self, max_bytes: int) -> tuple[bytes, bool]:
         """What can be decrypted, and whether that is all that ever comes. ConnectionLost where it was tampered with."""
         found, self._left_over = [self._left_over[:max_bytes]], self._left_over[max_bytes:]
         left = max_bytes - len(found[0])
         ended = False
-        with _broken_is_lost(), contextlib.suppress(ssl.SSLWantReadError):  # half a record
+        try:
             while left and not ended and (self._incoming.pending or self._tls.pending()):
-                data = self._decrypted(min(left, _RECORD_BYTES))
+                data = self._tls.read(min(left, _RECORD_BYTES))
                 ended = not data
                 found.append(data)
                 left -= len(data)
+        except ssl.SSLWantReadError:  # half a record
+            pass
+        except ssl.SSLZeroReturnError:  # how it tells the other's end once our own was said
+            ended = True
+        except ssl.SSLError as error:
+            raise _lost(error) from error
         return b"".join(found), ended
 
-    def _decrypted(self, max_bytes: int) -> bytes:
-        try:
-            return self._tls.read(max_bytes)
-        except ssl.SSLZeroReturnError:  # how it tells the other's end once our own was said
-            return b""
 
-
-@contextlib.contextmanager
-def _broken_is_lost() -> Iterator[None]:
-    try:
-        yield
-    except ssl.SSLError as error:
-        raise ConnectionLost(f"the tunnel is broken: {error.reason}") from error
+def _lost(error: ssl.SSLError) -> ConnectionLost:
+    return ConnectionLost(f"the tunnel is broken: {error.reason}")
 
 
 class TlsPipe(BasePipe):
