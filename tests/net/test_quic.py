@@ -142,6 +142,8 @@ async def test_closing_closes_every_path() -> None:
     await asyncio.gather(alice.close(), bob.close())
     assert internet.open_sockets() == []
     assert len(asyncio.all_tasks()) == 1
+    with pytest.raises(ConnectionLost):
+        alice.move(paths(internet, A, B)[0])
 
 
 @virtual_time

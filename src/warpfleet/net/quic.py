@@ -89,7 +89,9 @@ class QuicPipe(BasePipe):
 
     def move(self, path: DatagramPath) -> None:
         """Send on this path from now on. Datagrams of the others are still taken until they are dropped. What is lost
-        on the move is sent again."""
+        on the move is sent again. ConnectionLost once the pipe has been closed."""
+        if self._closing:
+            raise ConnectionLost("closed here")
         if path not in self._readers:
             self._readers[path] = asyncio.create_task(self._read(path))
         self._active = path
