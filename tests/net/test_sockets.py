@@ -171,6 +171,41 @@ async def test_a_cancelled_read_leaves_the_stream_whole(streams: tuple[TcpStream
     assert await ours.read(1) == b"x"
 
 
+async def test_only_one_task_may_read(streams: tuple[TcpStream, TcpStream]) -> None:
+    ours, _ = streams
+    pending = asyncio.create_task(ours.read(1))
+    await asyncio.sleep(0)
+    with pytest.raises(RuntimeError):
+        await ours.read(1)
+    pending.cancel()
+    await asyncio.gather(pending, return_exceptions=True)
+
+
+async def read_after_a_wait(ours: TcpStream, theirs: TcpStream) -> bytes:
+    reading = asyncio.create_task(ours.read(1))
+    await asyncio.sleep(0)
+    await theirs.write(b"x")
+    async with asyncio.timeout(DEADLINE_S):
+        return await reading
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+async def test_the_number_of_a_stream_that_nobody_closed_is_anothers(
+    network: KernelNetwork, listener: TcpListener
+) -> None:
+    forgotten = await network.connect_tcp(listener.local, timeout_s=DEADLINE_S)
+    accepted = await listener.accept()
+    assert await read_after_a_wait(forgotten, accepted) == b"x"
+    number = forgotten._ready.socket.fileno()
+    del forgotten
+    following = await network.connect_tcp(listener.local, timeout_s=DEADLINE_S)
+    assert following._ready.socket.fileno() == number
+    other = await listener.accept()
+    assert await read_after_a_wait(following, other) == b"x"
+    for stream in (following, other, accepted):
+        stream.close()
+
+
 async def test_a_stream_is_taken_out_with_every_unread_byte(streams: tuple[TcpStream, TcpStream]) -> None:
     ours, theirs = streams
     await theirs.write(b"read, unread")
