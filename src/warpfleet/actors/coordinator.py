@@ -313,7 +313,8 @@ class Coordinator:
             return
         if report.outcome is None:
             return
-        if report.stage is Stage.WON:
+        if report.stage is Stage.WON and not (report.pipe and report.pipe.relayed):
+            # Beside a relayed pipe a direct path may still be sought: the peer says what it gives up.
             for other, opened in attempts.items():
                 if other != key:
                     self._send_command(opened.combo.plugin, CancelAttempt(*other, Reason.OTHER_PIPE_WON))

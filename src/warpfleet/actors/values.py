@@ -37,6 +37,7 @@ class Use(Enum):
     """What becomes of a pipe that has won."""
 
     MEASURE = "measure"  # its first byte and round trip are timed, then it is closed
+    KEEP = "keep"  # the same, and again when it has moved; it is closed when its attempt is cancelled
     HOLD = "hold"  # it is handed to the program
 
 
@@ -58,10 +59,12 @@ class StartAttempt:
 
 @dataclass(frozen=True, slots=True)
 class NameWinner:
-    """The attempt's proved pipe may be taken."""
+    """The attempt's proved pipe may be taken; or, where `moves` names the plugin of a relayed one that is in use, that
+    one moves to this attempt's path."""
 
     node: str
     attempt_id: str
+    moves: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +85,7 @@ class Stage(Enum):
     OPENED = "opened"  # the responder's side began
     READY = "ready"  # both ends are proved; the pipe waits to be named
     WON = "won"  # both ends agree on it
+    MOVED = "moved"  # the pipe that this attempt has won sends on a direct path from now on
     MEASURED = "measured"
     ENDED = "ended"  # without a pipe
 
