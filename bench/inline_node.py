@@ -8,17 +8,17 @@ from typing import Any
 from bench.host import Host, main
 from bench.link import Link, serve
 from warpfleet.actors.node import Node
-from warpfleet.core.combo import Transport
 from warpfleet.core.errors import WarpfleetError
 from warpfleet.core.identity import Identity, PublicIdentity
 from warpfleet.net.interfaces import ConnectionLost, Pipe
 
 
 class _PipeLink(Link):
+    stream = True
+
     def __init__(self, pipe: Pipe, how: str) -> None:
         self._pipe = pipe
-        self.stream = pipe.transport is Transport.TCP
-        self.relayed = pipe.relayed
+        self.relayed = pipe.path.relayed
         self.how = how
 
     async def send(self, data: bytes) -> None:
@@ -26,7 +26,7 @@ class _PipeLink(Link):
 
     async def receive(self) -> bytes:
         try:
-            return await self._pipe.receive()
+            return await self._pipe.recv()
         except ConnectionLost as lost:
             raise ConnectionError(str(lost)) from lost
 
@@ -60,7 +60,7 @@ class InlineNode(Host):
             pipe = await self._node.connect(peer, plugin_name=by)
         except WarpfleetError as error:
             raise ConnectionError(str(error)) from error
-        return _PipeLink(pipe, f"{'relay' if pipe.relayed else 'direct'} {pipe.transport}")
+        return _PipeLink(pipe, f"{'relay' if pipe.path.relayed else 'direct'} {pipe.path.transport}")
 
     async def _accept(self) -> None:
         while True:

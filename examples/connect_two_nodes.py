@@ -22,7 +22,7 @@ async def initiate(identity: Identity, peer: PublicIdentity, broker: str) -> Non
         print(f"{identity.name}: {pipe}")
         await pipe.send(b"hello")
         async with asyncio.timeout(ANSWER_S):
-            print(f"{identity.name} received {(await pipe.receive()).decode()!r}")
+            print(f"{identity.name} received {(await pipe.recv()).decode()!r}")
 
 
 async def respond(identity: Identity, peer: PublicIdentity, broker: str) -> None:
@@ -30,7 +30,7 @@ async def respond(identity: Identity, peer: PublicIdentity, broker: str) -> None
     async with Node.open(identity, peers=[peer], mqtt=[broker]) as node, await node.accept() as pipe:
         print(f"{identity.name}: {pipe}")
         async with asyncio.timeout(ANSWER_S):
-            await pipe.send((await pipe.receive()).upper())
+            await pipe.send((await pipe.recv()).upper())
 
 
 async def main(broker: str) -> None:

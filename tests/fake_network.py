@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -14,6 +15,8 @@ STUN_SERVER = Endpoint("198.51.100.3", 3478)
 
 class FakeUdp:
     """A datagram socket. `seen_as` is the source address that others see, as behind a NAT."""
+
+    through: Endpoint | None = None
 
     def __init__(self, internet: "Internet", local: Endpoint) -> None:
         self.internet, self.local, self.seen_as = internet, local, local
@@ -60,6 +63,7 @@ class FakeStream:
         self.packets_sent = 0
         self.closed = False
         self.other: FakeStream | None = None
+        self._arriving: deque[bytes] = deque()
         self._buffer = bytearray()
         self._ended = False
         self._news = asyncio.Event()
@@ -70,10 +74,15 @@ class FakeStream:
             raise ConnectionLost("closed")
         assert self.other is not None
         self.packets_sent += 1
-        asyncio.get_running_loop().call_later(DELAY_S, self.other.arrive, data)
+        self.other.expect(data)
 
-    def arrive(self, data: bytes) -> None:
-        """Bytes, or none for the end."""
+    def expect(self, data: bytes) -> None:
+        """Let bytes arrive, or none for the end, in the order of this."""
+        self._arriving.append(data)
+        asyncio.get_running_loop().call_later(DELAY_S, self._arrive)
+
+    def _arrive(self) -> None:
+        data = self._arriving.popleft()
         self._buffer += data
         self._ended = self._ended or not data
         self._news.set()
@@ -97,7 +106,7 @@ class FakeStream:
 
     def close(self) -> None:
         if not self.closed and self.other:
-            asyncio.get_running_loop().call_later(DELAY_S, self.other.arrive, b"")
+            self.other.expect(b"")
         self.closed = True
         self._news.set()
 

@@ -7,6 +7,7 @@ import pytest
 
 from fake_network import Internet
 from fake_node import ALICE, ATTEMPT_ID, BOB, CONNECTION_ID, STARTED_AT_US, node
+from sealed import tls_pipes
 from virtual_time import now_s, virtual_time
 from warpfleet.actors.attempt_run import AttemptRun
 from warpfleet.actors.values import OutgoingSignal, Report, Stage
@@ -16,7 +17,6 @@ from warpfleet.core.pairing import Requirement
 from warpfleet.core.targets import USUAL_ALLOWANCE, Budget
 from warpfleet.net.handshake import ProofFailed
 from warpfleet.net.interfaces import ConnectionLost, ConnectRefused, Pipe, RelayRefused, Unreachable
-from warpfleet.net.pipe import StreamPipe
 from warpfleet.net.proving import PeerClosed
 from warpfleet.plugins.address_messages import GetAddr
 from warpfleet.plugins.contract import Abandon, AttemptContext, AttemptFailed, AttemptSpec, InboundStream, Strategy
@@ -95,9 +95,10 @@ class Bench:
     def stages(self) -> list[Stage]:
         return [report.stage for report in self.reports]
 
-    def pipe(self) -> StreamPipe:
-        near, _ = self.internet.stream_pair(Endpoint("203.0.113.1", 1), Endpoint("203.0.113.2", 2))
-        return StreamPipe(near, peer="bob")
+    async def pipe(self) -> Pipe:
+        near, far = self.internet.stream_pair(Endpoint("203.0.113.1", 1), Endpoint("203.0.113.2", 2))
+        pipe, _ = await tls_pipes(near, far)
+        return pipe
 
 
 def raising(error: BaseException) -> Body:
@@ -193,7 +194,7 @@ async def test_a_named_pipe_wins_and_is_used() -> None:
         return pipe
 
     bench = Bench(body)
-    pipe = bench.pipe()
+    pipe = await bench.pipe()
     asyncio.get_running_loop().call_later(2, bench.run.name_winner)
     assert await bench.end() == (O.WON, None)
     assert bench.stages() == [Stage.READY, Stage.WON]
@@ -210,7 +211,7 @@ async def test_a_pipe_that_nobody_named_is_closed_and_fails() -> None:
         return pipe
 
     bench = Bench(body)
-    pipe = bench.pipe()
+    pipe = await bench.pipe()
     assert await bench.end() == (O.FAILED, Reason.INTERNAL)
     assert bench.got == []
     assert bench.internet.streams[0].closed
@@ -249,7 +250,7 @@ async def test_a_won_pipe_is_closed_when_its_attempt_is_cancelled() -> None:
         return pipe
 
     bench = Bench(body)
-    pipe = bench.pipe()
+    pipe = await bench.pipe()
     bench.using = lambda: forever(bench.run.context)  # type: ignore[assignment]
     bench.run.name_winner()
     task = bench.run.start(bench.factory)

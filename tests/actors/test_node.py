@@ -108,15 +108,15 @@ async def talk(one: Pipe, other: Pipe) -> None:
     for sender, receiver in ((one, other), (other, one)):
         await sender.send(b"hello")
         async with asyncio.timeout(5):
-            assert await receiver.receive() == b"hello"
+            assert await receiver.recv() == b"hello"
 
 
 async def exchange_at_last(pipe: Pipe, peer: Node) -> None:
     """Bytes go both ways; pipes that came to the peer before have ended."""
-    while (other := await accepted(peer)).remote != pipe.local or other.local != pipe.remote:
+    while (other := await accepted(peer)).path.remote != pipe.path.local or other.path.local != pipe.path.remote:
         async with other:
             with pytest.raises(ConnectionLost):
-                await other.receive()
+                await other.recv()
     await exchange(pipe, other)
 
 
@@ -144,8 +144,8 @@ async def test_two_nodes_connect_by_loopback_and_exchange_bytes(broker: str, cas
     async with opened(broker, cast.alice, cast.bob) as (alice, bob):
         pipe = await alice.connect("bob", plugin_name="direct_connect", route_type=RouteType.LOOPBACK)
         other = await accepted(bob)
-        assert (pipe.peer, other.peer, pipe.transport) == ("bob", "alice", Transport.TCP)
-        assert pipe.remote.ip.startswith("127.")
+        assert (pipe.peer, other.peer, pipe.path.transport) == ("bob", "alice", Transport.TCP)
+        assert pipe.path.remote.ip.startswith("127.")
         await exchange(pipe, other)
 
 
@@ -164,9 +164,9 @@ async def test_both_connect_to_each_other_at_once(broker: str, cast: Cast) -> No
 async def test_many_connections_at_once_are_told_apart(broker: str, cast: Cast) -> None:
     async with opened(broker, cast.alice, cast.bob) as (alice, bob):
         pipes = await asyncio.gather(*(alice.connect("bob") for _ in range(8)))
-        others = {pipe.remote: pipe for pipe in [await accepted(bob) for _ in pipes]}
+        others = {pipe.path.remote: pipe for pipe in [await accepted(bob) for _ in pipes]}
         for pipe in pipes:
-            await exchange(pipe, others[pipe.local])
+            await exchange(pipe, others[pipe.path.local])
 
 
 async def test_a_peer_that_is_trusted_later_can_connect(broker: str, cast: Cast) -> None:
@@ -347,7 +347,7 @@ async def test_a_node_closes_its_pipes(broker: str, cast: Cast) -> None:
         await bob.close()
         for end in (pipe, unaccepted, other):
             with pytest.raises(ConnectionLost):
-                await end.receive()
+                await end.recv()
 
 
 async def test_pipes_beyond_the_backlog_are_closed(broker: str, monkeypatch: pytest.MonkeyPatch, cast: Cast) -> None:
@@ -355,7 +355,7 @@ async def test_pipes_beyond_the_backlog_are_closed(broker: str, monkeypatch: pyt
     async with opened(broker, cast.alice, cast.bob) as (alice, bob):
         first, second = await alice.connect("bob"), await alice.connect("bob")
         with pytest.raises(ConnectionLost):
-            await second.receive()
+            await second.recv()
         await exchange(first, await accepted(bob))
 
 
@@ -565,9 +565,9 @@ async def test_a_pinned_plugin_connects_two_hosts_by_their_interfaces(site: Site
     ):
         pipe = await alice.connect("bob", plugin_name=plugin, route_type=RouteType.NIC, timeout_s=5)
         other = await accepted(bob)
-        assert (pipe.remote.ip, other.remote.ip) == ("10.99.0.2", "10.99.0.1")
+        assert (pipe.path.remote.ip, other.path.remote.ip) == ("10.99.0.2", "10.99.0.1")
         await talk(pipe, other)
         await pipe.close()
         with pytest.raises(ConnectionLost):
             async with asyncio.timeout(2):
-                await other.receive()
+                await other.recv()

@@ -10,6 +10,7 @@ import pytest
 
 from fake_network import FakeStream, Internet
 from fake_node import ALICE, ATTEMPT_ID, BOB, CONNECTION_ID, MALLORY, STARTED_AT_US
+from sealed import tls_pipes
 from virtual_time import now_s, virtual_time
 from warpfleet.actors.plugin_host import HostPorts, PluginHost
 from warpfleet.actors.values import (
@@ -32,7 +33,6 @@ from warpfleet.core.targets import Budget
 from warpfleet.net import descriptors
 from warpfleet.net.handshake import Frame, FrameType
 from warpfleet.net.interfaces import Pipe
-from warpfleet.net.pipe import StreamPipe
 from warpfleet.net.vantage import Vantage
 from warpfleet.plugins.contract import (
     Abandon,
@@ -322,8 +322,8 @@ async def test_both_sides_of_one_attempt_may_live_here_and_both_pipes_are_held()
     async def body(context: AttemptContext) -> Pipe:
         if context.side is Side.INITIATOR:
             await context.claim()
-        near, _ = bench.internet.stream_pair(Endpoint("203.0.113.1", 1), Endpoint("203.0.113.2", 2))
-        return StreamPipe(near, peer=context.peer.name)
+        pipe, _ = await tls_pipes(*bench.internet.stream_pair(Endpoint("203.0.113.1", 1), Endpoint("203.0.113.2", 2)))
+        return pipe
 
     Fake.body = body  # type: ignore[assignment]
     bench = Bench()

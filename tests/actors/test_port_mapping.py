@@ -70,8 +70,8 @@ async def test_a_node_behind_it_is_reached_directly_and_its_port_closed_in_the_e
         pipe = await near.connect("home", timeout_s=10)
         other = await far.accept()
         await pipe.send(b"hello")
-        assert await other.receive() == b"hello"
-        assert pipe.remote == external
+        assert await other.recv() == b"hello"
+        assert pipe.path.remote == external
     assert "dport" not in site.rules()
 
 
@@ -80,5 +80,5 @@ async def test_the_node_behind_it_may_have_itself_dialled(site: Site) -> None:
     async with site.node(home, away.public) as far, site.node(away, home.public):
         external = await mapped(far)
         pipe = await far.connect("away", plugin_name="reverse_connect", timeout_s=10)
-        assert pipe.local.port == next(e.port for e in far.view.listeners if e.ip == "0.0.0.0")
+        assert pipe.path.local.port == next(e.port for e in far.view.listeners if e.ip == "0.0.0.0")
         assert external in far.view.mapped

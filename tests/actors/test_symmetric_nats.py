@@ -76,7 +76,7 @@ async def test_a_symmetric_nat_is_got_through(site: Site, initiator: str, respon
         pipes = await asyncio.gather(*(here.connect(responder, plugin_name=plugin) for _ in range(AT_ONCE)))
         for end in [await there.accept() for _ in pipes]:
             await end.send(b"hello")
-        assert [await pipe.receive() for pipe in pipes] == [b"hello"] * AT_ONCE
+        assert [await pipe.recv() for pipe in pipes] == [b"hello"] * AT_ONCE
 
 
 async def test_a_block_of_ports_is_learned_and_guessed_with_few_packets(site: Site, tmp_path: Path) -> None:

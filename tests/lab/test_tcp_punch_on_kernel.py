@@ -80,7 +80,12 @@ async def punch(mine: Node, theirs: Node, af: AddressFamily = 4) -> None:
     pipe = await mine.connect(theirs.name, plugin_name="tcp_punch", route_type=RouteType.EXT, af=af)
     async with asyncio.timeout(DEADLINE_S):
         other = await theirs.accept()
-        assert (pipe.transport, pipe.relayed, pipe.peer, other.peer) == (Transport.TCP, False, theirs.name, mine.name)
+        assert (pipe.path.transport, pipe.path.relayed, pipe.peer, other.peer) == (
+            Transport.TCP,
+            False,
+            theirs.name,
+            mine.name,
+        )
         async with pipe, other:
             await carries(pipe, other)
 
@@ -88,7 +93,7 @@ async def punch(mine: Node, theirs: Node, af: AddressFamily = 4) -> None:
 async def carries(pipe: Pipe, other: Pipe) -> None:
     for sender, receiver in ((pipe, other), (other, pipe)):
         await sender.send(b"hello")
-        assert await receiver.receive() == b"hello"
+        assert await receiver.recv() == b"hello"
 
 
 @pytest.mark.parametrize(

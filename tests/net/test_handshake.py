@@ -27,6 +27,7 @@ def transcript() -> dict[FrameType, bytes]:
     initiator.receive(frames[FrameType.PROOF])
     frames[FrameType.TAKE] = initiator.take()
     frames[FrameType.AGREED] = responder.receive(frames[FrameType.TAKE]).reply or b""
+    frames[FrameType.SEAL] = initiator.seal()
     frames[FrameType.CLOSE] = responder.close()
     return frames
 
@@ -60,8 +61,8 @@ INITIATOR_TABLE = {
     },
 }
 RESPONDER_TABLE = {
-    (): {"HELLO": ("GREETED", "PROOF"), "TAKE": FAILS},
-    ("HELLO",): {"HELLO": ("GREETED", "PROOF"), "TAKE": ("TAKEN", "AGREED")},
+    (): {"HELLO": ("GREETED", "PROOF"), "TAKE": FAILS, "SEAL": FAILS},
+    ("HELLO",): {"HELLO": ("GREETED", "PROOF"), "TAKE": ("TAKEN", "AGREED"), "SEAL": ("SEALED", None)},
     ("HELLO", "TAKE"): {"HELLO": ("GREETED", "PROOF"), "TAKE": ("TAKEN", "AGREED")},
 }
 CASES = [(0, state, frame, meaning) for state, row in INITIATOR_TABLE.items() for frame, meaning in row.items()] + [
@@ -87,7 +88,14 @@ def test_every_state_takes_every_frame_of_the_peer(
 
 @pytest.mark.parametrize(
     ("role", "frame"),
-    [(0, FrameType.HELLO), (0, FrameType.TAKE), (1, FrameType.KNOCK), (1, FrameType.PROOF), (1, FrameType.AGREED)],
+    [
+        (0, FrameType.HELLO),
+        (0, FrameType.TAKE),
+        (0, FrameType.SEAL),
+        (1, FrameType.KNOCK),
+        (1, FrameType.PROOF),
+        (1, FrameType.AGREED),
+    ],
 )
 def test_frames_that_the_peers_role_never_sends_mean_nothing(role: int, frame: FrameType) -> None:
     own = handshakes()

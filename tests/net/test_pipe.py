@@ -1,113 +1,236 @@
-"""Pipes: messages and bytes between proved ends, and their end."""
+"""What every pipe promises, over TLS on a stream and over QUIC on datagrams."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 import pytest
 
 from fake_network import DELAY_S, FakeUdp, Internet
-from fake_node import MALLORY, handshakes
+from sealed import quic_pipes, tls_pipes
 from virtual_time import now_s, virtual_time
 from warpfleet.core.combo import Transport
 from warpfleet.core.endpoint import Endpoint
-from warpfleet.net.handshake import FRAME_BYTES
-from warpfleet.net.interfaces import ConnectionLost
-from warpfleet.net.pipe import MESSAGE_MAX_BYTES, DatagramPipe, StreamPipe
+from warpfleet.net.interfaces import ConnectionLost, Pipe
+from warpfleet.net.pipe import RECV_BYTES
+from warpfleet.net.quic_engine import WINDOW_BYTES
 
-A, B, C = Endpoint("203.0.113.1", 1000), Endpoint("203.0.113.2", 2000), Endpoint("203.0.113.3", 3000)
+A, B = Endpoint("203.0.113.1", 1000), Endpoint("203.0.113.2", 2000)
+BULK = bytes(range(256)) * 10_240  # two windows and a half
+
+Pair = tuple[Pipe, Pipe]
+Connect = Callable[[Internet], Awaitable[Pair]]
 
 
-def datagram_pipes(internet: Internet) -> tuple[DatagramPipe, DatagramPipe, FakeUdp, FakeUdp]:
-    initiator, responder = handshakes()
-    initiator.receive(responder.receive(initiator.opener()).reply or b"")
-    responder.receive(initiator.take())
-    a, b = FakeUdp(internet, A), FakeUdp(internet, B)
-    return DatagramPipe(a, B, initiator), DatagramPipe(b, A, responder, relayed=True), a, b
+async def tls(internet: Internet) -> Pair:
+    return await tls_pipes(*internet.stream_pair(A, B))
+
+
+async def quic(internet: Internet) -> Pair:
+    return await quic_pipes(FakeUdp(internet, A), FakeUdp(internet, B))
+
+
+both_kinds = pytest.mark.parametrize("connect", [tls, quic])
+
+
+async def all_of(pipe: Pipe) -> bytes:
+    return b"".join([chunk async for chunk in pipe])
 
 
 @virtual_time
-async def test_messages_keep_their_boundaries_even_empty_ones() -> None:
-    alice, bob, _, _ = datagram_pipes(Internet())
-    for message in (b"one", b"", b"\0\0", b"x" * MESSAGE_MAX_BYTES):
-        await alice.send(message)
-        assert await bob.receive() == message
+@both_kinds
+async def test_bytes_of_any_number_arrive_in_order_both_ways(connect: Connect) -> None:
+    alice, bob = await connect(Internet())
+    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+        for pipe in (alice, bob):
+            group.create_task(sent_in_full(pipe))
+        received = [group.create_task(all_of(pipe)) for pipe in (alice, bob)]
+    assert [task.result() == BULK for task in received] == [True, True]
+
+
+async def sent_in_full(pipe: Pipe) -> None:
+    await pipe.send(BULK)
+    await pipe.send(b"")
+    await pipe.send_eof()
 
 
 @virtual_time
-async def test_what_a_pipe_says_of_itself() -> None:
-    alice, bob, _, _ = datagram_pipes(Internet())
-    assert (alice.peer, alice.transport, alice.relayed, alice.local, alice.remote) == (
-        "bob",
+@both_kinds
+async def test_no_more_is_received_than_is_asked_for(connect: Connect) -> None:
+    alice, bob = await connect(Internet())
+    await alice.send(b"three words here")
+    assert [await bob.recv(5), await bob.recv(1), await bob.recv(100)] == [b"three", b" ", b"words here"]
+
+
+@virtual_time
+@both_kinds
+async def test_after_its_end_a_pipe_still_receives(connect: Connect) -> None:
+    alice, bob = await connect(Internet())
+    await bob.send(b"a greeting")
+    await asyncio.sleep(2 * DELAY_S)
+    assert await alice.recv(2) == b"a "
+    await alice.send(b"a question")
+    await alice.send_eof()
+    await alice.send_eof()
+    assert await all_of(bob) == b"a question"
+    await bob.send(b", an answer")
+    await bob.close()
+    assert await all_of(alice) == b"greeting, an answer"
+    with pytest.raises(ConnectionLost):
+        await alice.send(b"more")
+
+
+@virtual_time
+@both_kinds
+async def test_what_was_sent_before_a_pipe_was_closed_arrives_and_then_its_end(connect: Connect) -> None:
+    internet = Internet()
+    alice, bob = await connect(internet)
+    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+        reading = group.create_task(all_of(bob))
+        await alice.send(BULK)
+        await alice.close()
+    assert reading.result() == BULK
+    assert await bob.recv() == b""
+    await bob.close()
+    assert internet.open_sockets() == []
+
+
+@virtual_time
+@both_kinds
+async def test_closed_here_nothing_works_any_more(connect: Connect) -> None:
+    alice, _ = await connect(Internet())
+    waiting = asyncio.create_task(alice.recv())
+    await asyncio.sleep(0)
+    await asyncio.gather(alice.close(), alice.close())
+    with pytest.raises(ConnectionLost):
+        await waiting
+    with pytest.raises(ConnectionLost):
+        await alice.recv()
+    with pytest.raises(ConnectionLost):
+        await alice.send(b"late")
+    await alice.close()
+
+
+@virtual_time
+@both_kinds
+async def test_leaving_the_block_closes_the_pipe(connect: Connect) -> None:
+    internet = Internet()
+    alice, bob = await connect(internet)
+    async with bob, alice:
+        pass
+    assert internet.open_sockets() == []
+    assert len(asyncio.all_tasks()) == 1
+
+
+@virtual_time
+@both_kinds
+async def test_a_peer_that_neither_reads_nor_closes_is_not_waited_for_for_ever(connect: Connect) -> None:
+    alice, _ = await connect(Internet())
+    began_s = now_s()
+    await alice.send(b"unread")
+    await alice.close()
+    assert now_s() - began_s < 6
+
+
+@virtual_time
+async def test_a_stream_that_was_cut_off_is_no_end() -> None:
+    internet = Internet()
+    near, far = internet.stream_pair(A, B)
+    alice, bob = await tls_pipes(near, far)
+    await alice.send(b"half of it")
+    near.close()
+    assert await bob.recv() == b"half of it"
+    with pytest.raises(ConnectionLost):
+        await bob.recv()
+
+
+@virtual_time
+async def test_a_stream_that_was_tampered_with_is_lost() -> None:
+    near, far = Internet().stream_pair(A, B)
+    _, bob = await tls_pipes(near, far)
+    await near.write(b"\x17\x03\x03\x00\x20" + bytes(32))  # a record of that length
+    with pytest.raises(ConnectionLost, match="broken"):
+        await bob.recv()
+
+
+@virtual_time
+async def test_nothing_that_is_sent_can_be_read_on_the_way() -> None:
+    internet, seen = Internet(), bytearray()
+    near, far = internet.stream_pair(A, B)
+    write = near.write
+
+    async def tapped(data: bytes) -> None:
+        seen.extend(data)
+        await write(data)
+
+    near.write = tapped  # type: ignore[method-assign]
+    streams = await tls_pipes(near, far)
+    a = FakeUdp(internet, A)
+    datagrams = await quic_pipes(a, FakeUdp(internet, B))
+    for alice, bob in (streams, datagrams):
+        await alice.send(b"a secret of some length")
+        assert await bob.recv() == b"a secret of some length"
+    for data, _ in a.sent:
+        seen.extend(data)
+    assert b"secret" not in seen
+
+
+@virtual_time
+async def test_what_a_pipe_says_of_its_path() -> None:
+    internet = Internet()
+    near, far = FakeUdp(internet, A), FakeUdp(internet, B)
+    near.through = Endpoint("198.51.100.9", 3478)
+    alice, bob = await quic_pipes(near, far, relayed=True)
+    assert (alice.path.transport, alice.path.relayed, alice.path.local, alice.path.remote) == (
         Transport.UDP,
-        False,
+        True,
         A,
         B,
     )
+    assert repr(alice) == (
+        "<pipe to bob over udp, relayed through 198.51.100.9:3478: 203.0.113.1:1000 -> 203.0.113.2:2000>"
+    )
     assert repr(bob) == "<pipe to alice over udp, relayed: 203.0.113.2:2000 -> 203.0.113.1:1000>"
+    _, over_tcp = await tls(internet)
+    assert repr(over_tcp) == "<pipe to alice over tcp: 203.0.113.2:2000 -> 203.0.113.1:1000>"
+
+
+async def unread(pipe: Pipe) -> int:
+    """Send for a minute what nobody reads; how much the pipe took."""
+    taken = 0
+    try:
+        async with asyncio.timeout(60):
+            while True:
+                await pipe.send(bytes(1000))
+                taken += 1000
+    except TimeoutError:
+        return taken
 
 
 @virtual_time
-async def test_a_message_that_is_too_long_is_not_sent() -> None:
-    alice, _, socket, _ = datagram_pipes(Internet())
-    with pytest.raises(ValueError, match="1200"):
-        await alice.send(b"x" * (MESSAGE_MAX_BYTES + 1))
-    assert socket.sent == []
+async def test_over_quic_a_sender_waits_for_its_reader() -> None:
+    alice, bob = await quic_pipes(*two_sockets(Internet()))
+    assert await unread(alice) == pytest.approx(2 * WINDOW_BYTES, abs=2000), "a window at each end"
+    while len(await bob.recv()) == RECV_BYTES:
+        continue
+    assert await unread(alice) > WINDOW_BYTES // 3, "and goes on when he reads"
+
+
+def two_sockets(internet: Internet) -> tuple[FakeUdp, FakeUdp]:
+    return FakeUdp(internet, A), FakeUdp(internet, B)
 
 
 @virtual_time
-async def test_others_and_noise_are_not_heard() -> None:
-    internet = Internet()
-    alice, bob, _, b = datagram_pipes(internet)
-    stranger = FakeUdp(internet, C)
-    _, forged = handshakes(responder=MALLORY)
-    stranger.send_to(b"\0from a stranger", A)
-    b.send_to(forged.close(), A)
-    b.send_to(bytes([1]) * FRAME_BYTES, A)
-    await bob.send(b"from bob")
-    assert await alice.receive() == b"from bob"
+async def test_over_tcp_a_sender_waits_for_its_stream() -> None:
+    near, far = Internet().stream_pair(A, B)
+    alice, _ = await tls_pipes(near, far)
+    full = asyncio.Event()
 
+    async def blocked(_data: bytes) -> None:
+        await full.wait()
 
-@virtual_time
-async def test_closing_ends_both_ends_and_their_sockets() -> None:
-    internet = Internet()
-    alice, bob, a, _ = datagram_pipes(internet)
-    reading = asyncio.create_task(bob.receive())
-    await alice.close()
-    await alice.close()
-    with pytest.raises(ConnectionLost):
-        await reading
-    assert len(a.sent) == 2, "one lost datagram should not leave the peer with an open pipe"
-    assert internet.open_sockets() == []
-    for pipe in (alice, bob):
-        with pytest.raises(ConnectionLost):
-            await pipe.send(b"late")
-        with pytest.raises(ConnectionLost):
-            await pipe.receive()
-        await pipe.close()
-
-
-@virtual_time
-async def test_leaving_the_block_closes_the_pipe() -> None:
-    internet = Internet()
-    alice, bob, _, _ = datagram_pipes(internet)
-    async with bob:
-        async with alice:
-            pass
-        with pytest.raises(ConnectionLost):
-            await bob.receive()
-    assert internet.open_sockets() == []
-
-
-@virtual_time
-async def test_a_stream_pipe_carries_bytes_until_it_is_closed() -> None:
-    internet = Internet()
-    near, far = internet.stream_pair(A, B)
-    alice, bob = StreamPipe(near, peer="bob"), StreamPipe(far, peer="alice")
-    assert (alice.transport, alice.relayed, alice.remote) == (Transport.TCP, False, B)
-    await alice.send(b"bytes")
-    assert await bob.receive() == b"bytes"
-    assert now_s() == pytest.approx(DELAY_S)
-    await alice.close()
-    with pytest.raises(ConnectionLost):
-        await bob.receive()
-    await bob.close()
-    assert internet.open_sockets() == []
+    near.write = blocked  # type: ignore[method-assign]
+    sending = asyncio.create_task(alice.send(b"x"))
+    await asyncio.sleep(60)
+    assert not sending.done()
+    full.set()
+    await sending

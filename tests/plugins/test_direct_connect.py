@@ -189,5 +189,5 @@ async def test_the_initiator_dials_and_both_get_the_pipe(route: RouteType) -> No
     a, b = contexts(alice, bob, Combo("direct_connect", 4, route))
     async with asyncio.timeout(5):
         pipe, other = await asyncio.gather(DirectConnect(a).run(), DirectConnect(b).run())
-    assert (pipe.peer, other.peer, pipe.remote) == ("bob", "alice", DOOR)
+    assert (pipe.peer, other.peer, pipe.path.remote) == ("bob", "alice", DOOR)
     await asyncio.gather(pipe.close(), other.close(), bob.close())

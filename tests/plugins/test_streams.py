@@ -55,9 +55,9 @@ async def test_of_several_streams_one_becomes_the_pipe_and_the_others_are_closed
     assert now_s() == pytest.approx(6 * DELAY_S)
     await settle()
     assert len(internet.open_sockets()) == 2
-    assert pipe.remote == other.local
+    assert pipe.path.remote == other.path.local
     await pipe.send(b"hello")
-    assert await other.receive() == b"hello"
+    assert await other.recv() == b"hello"
     await bob.close()
 
 
@@ -80,7 +80,7 @@ async def test_only_one_stream_at_a_time_asks_to_be_taken_and_the_next_may_when_
     async with asyncio.timeout(5):
         pipe, _ = await asyncio.gather(dial(a, endpoints), accept(b))
     assert len(claims) == 2
-    assert pipe.remote == endpoints[1]
+    assert pipe.path.remote == endpoints[1]
     await bob.close()
 
 
@@ -103,7 +103,7 @@ async def test_a_wrong_host_at_the_address_never_wins() -> None:
     (right,) = await open_door(bob, (443,))
     mallory.spawn(pretend())
     pipe, _ = await asyncio.gather(dial(a, [listener.local, right]), accept(b))
-    assert pipe.remote == right
+    assert pipe.path.remote == right
     await asyncio.gather(bob.close(), mallory.close())
 
 

@@ -62,13 +62,13 @@ class Punch:
             theirs = await self.responding
         assert mine
         assert theirs
-        assert (mine.local.port, theirs.local.port) == (
-            theirs.remote.port - self.alice.network.shift,
-            theirs.local.port,
+        assert (mine.path.local.port, theirs.path.local.port) == (
+            theirs.path.remote.port - self.alice.network.shift,
+            theirs.path.local.port,
         )
         for one, other in ((mine, theirs), (theirs, mine)):
             await one.send(b"hello")
-            assert await other.receive() == b"hello"
+            assert await other.recv() == b"hello"
         await asyncio.gather(mine.close(), theirs.close())
         self.nothing_is_open()
 
@@ -234,7 +234,7 @@ async def test_strangers_hold_nothing_up() -> None:
     theirs = await punch.responding
     assert mine
     assert theirs
-    assert (mine.remote.port, theirs.remote.ip) == (theirs.local.port, "203.0.113.1")
+    assert (mine.path.remote.port, theirs.path.remote.ip) == (theirs.path.local.port, "203.0.113.1")
     await asyncio.gather(mine.close(), theirs.close())
 
 

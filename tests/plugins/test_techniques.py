@@ -84,9 +84,9 @@ class Meeting:
 async def carries(mine: Pipe, theirs: Pipe) -> None:
     """Both directions work, and nothing else is left open."""
     await mine.send(b"ping")
-    assert await theirs.receive() == b"ping"
+    assert await theirs.recv() == b"ping"
     await theirs.send(b"pong")
-    assert await mine.receive() == b"pong"
+    assert await mine.recv() == b"pong"
     await asyncio.gather(mine.close(), theirs.close())
 
 
@@ -102,7 +102,7 @@ def reason_of(error: pytest.ExceptionInfo[AttemptFailed]) -> Reason:
 async def test_a_punch_opens_a_path(route: RouteType) -> None:
     internet = Internet()
     mine, theirs = await Meeting(UdpPunch, *two(internet), route).pipes()
-    assert (mine.peer, mine.relayed, theirs.relayed) == ("bob", False, False)
+    assert (mine.peer, mine.path.relayed, theirs.path.relayed) == ("bob", False, False)
     await carries(mine, theirs)
     assert internet.open_sockets() == []
 
@@ -112,7 +112,7 @@ async def test_a_pipe_that_has_won_is_not_held_to_the_budget_of_an_attempt() -> 
     mine, theirs = await Meeting(UdpPunch, *two(Internet())).pipes()
     for number in range(1000):
         await mine.send(b"%d" % number)
-    assert {await theirs.receive() for _ in range(1000)} == {b"%d" % number for number in range(1000)}
+    assert {await theirs.recv() for _ in range(1000)} == {b"%d" % number for number in range(1000)}
 
 
 @virtual_time
@@ -270,7 +270,7 @@ async def test_attempts_of_one_node_keep_out_of_each_others_predictions(both: bo
     async with asyncio.timeout(5):
         pipes = await asyncio.gather(*(connect() for _ in range(10)))
         others = await asyncio.gather(*responding)
-    assert len({pipe.remote for pipe in [*pipes, *others] if pipe}) == 20
+    assert len({pipe.path.remote for pipe in [*pipes, *others] if pipe}) == 20
 
 
 @virtual_time
@@ -606,7 +606,7 @@ async def test_the_peer_dials_back() -> None:
     alice, bob = two(internet)
     await DirectConnect.setup(alice)
     mine, theirs = await Meeting(ReverseConnect, alice, bob).pipes()
-    assert theirs.remote == Endpoint("203.0.113.1", 443)
+    assert theirs.path.remote == Endpoint("203.0.113.1", 443)
     assert now_s() == pytest.approx(8 * DELAY_S), "signal, connect, knock, greeting, proof, take, agreement"
     await carries(mine, theirs)
     await alice.close()
@@ -641,10 +641,10 @@ async def test_who_does_not_listen_does_not_ask() -> None:
 async def test_a_relay_joins_both_ends() -> None:
     internet = Internet()
     mine, theirs = await Meeting(Turn, *two(internet)).pipes()
-    assert mine.local.ip == "198.51.100.9"
-    assert theirs.local.ip == "203.0.113.2"
-    assert mine.relayed
-    assert theirs.relayed
+    assert mine.path.local.ip == "198.51.100.9"
+    assert theirs.path.local.ip == "203.0.113.2"
+    assert mine.path.relayed
+    assert theirs.path.relayed
     await carries(mine, theirs)
     assert internet.open_sockets() == []
 
@@ -656,7 +656,7 @@ async def test_where_udp_does_not_get_out_the_responder_has_a_relay_of_its_own()
     bob.view = view("bob", "203.0.113.2", nat={4: NatBehaviour(udp=False)})
     bob.network.relay_ip = "198.51.100.10"
     mine, theirs = await Meeting(Turn, alice, bob).pipes()
-    assert (mine.local.ip, theirs.local.ip) == ("198.51.100.9", "198.51.100.10")
+    assert (mine.path.local.ip, theirs.path.local.ip) == ("198.51.100.9", "198.51.100.10")
     await carries(mine, theirs)
 
 
@@ -696,7 +696,7 @@ async def test_the_responder_asks_no_stun_server_and_shows_its_port_with_its_fir
 
     bob.network.open_udp = behind_a_nat  # type: ignore[method-assign]
     mine, theirs = await meeting.pipes()
-    assert mine.remote == seen_as
+    assert mine.path.remote == seen_as
     await carries(mine, theirs)
 
 
@@ -751,7 +751,7 @@ async def test_fan_out_wins_over_whichever_address_answers(listens_at: str, rout
     async with asyncio.timeout(5):
         pipe = (await asyncio.gather(FanOut(meeting.a).run(), FanOut(meeting.b).run()))[0]
     assert meeting.a.combo == Combo("fan_out", 4, route)
-    assert pipe.remote.ip == listens_at
+    assert pipe.path.remote.ip == listens_at
     await bob.close()
 
 

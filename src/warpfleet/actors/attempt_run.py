@@ -189,7 +189,8 @@ class AttemptRun:
         return Endpoint(addresses[0].ip, local.port) if ip_address(local.ip).is_unspecified and addresses else local
 
     async def _use(self, pipe: Pipe) -> None:
-        facts = PipeFacts(pipe.transport, pipe.relayed, self._specific(pipe.local), pipe.remote)
+        path = pipe.path
+        facts = PipeFacts(path.transport, path.relayed, self._specific(path.local), path.remote)
         self.tell(Stage.WON, outcome=AttemptOutcome.WON, pipe=facts)
         try:
             await self._on_pipe(self, pipe)

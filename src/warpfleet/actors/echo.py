@@ -5,13 +5,11 @@ import secrets
 import statistics
 from dataclasses import dataclass
 
-from warpfleet.core.combo import Transport
 from warpfleet.net.interfaces import ConnectionLost, Pipe
 
 _TOKEN_BYTES = 16
 _ROUNDS = 3  # the first is the first byte; the median of three forgives one hiccup
 _ROUND_S = 2.0
-_RESEND_S = 0.25  # a lost datagram is sent again after the round trip of a slow path
 _IDLE_S = 15.0  # an initiator that measures closes within `_ROUNDS` x `_ROUND_S`
 
 
@@ -43,21 +41,13 @@ async def measure(pipe: Pipe) -> Measured | None:
 
 async def _round(pipe: Pipe) -> None:
     token = secrets.token_bytes(_TOKEN_BYTES)
-    if pipe.transport is Transport.TCP:
-        await pipe.send(token)
-        received = b""
-        while not received.endswith(token):
-            received = (received + await pipe.receive())[-2 * _TOKEN_BYTES :]
-        return
-    while True:
-        await pipe.send(token)
-        try:
-            async with asyncio.timeout(_RESEND_S):
-                while await pipe.receive() != token:
-                    continue
-        except TimeoutError:
-            continue
-        return
+    await pipe.send(token)
+    received = b""
+    while not received.endswith(token):
+        data = await pipe.recv()
+        if not data:
+            raise ConnectionLost("closed by the peer")
+        received = (received + data)[-2 * _TOKEN_BYTES :]
 
 
 async def echo(pipe: Pipe) -> None:
@@ -65,7 +55,10 @@ async def echo(pipe: Pipe) -> None:
     try:
         while True:
             async with asyncio.timeout(_IDLE_S):
-                await pipe.send(await pipe.receive())
+                data = await pipe.recv()
+                if not data:
+                    return
+                await pipe.send(data)
     except (TimeoutError, ConnectionLost):
         return
     finally:

@@ -8,6 +8,7 @@ recipient's key; PROOF and what follows also cover both nonces, so that nothing 
     responder -> initiator   PROOF    both nonces: the responder is proved
     initiator -> responder   TAKE     this pipe is the winner; both nonces: the initiator is proved
     responder -> initiator   AGREED   both ends agree which pipe it is
+    initiator -> responder   SEAL     first inside the tunnel that follows: the initiator is at its other end
     either    -> the other   CLOSE    this pipe is not needed (any more)
 
 Every frame may be lost, repeated or reordered: each is answered anew.
@@ -22,7 +23,8 @@ from warpfleet.core.combo import Combo, RouteType, Side
 from warpfleet.core.errors import WarpfleetError
 from warpfleet.core.identity import Identity, PublicIdentity
 
-_MAGIC = b"WFP1"
+# RFC 7983 and RFC 9443 leave first bytes of 4 to 15 free, so that a frame is never taken for STUN, TURN or QUIC.
+_MAGIC = b"\x05WF2"
 # magic, type, route type, plugin name, connection id, attempt id, start of the connection, sender's key, both nonces
 _BODY = struct.Struct("!4sBB16s16s16sQ32s16s16s")
 _ROUTES = (RouteType.NIC, RouteType.EXT, RouteType.LOOPBACK)
@@ -31,7 +33,12 @@ FRAME_BYTES = _BODY.size + _SIGNATURE_BYTES
 NONCE_BYTES = 16  # 128 bits: no two runs share a nonce
 PLUGIN_NAME_MAX_BYTES = 16
 _NO_NONCE = bytes(NONCE_BYTES)
-_SIGNATURE_CONTEXT = b"warpfleet pipe 1"  # keeps these signatures apart from those over signals and records
+_SIGNATURE_CONTEXT = b"warpfleet pipe 2"  # keeps these signatures apart from those over signals and records
+
+
+def is_frame(data: bytes) -> bool:
+    """Whether a datagram is a frame of this protocol, or pretends to be one; any other may be the tunnel's."""
+    return data.startswith(_MAGIC)
 
 
 class ProofFailed(WarpfleetError):
@@ -47,6 +54,7 @@ class FrameType(IntEnum):
     TAKE = 4
     AGREED = 5
     CLOSE = 6
+    SEAL = 7
 
 
 class Event(Enum):
@@ -58,6 +66,7 @@ class Event(Enum):
     PROVED = "proved"  # initiator: the responder has proved itself; `take` may be sent
     TAKEN = "taken"  # responder: the initiator has proved itself and named this pipe
     AGREED = "agreed"  # initiator: the responder agrees
+    SEALED = "sealed"  # responder: the initiator speaks; means something inside the tunnel alone
     CLOSED = "closed"
 
 
@@ -160,6 +169,10 @@ class Handshake:
         """The initiator names this pipe the winner. Only after `Event.PROVED`."""
         return self._frame(FrameType.TAKE)
 
+    def seal(self) -> bytes:
+        """The initiator says that it is at the other end of the tunnel: inside it, once its responder is proved."""
+        return self._frame(FrameType.SEAL)
+
     def close(self) -> bytes:
         """Tell the other end that the pipe is over."""
         return self._frame(FrameType.CLOSE)
@@ -215,6 +228,10 @@ class Handshake:
         self._check_nonces(frame.initiator_nonce, frame.responder_nonce)
         return Received(Event.TAKEN, reply=self._frame(FrameType.AGREED))
 
+    def _on_seal(self, frame: Frame) -> Received:
+        self._check_nonces(frame.initiator_nonce, frame.responder_nonce)
+        return Received(Event.SEALED)
+
     def _on_close(self, _frame: Frame) -> Received:
         return Received(Event.CLOSED)
 
@@ -232,5 +249,6 @@ _INITIATOR_HANDLERS = {
 _RESPONDER_HANDLERS = {
     FrameType.HELLO: Handshake._on_hello,
     FrameType.TAKE: Handshake._on_take,
+    FrameType.SEAL: Handshake._on_seal,
     FrameType.CLOSE: Handshake._on_close,
 }

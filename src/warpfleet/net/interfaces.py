@@ -1,6 +1,7 @@
 """The interfaces of a network. Plugins see only these: the kernel's network and the simulated one both have them."""
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -10,7 +11,8 @@ from warpfleet.core.errors import WarpfleetError
 
 
 class ConnectionLost(WarpfleetError):
-    """The stream or the pipe has ended: closed by the peer, reset, or closed here."""
+    """The stream or the pipe has ended: closed by the peer, reset, or closed here. A pipe that its peer has closed in
+    good order is read to its end instead."""
 
 
 class ConnectRefused(WarpfleetError):
@@ -56,6 +58,10 @@ class DatagramSocket(Counted, Protocol):
     @property
     def local(self) -> Endpoint:
         """The bound (or relayed) transport address."""
+
+    @property
+    def through(self) -> Endpoint | None:
+        """The TURN server that relays; None for a socket of this host."""
 
     def send_to(self, data: bytes, remote: Endpoint) -> None:
         """Send one datagram. What the network does with it is not known; errors it reports are swallowed like loss."""
@@ -191,37 +197,51 @@ class RelayRefused(WarpfleetError):
     """The TURN server answered with an error (RFC 8656 section 18); the message has its code."""
 
 
+@dataclass(frozen=True, slots=True)
+class PipePath:
+    """What carries a pipe's bytes: TCP or UDP, direct or `relayed`; `through` which TURN server, where that is ours."""
+
+    transport: Transport
+    local: Endpoint
+    remote: Endpoint
+    relayed: bool = False
+    through: Endpoint | None = None
+
+    def __str__(self) -> str:
+        relayed = f", relayed through {self.through}" if self.through else ", relayed" if self.relayed else ""
+        return f"{self.transport}{relayed}: {self.local} -> {self.remote}"
+
+
 class Pipe(Protocol):
-    """The connected, authenticated duplex endpoint that a winning attempt hands over."""
+    """The connected duplex endpoint that a winning attempt hands over: a stream of bytes, sealed between two nodes that
+    have proved themselves (TLS 1.3 over TCP, QUIC over UDP). One task may send and one receive at a time."""
 
     @property
     def peer(self) -> str:
         """The name of the proved peer."""
 
     @property
-    def transport(self) -> Transport:
-        """What carries the bytes: TCP a stream of bytes, UDP messages of which some may be lost."""
-
-    @property
-    def relayed(self) -> bool:
-        """Whether a relay stands between the ends."""
-
-    @property
-    def local(self) -> Endpoint:
-        """The local transport address."""
-
-    @property
-    def remote(self) -> Endpoint:
-        """The remote transport address."""
+    def path(self) -> PipePath:
+        """What carries the bytes now."""
 
     async def send(self, data: bytes) -> None:
-        """Send bytes (TCP), or one message of at most 1,200 bytes (UDP). ConnectionLost once the pipe has ended."""
+        """Send any number of bytes; waits while the peer does not read. ConnectionLost once the pipe has ended."""
 
-    async def receive(self) -> bytes:
-        """Some bytes (TCP), or the next message (UDP). ConnectionLost once the pipe has ended."""
+    async def send_eof(self) -> None:
+        """Send no more; what the peer sends still arrives. The peer reads all that was sent before, and then the end.
+        Idempotent. ConnectionLost once the pipe has ended."""
+
+    async def recv(self, max_bytes: int = ...) -> bytes:
+        """At least one byte and at most `max_bytes`. Nothing, b"", where the peer has sent its last byte and said so;
+        ConnectionLost where the pipe broke before that, or was closed here."""
+
+    def __aiter__(self) -> Self: ...
+
+    async def __anext__(self) -> bytes:
+        """As `recv`, of which the end ends the iteration."""
 
     async def close(self) -> None:
-        """Close both ends; idempotent."""
+        """Close both ends; idempotent. What was sent before is delivered, where the peer takes it within seconds."""
 
     async def __aenter__(self) -> Self: ...
 

@@ -2,11 +2,13 @@
 
 import asyncio
 import contextlib
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from typing import NamedTuple
 
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.core.errors import WarpfleetError
-from warpfleet.net.handshake import FRAME_BYTES, Event, Handshake, ProofFailed
+from warpfleet.net.handshake import FRAME_BYTES, Event, Handshake, ProofFailed, is_frame
 from warpfleet.net.interfaces import ByteStream, ConnectionLost, DatagramSocket
 
 # The first resends come fast, since a punch often needs two packets to open both filters; then they give way.
@@ -15,18 +17,44 @@ _RESEND_FACTOR = 1.5
 _RESEND_MAX_S = 0.5
 _RESEND_RTTS = 1.5  # of a known round trip: an answer that a busy host delays costs no packet
 
+_EARLY_MAX = 16  # datagrams of a first flight: a few
+
 Claim = Callable[[], Awaitable[None]]
 """Asks whoever names the winner for leave to take this pipe; raises where another was named."""
+
+
+FirstFlight = Callable[[], Sequence[bytes]]
+"""What the initiator sends right behind TAKE: the beginning of the tunnel, which so costs no round trip of its own."""
+
+
+def nothing() -> Sequence[bytes]:
+    """For whoever has no first flight."""
+    return ()
+
+
+class Agreed(NamedTuple):
+    """Where the peer is, and what came from there for the tunnel before both had agreed."""
+
+    remote: Endpoint
+    early: list[bytes]
 
 
 class PeerClosed(ConnectionLost):
     """The peer said that this pipe is not needed."""
 
 
-async def prove_stream(stream: ByteStream, handshake: Handshake, claim: Claim, *, first: bytes | None = None) -> None:
+async def prove_stream(
+    stream: ByteStream,
+    handshake: Handshake,
+    claim: Claim,
+    *,
+    first: bytes | None = None,
+    first_flight: FirstFlight = nothing,
+) -> None:
     """Prove both ends on a stream and agree that it is the winner.
 
-    `first` is the peer's frame where it was already read (an inbound stream). Returns once both agree.
+    `first` is the peer's frame where it was already read (an inbound stream). Returns once both agree; what follows on
+    the stream is the tunnel's.
     ProofFailed, PeerClosed, ConnectionLost, or what `claim` raises. The caller bounds the time.
     """
     frame = first
@@ -41,7 +69,7 @@ async def prove_stream(stream: ByteStream, handshake: Handshake, claim: Claim, *
         if received.event is Event.PROVED and not claimed:  # openers that crossed are answered by two proofs
             claimed = True
             await claim()
-            await stream.write(handshake.take())
+            await stream.write(b"".join((handshake.take(), *first_flight())))
         elif received.event is Event.CLOSED:
             raise PeerClosed("the peer closed this pipe")
         elif received.event in (Event.TAKEN, Event.AGREED):
@@ -57,19 +85,22 @@ async def prove_datagram(
     *,
     first: tuple[bytes, Endpoint] | None = None,
     rtt_ms: float | None = None,
-) -> Endpoint:
+    first_flight: FirstFlight = nothing,
+) -> Agreed:
     """Prove both ends over a UDP socket towards several candidate endpoints at once, and agree on one. Where the round
     trip is known, nothing is sent again before an answer can have come. `first` is the peer's datagram and its source
     where it was already read.
 
     An authentic packet from an endpoint that nobody predicted is as good as any: the peer-reflexive candidates of
-    RFC 8445 section 7.3.1.3. Returns the peer's endpoint. PeerClosed, ConnectionLost, or what `claim` raises.
+    RFC 8445 section 7.3.1.3. The first flight is sent once: the tunnel repeats it. PeerClosed, ConnectionLost, or what
+    `claim` raises.
     The caller bounds the time; whatever ends the attempt without agreement is told to the peer.
     """
     resend_first_s = max(_RESEND_FIRST_S, min(_RESEND_RTTS * (rtt_ms or 0) / 1000, _RESEND_MAX_S))
-    proof = _DatagramProof(socket, handshake, claim, candidates, resend_first_s)
+    proof = _DatagramProof(socket, handshake, claim, candidates, resend_first_s, first_flight=first_flight)
     try:
-        return await proof.run(first)
+        remote = await proof.run(first)
+        return Agreed(remote, [data for data, source in proof.early if source == remote])
     except BaseException:
         with contextlib.suppress(WarpfleetError):  # the budget may be spent: what ended the attempt says more
             for target in proof.seen:
@@ -87,13 +118,17 @@ class _DatagramProof:
         claim: Claim,
         candidates: Sequence[Endpoint],
         resend_first_s: float,
+        *,
+        first_flight: FirstFlight,
     ) -> None:
+        self._first_flight = first_flight
         self._resend_first_s = resend_first_s
         self._socket = socket
         self._handshake = handshake
         self._claim = claim
         self._message = handshake.opener()
         self._targets = list(dict.fromkeys(candidates))
+        self._flight: Sequence[bytes] = ()
         self._chosen: Endpoint | None = None
         self._greeted = (
             False  # the peer mostly asks again, but not where it greeted many ports and knows not which hears
@@ -101,6 +136,7 @@ class _DatagramProof:
         self._claiming: asyncio.Task[None] | None = None
         self._receiving = asyncio.create_task(socket.receive())
         self.seen: set[Endpoint] = set()  # endpoints that authentic frames came from
+        self.early: deque[tuple[bytes, Endpoint]] = deque(maxlen=_EARLY_MAX)  # the tunnel's, that overtook a frame
 
     async def run(self, first: tuple[bytes, Endpoint] | None) -> Endpoint:
         if first and (agreed := await self._go_on_from(*first)):
@@ -109,6 +145,9 @@ class _DatagramProof:
         while True:
             for target in self._targets:
                 self._socket.send_to(self._message, target)
+                for datagram in self._flight:
+                    self._socket.send_to(datagram, target)
+            self._flight = ()
             agreed, restart = await self._listen(interval_s)
             if agreed:
                 return agreed
@@ -145,11 +184,15 @@ class _DatagramProof:
                 self._claiming.result()
                 self._claiming = None
                 self._message = self._handshake.take()
+                self._flight = self._first_flight()
                 self._targets = [self._chosen] if self._chosen else []
                 return None, True
         return None, False
 
     def _digest(self, data: bytes, source: Endpoint) -> bool:
+        if not is_frame(data):
+            self.early.append((data, source))
+            return False
         try:
             received = self._handshake.receive(data)
         except ProofFailed:

@@ -160,6 +160,11 @@ class RelaySocket:
         return self._local
 
     @property
+    def through(self) -> Endpoint:
+        """The TURN server."""
+        return Endpoint(*self._client.server)
+
+    @property
     def packets_sent(self) -> int | None:
         """What the allocation has sent to its server: requests, renewals and data; TCP segments where that is TCP."""
         return self._client.packets_sent

@@ -160,6 +160,8 @@ class Inbox:
 class UdpSocket:
     """A bound UDP socket."""
 
+    through = None
+
     def __init__(self, opened: socket.socket) -> None:
         self._socket = opened
         self._loop = asyncio.get_running_loop()

@@ -19,8 +19,10 @@ from warpfleet.core.peer import ADDRESS_FAMILIES, AddressFamily, PeerView
 from warpfleet.core.targets import USUAL_ALLOWANCE, Allowance
 from warpfleet.net.handshake import Handshake
 from warpfleet.net.interfaces import ByteStream, Count, DatagramSocket, Network, NodeNetwork, Pipe, uncounted
-from warpfleet.net.pipe import DatagramPipe, StreamPipe
 from warpfleet.net.proving import Claim, prove_datagram, prove_stream
+from warpfleet.net.quic import DatagramPath, QuicPipe
+from warpfleet.net.quic_engine import QuicEngine
+from warpfleet.net.tls import TlsPipe, Tunnel
 from warpfleet.plugins.room import Room
 from warpfleet.signal.messages import ProtoMessage
 
@@ -265,9 +267,10 @@ class AttemptContext(AttemptSpec):
 
     async def prove_stream(self, stream: ByteStream, first_frame: bytes | None = None) -> Pipe:
         """Turn a stream into a pipe; the stream is closed where that fails."""
+        handshake, tunnel = self.handshake(), Tunnel(self.side, self.node.identity)
         async with self._one_claim_at_a_time(stream) as claim:
-            await prove_stream(stream, self.handshake(), claim, first=first_frame)
-        return StreamPipe(stream, peer=self.peer.name)
+            await prove_stream(stream, handshake, claim, first=first_frame, first_flight=tunnel.first_flight)
+            return await TlsPipe.open(stream, tunnel, handshake)
 
     async def prove_datagram(
         self,
@@ -281,9 +284,17 @@ class AttemptContext(AttemptSpec):
         `first` is the peer's datagram and its source where it was already read."""
         handshake = self.handshake()
         of_family = [candidate for candidate in candidates if candidate.af == self.combo.af]
+        engine, loop = QuicEngine(self.side, self.node.identity), asyncio.get_running_loop()
+
+        def first_flight() -> Sequence[bytes]:
+            return engine.connect(loop.time())
+
         async with self._one_claim_at_a_time(socket) as claim:
-            remote = await prove_datagram(socket, handshake, claim, of_family, first=first, rtt_ms=self.rtt_ms)
-        return DatagramPipe(self.release(socket), remote, handshake, relayed=relayed)
+            agreed = await prove_datagram(
+                socket, handshake, claim, of_family, first=first, rtt_ms=self.rtt_ms, first_flight=first_flight
+            )
+            path = DatagramPath(self.release(socket), agreed.remote, relayed)
+            return await QuicPipe.open(engine, path, handshake, agreed.early)
 
     @asynccontextmanager
     async def _one_claim_at_a_time(self, socket: ByteStream | DatagramSocket) -> AsyncIterator[Claim]:

@@ -125,6 +125,10 @@ class GuardedSocket:
         return self.inner.local
 
     @property
+    def through(self) -> Endpoint | None:
+        return self.inner.through
+
+    @property
     def packets_sent(self) -> int | None:
         return self.inner.packets_sent
 

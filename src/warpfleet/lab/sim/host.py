@@ -19,6 +19,8 @@ _LOOPBACK = (Interface("lo", "127.0.0.1", 8), Interface("lo", "::1", 128))
 class SimUdpSocket:
     """A bound UDP socket."""
 
+    through = None
+
     def __init__(self, host: "Host", local: Endpoint) -> None:
         self._host = host
         self._local = local

@@ -167,6 +167,11 @@ class SimRelay:
         return self._local
 
     @property
+    def through(self) -> Endpoint:
+        """The TURN server."""
+        return self._server
+
+    @property
     def packets_sent(self) -> int:
         """How many packets went to the server."""
         return self._transport.packets_sent

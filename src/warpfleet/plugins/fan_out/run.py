@@ -30,7 +30,7 @@ class FanOut(Strategy):
             return await accept(self.context)
         candidates = self._candidates()
         pipe = await dial(self.context, list(candidates))
-        self.context.combo = replace(self.context.combo, route=candidates[pipe.remote])
+        self.context.combo = replace(self.context.combo, route=candidates[pipe.path.remote])
         return pipe
 
     def _candidates(self) -> dict[Endpoint, RouteType]:

@@ -1,0 +1,252 @@
+"""The pipe over datagrams: QUIC over UDP or through a relay, whose path beneath may be exchanged."""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Self
+
+from warpfleet.core.combo import Side, Transport
+from warpfleet.core.endpoint import Endpoint
+from warpfleet.net.handshake import FRAME_BYTES, Event, Handshake, ProofFailed, is_frame
+from warpfleet.net.interfaces import ConnectionLost, DatagramSocket, PipePath
+from warpfleet.net.pipe import RECV_BYTES, BasePipe
+from warpfleet.net.proving import PeerClosed
+from warpfleet.net.quic_engine import QuicEngine
+
+_KEEPALIVE_S = 10.0  # NATs forget a UDP mapping after 30 s at the earliest in practice: two of these may get lost
+_FLUSH_S = 5.0  # a reader that takes nothing for so long is not waited for
+_FAREWELLS = 2  # one lost datagram should not leave the peer with an open pipe
+
+
+@dataclass(frozen=True, slots=True)
+class DatagramPath:
+    """A way to the peer: a socket, and where the peer is as seen from it."""
+
+    socket: DatagramSocket
+    remote: Endpoint
+    relayed: bool = False
+
+    def send(self, data: bytes) -> None:
+        """Send one datagram."""
+        self.socket.send_to(data, self.remote)
+
+
+class QuicPipe(BasePipe):
+    """A pipe over QUIC. It takes datagrams from every path that it has, and sends on the one that it moved to last.
+
+    The proof of identity stays at hand, since the peer's last frames may have been lost and are then answered again.
+    """
+
+    def __init__(self, engine: QuicEngine, path: DatagramPath, handshake: Handshake, early: Iterable[bytes]) -> None:
+        super().__init__(handshake.peer.name)
+        self._engine = engine
+        self._handshake = handshake
+        self._loop = asyncio.get_running_loop()
+        self._news = asyncio.Event()
+        self._sealed = False
+        self._broken: ConnectionLost | None = None  # where that is no matter of QUIC's
+        self._eof_sent = False
+        self._closing: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._pump_pending = False
+        self._heard = True
+        self._alive = self._loop.call_later(_KEEPALIVE_S, self._keep_alive)
+        self._active = path
+        self._readers = {path: asyncio.create_task(self._read(path))}
+        for data in early:
+            engine.receive(data, self._loop.time())
+        self._pump_soon()
+
+    @classmethod
+    async def open(
+        cls, engine: QuicEngine, path: DatagramPath, handshake: Handshake, early: Iterable[bytes] = ()
+    ) -> Self:
+        """The pipe, once both ends have proved to be at the ends of the tunnel; `early` came for it before.
+
+        ProofFailed, PeerClosed or ConnectionLost; the caller bounds the time. Whatever ends it is told to the peer.
+        """
+        pipe = cls(engine, path, handshake, early)
+        try:
+            await pipe._seal()
+        except BaseException:
+            path.send(handshake.close())
+            await pipe._end()
+            raise
+        return pipe
+
+    @property
+    def path(self) -> PipePath:
+        """What carries the bytes now."""
+        socket = self._active.socket
+        return PipePath(Transport.UDP, socket.local, self._active.remote, self._active.relayed, socket.through)
+
+    @property
+    def paths(self) -> tuple[DatagramPath, ...]:
+        """The ways that it has; the one that it sends on is the last."""
+        return (*(path for path in self._readers if path != self._active), self._active)
+
+    def move(self, path: DatagramPath) -> None:
+        """Send on this path from now on. Datagrams of the others are still taken until they are dropped. What is lost
+        on the move is sent again."""
+        if path not in self._readers:
+            self._readers[path] = asyncio.create_task(self._read(path))
+        self._active = path
+        self._engine.ping()  # the peer hears of it at once
+        self._pump_soon()
+
+    def drop(self, path: DatagramPath) -> None:
+        """Close a path that is not in use."""
+        if path != self._active and (reader := self._readers.pop(path, None)):
+            reader.cancel()
+            path.socket.close()
+
+    async def send(self, data: bytes) -> None:
+        """Send any number of bytes; waits while the peer does not read. ConnectionLost once the pipe has ended."""
+        left = memoryview(data)
+        while left:
+            await self._until(lambda: self._engine.room_bytes > 0, writes=True)
+            size = self._engine.room_bytes
+            self._engine.write(left[:size].tobytes())
+            left = left[size:]
+            self._pump_soon()
+
+    async def send_eof(self) -> None:
+        """Send no more; the peer reads what was sent before, and then the end. Idempotent."""
+        if self._eof_sent:
+            return
+        await self._until(lambda: True, writes=True)
+        self._eof_sent = True
+        self._engine.write(b"", end=True)
+        self._pump_soon()
+
+    async def recv(self, max_bytes: int = RECV_BYTES) -> bytes:
+        """At least one byte; none at the end. ConnectionLost where the pipe broke before, or was closed here."""
+        if self._closing:
+            raise ConnectionLost("closed here")
+        await self._until(lambda: bool(self._engine.received) or self._engine.ended)
+        data = self._engine.read(max_bytes)
+        self._pump_soon()
+        return data
+
+    async def close(self) -> None:
+        """Close both ends, once the peer has what was sent; it is waited for for a few seconds. Idempotent."""
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._close())
+        await asyncio.shield(self._closing)
+
+    async def _close(self) -> None:
+        with contextlib.suppress(ConnectionLost, TimeoutError):
+            async with asyncio.timeout(_FLUSH_S):
+                await self.send_eof()
+                await self._until(lambda: self._engine.flushed)
+        await self._end()
+
+    async def _seal(self) -> None:
+        """The client checks whose certificate it is before it sends anything; the server waits for its proof."""
+        engine, handshake = self._engine, self._handshake
+        await self._until(lambda: engine.established)
+        if handshake.side is Side.INITIATOR:
+            if engine.peer_key != handshake.peer.key:
+                raise ProofFailed(f"the tunnel does not end at {self.peer}")
+            engine.write(handshake.seal())
+            self._pump_soon()
+        else:
+            await self._until(lambda: len(engine.received) >= FRAME_BYTES)
+            if handshake.receive(engine.read(FRAME_BYTES)).event is not Event.SEALED:
+                raise ProofFailed(f"the tunnel does not begin at {self.peer}")
+        self._sealed = True
+
+    async def _until(self, met: Callable[[], bool], *, writes: bool = False) -> None:
+        """Wait for something; ConnectionLost where it cannot come any more."""
+        while True:
+            lost = self._broken or (ConnectionLost(self._engine.lost) if self._engine.lost else None)
+            if writes and (lost or self._eof_sent):
+                raise lost or ConnectionLost("the end was sent")
+            if met():
+                return
+            if lost:
+                raise lost
+            self._news.clear()
+            await self._news.wait()
+
+    async def _read(self, path: DatagramPath) -> None:
+        with contextlib.suppress(ConnectionLost):
+            while True:
+                data, source = await path.socket.receive()
+                if source == path.remote:
+                    self._take(data, path)
+        self._readers.pop(path, None)
+        if path == self._active:
+            self._fall_back()
+
+    def _fall_back(self) -> None:
+        """The socket has gone: an allocation that expired, say."""
+        if self._readers:
+            self.move(next(reversed(self._readers)))
+        else:
+            self._break(ConnectionLost("the path is gone"))
+
+    def _take(self, data: bytes, path: DatagramPath) -> None:
+        self._heard = True
+        if is_frame(data):
+            self._take_frame(data, path)
+        else:
+            self._engine.receive(data, self._loop.time())
+            self._pump_soon()
+
+    def _take_frame(self, data: bytes, path: DatagramPath) -> None:
+        try:
+            received = self._handshake.receive(data)
+        except ProofFailed:
+            return
+        if received.reply:
+            path.send(received.reply)
+        if received.event is Event.CLOSED and not self._sealed:
+            self._break(PeerClosed("the peer closed this pipe"))
+
+    def _break(self, reason: ConnectionLost) -> None:
+        self._broken = self._broken or reason
+        self._news.set()
+
+    def _pump_soon(self) -> None:
+        """Once for all that is at hand: datagrams come, and bytes go, in batches."""
+        if not self._pump_pending:
+            self._pump_pending = True
+            self._loop.call_soon(self._pump)
+
+    def _pump(self) -> None:
+        self._pump_pending = False
+        for data in self._engine.outgoing(self._loop.time()):
+            self._active.send(data)
+        if self._timer:
+            self._timer.cancel()
+        due_s = self._engine.due_s
+        self._timer = self._loop.call_at(due_s, self._tick) if due_s is not None else None
+        self._news.set()
+
+    def _tick(self) -> None:
+        self._engine.tick(self._loop.time())
+        self._pump()
+
+    def _keep_alive(self) -> None:
+        if not self._heard:
+            self._engine.ping()
+            self._pump_soon()
+        self._heard = False
+        self._alive = self._loop.call_later(_KEEPALIVE_S, self._keep_alive)
+
+    async def _end(self) -> None:
+        farewell = self._engine.close(self._loop.time())
+        for data in farewell * _FAREWELLS:
+            self._active.send(data)
+        self._alive.cancel()
+        if self._timer:
+            self._timer.cancel()
+        for reader in self._readers.values():
+            reader.cancel()
+        await asyncio.gather(*self._readers.values(), return_exceptions=True)
+        await asyncio.sleep(0)  # a relayed socket hands its datagrams to the loop: let them go before it does
+        for path in self._readers:
+            path.socket.close()
+        self._news.set()
