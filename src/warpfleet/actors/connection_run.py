@@ -323,8 +323,8 @@ class ConnectionRun:
         self._command(plugin, CancelAttempt(self.request.initiator, attempt_id, reason))
 
     async def _settle(self, walk: Walk, reason: Reason) -> None:
-        """Wait for the pipe's move and its measurement, and for the attempts that were cancelled, each for a while. For this reason an
-        auxiliary attempt is cancelled, too, if it still runs."""
+        """Wait for the attempts that were cancelled, and for the pipe's move and measurement, each for a while. For this
+        reason an auxiliary attempt is cancelled, too, if it still runs."""
         for attempt_id, running in self._attempts.items():
             if running.phase is None and running.row is None:
                 self._cancel(attempt_id, reason)

@@ -1,4 +1,4 @@
-"""Whether a direct path may be used: consent (RFC 7675), kept fresh, and a way back that does not flap. Given the time."""
+"""Whether a direct path may be used: consent (RFC 7675) kept fresh, and a way back that does not flap."""
 
 from collections.abc import Callable
 from enum import Enum

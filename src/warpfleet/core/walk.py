@@ -29,7 +29,7 @@ class Name:
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """Have the relayed pipe, which is in use, move to the path of this combo; the attempt then gets the peer's agreement
+    """Have the relayed pipe that is in use move to the path of this combo; the attempt then gets the peer's agreement
     or fails."""
 
     combo: Combo

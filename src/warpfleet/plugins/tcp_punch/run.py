@@ -6,8 +6,7 @@ from warpfleet.core.combo import Phase, RouteType, Side, Transport
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.core.pairing import Requirement
 from warpfleet.core.targets import DIALLING_ALLOWANCE
-from warpfleet.net.interfaces import Pipe
-from warpfleet.plugins.contract import AttemptContext, Strategy
+from warpfleet.plugins.contract import AttemptContext, Strategy, Won
 from warpfleet.plugins.registry import register
 from warpfleet.plugins.tcp_punch.meeting import Meeting
 from warpfleet.plugins.tcp_punch.messages import Answer, Offer, Told
@@ -41,7 +40,7 @@ class TcpPunch(Strategy):
         self._meetings: dict[int, Meeting] = {}
         self._fixed_ip: str | None = None  # the peer's external address, where no NAT changes its ports
 
-    async def run(self) -> Pipe:
+    async def run(self) -> Won:
         self._race.add(self._meet())
         try:
             return await self._race.first()
