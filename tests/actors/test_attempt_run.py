@@ -70,6 +70,7 @@ class Bench:
             report=self.reports.append,
             post=self.posted.append,
             on_pipe=self._on_pipe,
+            on_path=self._on_path,
             room=Room(),
         )
         self._strategy = running(body)
@@ -240,7 +241,7 @@ async def test_named_too_late_changes_nothing() -> None:
     bench = Bench(body, timeout_s=2)
     asyncio.get_running_loop().call_later(2.5, bench.run.name_winner)
     assert await bench.end() == (O.TIMEOUT, Reason.NO_ANSWER)
-    bench.run.name_winner()
+    bench.run.name_winner(None)
 
 
 @virtual_time
@@ -252,7 +253,7 @@ async def test_a_won_pipe_is_closed_when_its_attempt_is_cancelled() -> None:
     bench = Bench(body)
     pipe = await bench.pipe()
     bench.using = lambda: forever(bench.run.context)  # type: ignore[assignment]
-    bench.run.name_winner()
+    bench.run.name_winner(None)
     task = bench.run.start(bench.factory)
     await asyncio.sleep(1)
     bench.run.cancel(Reason.STOPPED)

@@ -16,7 +16,8 @@ from warpfleet.core.identity import PublicIdentity
 from warpfleet.core.targets import Budget, loopback_alias
 from warpfleet.net.handshake import NONCE_BYTES, ProofFailed
 from warpfleet.net.interfaces import ConnectionLost, ConnectRefused, Pipe, RelayRefused, Unreachable
-from warpfleet.net.proving import PeerClosed, ProvedPath
+from warpfleet.net.proved_path import ProvedPath
+from warpfleet.net.proving import PeerClosed
 from warpfleet.plugins.contract import (
     Abandon,
     AttemptContext,
@@ -56,8 +57,8 @@ _log = logging.getLogger(__name__)
 
 class AttemptRun:
     """One side of one attempt. `report` hears of each stage, `post` takes messages for the peer, and `on_pipe` gets the
-    pipe that it won, or `on_path` the path for the one that there is; `targets` are the route types whose addresses it may send to. `budget` it shares with
-    the other attempts with that peer, `room` with all of the host."""
+    pipe that it won, or `on_path` the path for the one that its connection has; `targets` are the route types whose
+    addresses it may send to. `budget` it shares with the other attempts with that peer, `room` with all of the host."""
 
     def __init__(
         self,

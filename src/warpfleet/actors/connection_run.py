@@ -47,7 +47,7 @@ class _Pipe:
     direct: Report | None = None
     moved_at_s: float | None = None
     measured: list[Report] = field(default_factory=list)  # once on each path
-    lost: bool = False  # with its host
+    lost: bool = False  # closed, or gone with its host
 
     @property
     def path(self) -> Report:
@@ -274,7 +274,7 @@ class ConnectionRun:
             pipe.moved_at_s = event.at_s
         elif event.stage is Stage.ENDED:
             pipe.lost = True
-            walk.stop(Reason.ACTOR_DIED)
+            walk.stop(event.reason or Reason.NOT_NEEDED)
 
     def _on_won(self, walk: Walk, running: _Running, event: Report) -> None:
         """Both ends have agreed: a cancellation that is under way by now, as at the deadline, comes too late."""
@@ -323,8 +323,8 @@ class ConnectionRun:
         self._command(plugin, CancelAttempt(self.request.initiator, attempt_id, reason))
 
     async def _settle(self, walk: Walk, reason: Reason) -> None:
-        """Wait for the attempts that were cancelled, and for the pipe's move and measurement, each for a while. For this
-        reason an auxiliary attempt is cancelled, too, if it still runs."""
+        """Wait for the attempts that were cancelled, then for the pipe's move and measurement, each for a while. For
+        this reason an auxiliary attempt is cancelled, too, if it still runs."""
         for attempt_id, running in self._attempts.items():
             if running.phase is None and running.row is None:
                 self._cancel(attempt_id, reason)

@@ -87,7 +87,7 @@ class Stage(Enum):
     WON = "won"  # both ends agree on it
     MOVED = "moved"  # the pipe that this attempt has won sends on a direct path from now on
     MEASURED = "measured"
-    ENDED = "ended"  # without a pipe
+    ENDED = "ended"  # without a pipe; after WON: the relayed pipe is over
 
 
 @dataclass(frozen=True, slots=True)

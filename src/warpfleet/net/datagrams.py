@@ -17,7 +17,7 @@ class StreamDatagrams:
     through = None
 
     def __init__(self, stream: ByteStream) -> None:
-        self._stream = stream
+        self.stream = stream
         self._waiting: deque[bytes] = deque()
         self._writing: asyncio.Task[None] | None = None
         self._closed = False
@@ -25,12 +25,12 @@ class StreamDatagrams:
     @property
     def local(self) -> Endpoint:
         """The local transport address."""
-        return self._stream.local
+        return self.stream.local
 
     @property
     def packets_sent(self) -> int | None:
         """How many segments the stream has sent."""
-        return self._stream.packets_sent
+        return self.stream.packets_sent
 
     def send_to(self, data: bytes, _remote: Endpoint) -> None:
         """Send one datagram to the stream's other end."""
@@ -42,22 +42,22 @@ class StreamDatagrams:
 
     async def receive(self) -> tuple[bytes, Endpoint]:
         """The next datagram, and the stream's other end. ConnectionLost once the stream has ended."""
-        [size] = _LENGTH.unpack(await self._stream.read_exactly(_LENGTH.size))
-        return await self._stream.read_exactly(size), self._stream.remote
+        [size] = _LENGTH.unpack(await self.stream.read_exactly(_LENGTH.size))
+        return await self.stream.read_exactly(size), self.stream.remote
 
     def close(self) -> None:
         """Close the stream; idempotent."""
         self._closed = True
         if self._writing:
             self._writing.cancel()
-        self._stream.close()
+        self.stream.close()
 
     async def _write(self) -> None:
         try:
             while self._waiting:
                 batch = b"".join(self._waiting)
                 self._waiting.clear()
-                await self._stream.write(batch)
+                await self.stream.write(batch)
         except ConnectionLost:
             self.close()
         finally:

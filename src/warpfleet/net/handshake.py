@@ -203,14 +203,14 @@ class Handshake:
         handler = handlers.get(frame.type)
         return handler(self, frame) if handler else Received()
 
-    def _frame(self, kind: FrameType, **fields: str) -> bytes:
+    def _frame(self, kind: FrameType, plugin: str | None = None) -> bytes:
         ours, theirs = self._nonce, self._peer_nonce or _NO_NONCE
         nonces = (ours, theirs) if self.side is Side.INITIATOR else (theirs, ours)
         if kind in (FrameType.KNOCK, FrameType.HELLO):
             nonces = (ours, _NO_NONCE) if self.side is Side.INITIATOR else (_NO_NONCE, ours)
-        return self._signed(
-            replace(self._base, type=kind, initiator_nonce=nonces[0], responder_nonce=nonces[1], **fields)
-        )
+        of = plugin or self._base.plugin
+        frame = replace(self._base, type=kind, plugin=of, initiator_nonce=nonces[0], responder_nonce=nonces[1])
+        return self._signed(frame)
 
     def _signed(self, frame: Frame) -> bytes:
         return frame.sign(self._identity, self.peer)

@@ -4,14 +4,12 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from warpfleet.core.combo import Side, Transport
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.core.errors import WarpfleetError
 from warpfleet.net.handshake import FRAME_BYTES, Event, Handshake, ProofFailed, is_frame
-from warpfleet.net.interfaces import ByteStream, ConnectionLost, DatagramSocket, PipePath
+from warpfleet.net.interfaces import ByteStream, ConnectionLost, DatagramSocket
 
 # The first resends come fast, since a punch often needs two packets to open both filters; then they give way.
 _RESEND_FIRST_S = 0.05
@@ -43,34 +41,6 @@ class Agreed(NamedTuple):
     early: list[bytes]
     moves: str | None = None
     answer: bytes = b""
-
-
-@dataclass(frozen=True, slots=True)
-class ProvedPath:
-    """A path that both ends have agreed to move a pipe to: that which `plugin` has won for this connection with `peer`
-    on this side. `answer` is for late frames of the peer, none where it has no reason to repeat any."""
-
-    plugin: str
-    connection_id: str
-    peer: str
-    side: Side
-    transport: Transport
-    carrier: ByteStream | DatagramSocket
-    remote: Endpoint
-    answer: bytes = b""
-
-    @property
-    def path(self) -> PipePath:
-        """The same, as what carries a pipe."""
-        return PipePath(self.transport, self.carrier.local, self.remote)
-
-    async def close(self) -> None:
-        """Close it: another one has won."""
-        self.carrier.close()
-
-    def discard(self) -> None:
-        """Close it: there is no pipe to move here."""
-        self.carrier.close()
 
 
 class PeerClosed(ConnectionLost):

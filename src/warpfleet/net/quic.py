@@ -21,14 +21,19 @@ _FAREWELLS = 2  # one lost datagram should not leave the peer with an open pipe
 
 @dataclass(frozen=True, slots=True)
 class DatagramPath:
-    """A way to the peer: a socket, and where the peer is as seen from it. `answer` is for the frames of a proof that was
-    made on it before it became one of this pipe's."""
+    """A way to the peer: a socket, and where the peer is as seen from it. `answer` is for late frames of the proof that
+    was made on it, where that was another one than the pipe's."""
 
     socket: DatagramSocket
     remote: Endpoint
     relayed: bool = False
     transport: Transport = Transport.UDP
     answer: bytes = b""
+
+    @property
+    def path(self) -> PipePath:
+        """The way as an application sees it."""
+        return PipePath(self.transport, self.socket.local, self.remote, self.relayed, self.socket.through)
 
     def send(self, data: bytes) -> None:
         """Send one datagram."""
@@ -100,8 +105,7 @@ class QuicPipe(BasePipe):
     @property
     def path(self) -> PipePath:
         """What carries the bytes now."""
-        socket = self._active.socket
-        return PipePath(self._active.transport, socket.local, self._active.remote, self._active.relayed, socket.through)
+        return self._active.path
 
     @property
     def active(self) -> DatagramPath:

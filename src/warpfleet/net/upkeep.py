@@ -13,9 +13,8 @@ _CHALLENGES = 4  # of the last checks, whose answers may still be under way
 
 
 class Upkeep:
-    """Moves a relayed pipe to a direct path, back to the relay where that one dies, and to it again where it is good
-    again; each end judges what it sends on by itself. Ends with the pipe, or with the direct path. `chance` is from 0 to
-    1."""
+    """Moves a relayed pipe to a direct path, back to the relay where that dies, and to it again once it is good again;
+    each end for itself. Ends with the pipe, or with the direct path. `chance` is from 0 to 1."""
 
     def __init__(self, pipe: QuicPipe, direct: DatagramPath, chance: Callable[[], float]) -> None:
         self._pipe = pipe

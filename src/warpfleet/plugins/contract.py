@@ -17,9 +17,11 @@ from warpfleet.core.identity import Identity, PublicIdentity
 from warpfleet.core.pairing import Requirement
 from warpfleet.core.peer import ADDRESS_FAMILIES, AddressFamily, PeerView
 from warpfleet.core.targets import USUAL_ALLOWANCE, Allowance
+from warpfleet.net.datagrams import StreamDatagrams
 from warpfleet.net.handshake import Handshake
 from warpfleet.net.interfaces import ByteStream, Count, DatagramSocket, Network, NodeNetwork, Pipe, uncounted
-from warpfleet.net.proving import Claim, ProvedPath, prove_datagram, prove_stream
+from warpfleet.net.proved_path import ProvedPath
+from warpfleet.net.proving import Claim, prove_datagram, prove_stream
 from warpfleet.net.quic import DatagramPath, QuicPipe
 from warpfleet.net.quic_engine import QuicEngine
 from warpfleet.net.tls import TlsPipe, Tunnel
@@ -278,7 +280,8 @@ class AttemptContext(AttemptSpec):
         async with self._one_claim_at_a_time(stream) as claim:
             moves = await prove_stream(stream, handshake, claim, first=first_frame, first_flight=tunnel.first_flight)
             if moves:
-                return self._path(moves, Transport.TCP, stream, stream.remote)
+                way = DatagramPath(StreamDatagrams(stream), stream.remote, transport=Transport.TCP)
+                return self._proved_path(moves, way)
             return await TlsPipe.open(stream, tunnel, handshake)
 
     async def prove_datagram(
@@ -304,19 +307,12 @@ class AttemptContext(AttemptSpec):
             )
             socket = self.release(socket)
             if agreed.moves:
-                return self._path(agreed.moves, Transport.UDP, socket, agreed.remote, agreed.answer)
+                return self._proved_path(agreed.moves, DatagramPath(socket, agreed.remote, answer=agreed.answer))
             path = DatagramPath(socket, agreed.remote, relayed)
             return await QuicPipe.open(engine, path, handshake, agreed.early)
 
-    def _path(
-        self,
-        plugin: str,
-        transport: Transport,
-        carrier: ByteStream | DatagramSocket,
-        remote: Endpoint,
-        answer: bytes = b"",
-    ) -> ProvedPath:
-        return ProvedPath(plugin, self.connection_id, self.peer.name, self.side, transport, carrier, remote, answer)
+    def _proved_path(self, plugin: str, way: DatagramPath) -> ProvedPath:
+        return ProvedPath(plugin, self.connection_id, self.peer.name, self.side, way)
 
     @asynccontextmanager
     async def _one_claim_at_a_time(self, socket: ByteStream | DatagramSocket) -> AsyncIterator[Claim]:

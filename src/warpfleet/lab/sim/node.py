@@ -5,7 +5,7 @@ import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from warpfleet.actors.coordinator import Coordinator, RecordView, TelemetryPort
-from warpfleet.actors.plugin_host import HostPorts, PluginHost
+from warpfleet.actors.plugin_host import Handed, HostPorts, PluginHost
 from warpfleet.actors.surroundings import Surroundings
 from warpfleet.actors.values import ConnectionRequest, NodeSpec
 from warpfleet.core.endpoint import Endpoint
@@ -16,7 +16,6 @@ from warpfleet.lab.sim.network import SimNetwork
 from warpfleet.lab.sim.signalling import Mailbox, Signalling
 from warpfleet.net.interfaces import NodeNetwork, Unreachable
 from warpfleet.net.natprobe import probe
-from warpfleet.plugins.contract import InboundStream
 from warpfleet.plugins.loader import registrations
 from warpfleet.telemetry.records import ConnectionRow
 
@@ -123,8 +122,8 @@ class SimNode:
     def _network_of(self, _spec: NodeSpec) -> NodeNetwork:
         return self._network
 
-    def _hand_over(self, plugin: str, node: str, inbound: InboundStream) -> None:
-        self._hosts[plugin].adopt(node, inbound)
+    def _hand_over(self, plugin: str, node: str, handed: Handed) -> None:
+        self._hosts[plugin].adopt(node, handed)
 
     async def _own_record(self, node: str) -> bytes:
         return node.encode()  # nobody in memory forges a record: its node's name stands for it
