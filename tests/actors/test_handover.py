@@ -3,7 +3,7 @@
 import asyncio
 from pathlib import Path
 
-from warpfleet.actors.handover import StreamHandover
+from warpfleet.actors.handover import SocketHandover
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.net.handshake import FRAME_BYTES
 from warpfleet.net.network import KernelNetwork
@@ -15,8 +15,8 @@ FRAME = bytes(range(FRAME_BYTES % 256)) + bytes(FRAME_BYTES - FRAME_BYTES % 256)
 
 async def test_a_stream_arrives_with_its_first_frame_and_its_unread_bytes(tmp_path: Path) -> None:
     arrived: asyncio.Queue[tuple[str, InboundStream]] = asyncio.Queue()
-    receiver = StreamHandover(tmp_path, "turn", lambda node, inbound: arrived.put_nowait((node, inbound)))
-    sender = StreamHandover(tmp_path, "direct_connect", lambda node, inbound: None)
+    receiver = SocketHandover(tmp_path, "turn", lambda node, inbound: arrived.put_nowait((node, inbound)))
+    sender = SocketHandover(tmp_path, "direct_connect", lambda node, inbound: None)
     network = KernelNetwork(Vantage(address="127.0.0.1"))
     listener = await network.listen_tcp(Endpoint("127.0.0.1", 0))
     client = await network.connect_tcp(listener.local, timeout_s=5)
@@ -35,7 +35,7 @@ async def test_a_stream_arrives_with_its_first_frame_and_its_unread_bytes(tmp_pa
 
 
 async def test_a_stream_for_a_plugin_that_is_gone_is_closed(tmp_path: Path) -> None:
-    sender = StreamHandover(tmp_path, "direct_connect", lambda node, inbound: None)
+    sender = SocketHandover(tmp_path, "direct_connect", lambda node, inbound: None)
     network = KernelNetwork(Vantage(address="127.0.0.1"))
     listener = await network.listen_tcp(Endpoint("127.0.0.1", 0))
     client = await network.connect_tcp(listener.local, timeout_s=5)
@@ -53,8 +53,8 @@ async def test_a_stream_for_a_plugin_that_is_gone_is_closed(tmp_path: Path) -> N
 async def test_a_burst_larger_than_the_kernels_queue_arrives_whole(tmp_path: Path) -> None:
     burst = 40
     arrived: asyncio.Queue[InboundStream] = asyncio.Queue()
-    receiver = StreamHandover(tmp_path, "turn", lambda _node, inbound: arrived.put_nowait(inbound))
-    sender = StreamHandover(tmp_path, "direct_connect", lambda _node, _inbound: None)
+    receiver = SocketHandover(tmp_path, "turn", lambda _node, inbound: arrived.put_nowait(inbound))
+    sender = SocketHandover(tmp_path, "direct_connect", lambda _node, _inbound: None)
     network = KernelNetwork(Vantage(address="127.0.0.1"))
     listener = await network.listen_tcp(Endpoint("127.0.0.1", 0))
     clients = [await network.connect_tcp(listener.local, timeout_s=5) for _ in range(burst)]

@@ -15,11 +15,11 @@ from typing import NamedTuple
 from warpfleet.actors.plugin_host import Handed
 from warpfleet.core.combo import Side, Transport
 from warpfleet.core.endpoint import Endpoint
-from warpfleet.net.datagrams import StreamDatagrams
 from warpfleet.net.interfaces import ByteStream, ConnectionLost, DatagramSocket
 from warpfleet.net.proved_path import ProvedPath
 from warpfleet.net.quic import DatagramPath
 from warpfleet.net.sockets import TcpStream, UdpSocket
+from warpfleet.net.stream_datagrams import StreamDatagrams
 from warpfleet.plugins.contract import InboundStream
 
 _RETRY_S = 0.002  # a process takes its datagrams up within a turn of its event loop

@@ -21,8 +21,8 @@ _FAREWELLS = 2  # one lost datagram should not leave the peer with an open pipe
 
 @dataclass(frozen=True, slots=True)
 class DatagramPath:
-    """A way to the peer: a socket, and where the peer is as seen from it. `answer` is for late frames of the proof that
-    was made on it, where that was another one than the pipe's."""
+    """A way to the peer: a socket, and where the peer is as seen from it. TCP is that of `StreamDatagrams`. `answer` is
+    for late frames of the proof that was made on it, where that was another one than the pipe's."""
 
     socket: DatagramSocket
     remote: Endpoint
@@ -215,6 +215,7 @@ class QuicPipe(BasePipe):
                 data, source = await path.socket.receive()
                 if source == path.remote:
                     self._take(data, path)
+        path.socket.close()
         self._readers.pop(path, None)
         if self._watcher:
             self._watcher.gone(path)

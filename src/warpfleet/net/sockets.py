@@ -65,14 +65,58 @@ def _hops_limited(opened: socket.socket, hop_limit: int | None) -> Iterator[None
     opened.setsockopt(level, limit, _DEFAULT_HOPS)
 
 
+class _Watch:
+    """Waiting for one kind of readiness of a socket, by one task at a time. The loop goes on watching from one wait to
+    the next, since to begin and to end that takes as long as to receive."""
+
+    def __init__(self, number: int, add: Callable[..., None], remove: Callable[[int], object]) -> None:
+        self._number = number
+        self._add = add
+        self._remove = remove
+        self._loop = asyncio.get_running_loop()
+        self._watching = False
+        self._stale = False
+        self._waiter: asyncio.Future[None] | None = None
+
+    async def wait(self) -> None:
+        if self._waiter is not None:
+            raise RuntimeError("another task waits for this socket already")
+        self._waiter = self._loop.create_future()
+        self._stale = self._watching
+        if not self._watching:
+            self._add(self._number, self._on_ready)
+            self._watching = True
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def _on_ready(self) -> None:
+        if self._waiter is None:
+            self.end()
+        elif self._stale:  # of before this wait, maybe; if not, it is said again at once
+            self._stale = False
+        else:
+            _wake(self._waiter)
+
+    def end(self, error: Exception | None = None) -> None:
+        """Stop watching; whoever waits gets the error."""
+        if self._watching and not self._loop.is_closed():
+            self._remove(self._number)
+            self._watching = False
+        if error and self._waiter and not self._waiter.done():
+            self._waiter.set_exception(error)
+
+
 class _Readiness:
     """Waiting until a TCP socket is readable or writable, which `close` ends with ConnectionLost."""
 
     def __init__(self, opened: socket.socket) -> None:
         self.socket = opened
         self.closed = False
-        self._loop = asyncio.get_running_loop()
-        self._waiters: set[asyncio.Future[None]] = set()
+        loop = asyncio.get_running_loop()
+        self._read = _Watch(opened.fileno(), loop.add_reader, loop.remove_reader)
+        self._write = _Watch(opened.fileno(), loop.add_writer, loop.remove_writer)
         self._sent_in_the_end: int | None = None
 
     @property
@@ -80,23 +124,12 @@ class _Readiness:
         return self._sent_in_the_end if self.closed else segments_sent(self.socket)
 
     async def readable(self) -> None:
-        await self._wait(self._loop.add_reader, self._loop.remove_reader)
+        self.require_open()
+        await self._read.wait()
 
     async def writable(self) -> None:
-        await self._wait(self._loop.add_writer, self._loop.remove_writer)
-
-    async def _wait(self, add: Callable[..., None], remove: Callable[[int], object]) -> None:
         self.require_open()
-        waiter = self._loop.create_future()
-        number = self.socket.fileno()
-        add(number, _wake, waiter)
-        self._waiters.add(waiter)
-        try:
-            await waiter
-        finally:
-            self._waiters.discard(waiter)
-            if not self.closed:  # the number may belong to another socket by now
-                remove(number)
+        await self._write.wait()
 
     def require_open(self) -> None:
         if self.closed:
@@ -106,16 +139,18 @@ class _Readiness:
         self.require_open()
         self._sent_in_the_end = self.packets_sent
         self.closed = True
-        self._loop.remove_reader(self.socket.fileno())
-        self._loop.remove_writer(self.socket.fileno())
-        for waiter in self._waiters:
-            if not waiter.done():
-                waiter.set_exception(ConnectionLost("closed here"))
+        for watch in (self._read, self._write):
+            watch.end(ConnectionLost("closed here"))
         return self.socket
 
     def close(self) -> None:
         if not self.closed:
             self.detach().close()
+
+    def __del__(self) -> None:
+        """The number of a socket that nobody closed will be another's: the loop must not go on watching it."""
+        for watch in (self._read, self._write):
+            watch.end()
 
 
 def _wake(waiter: "asyncio.Future[None]") -> None:

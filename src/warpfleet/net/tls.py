@@ -20,8 +20,8 @@ _CHUNK_BYTES = 262_144  # encrypted and written at once: sixteen records
 _RECORD_BYTES = 16_384  # RFC 8446 section 5.1
 _FLUSH_S = 5.0  # a reader that takes nothing for so long is not waited for
 # A stream that is closed while the peer still sends is reset, and may take with it what the peer has not read yet: so
-# the peer's end is waited for, but not for ever.
-_FAREWELL_S = 2.0
+# its end is waited for, as long as it says something (a round trip of a slow path passes before it knows), up to 2 s.
+_SILENCE_S, _FAREWELL_S = 0.25, 2.0
 
 
 @lru_cache(1)
@@ -104,15 +104,15 @@ class Tunnel:
         found, self._left_over = [self._left_over[:max_bytes]], self._left_over[max_bytes:]
         left = max_bytes - len(found[0])
         try:
-            while left:
+            while left and (self._incoming.pending or self._tls.pending()):
                 data = self._tls.read(min(left, _RECORD_BYTES))
                 if not data:
                     return b"".join(found), True
                 found.append(data)
                 left -= len(data)
-        except ssl.SSLWantReadError:
+        except ssl.SSLWantReadError:  # half a record
             pass
-        except ssl.SSLZeroReturnError:
+        except ssl.SSLZeroReturnError:  # the end of the other one, after our own
             return b"".join(found), True
         except ssl.SSLError as error:
             raise ConnectionLost(f"the tunnel is broken: {error.reason}") from error
@@ -126,7 +126,7 @@ class TlsPipe(BasePipe):
         super().__init__(peer)
         self._stream = stream
         self._tunnel = tunnel
-        self._writing = asyncio.Lock()
+        self._writing, self._reading = asyncio.Lock(), asyncio.Lock()
         self._eof_sent = False
         self._ended = False
         self._closing: asyncio.Task[None] | None = None
@@ -185,17 +185,18 @@ class TlsPipe(BasePipe):
             async with asyncio.timeout(_FLUSH_S):
                 await self.send_eof()
             async with asyncio.timeout(_FAREWELL_S):
-                while await self._recv(RECV_BYTES):
+                while await asyncio.wait_for(self._recv(RECV_BYTES), _SILENCE_S):
                     continue
         self._stream.close()
 
     async def _recv(self, max_bytes: int) -> bytes:
-        while not self._ended:
-            data, self._ended = self._tunnel.read(max_bytes)
-            if data:
-                return data
-            if not self._ended:
-                self._tunnel.feed(await self._stream.read(_CHUNK_BYTES))
+        async with self._reading:  # who still receives goes on while the pipe is being closed
+            while not self._ended:
+                data, self._ended = self._tunnel.read(max_bytes)
+                if data:
+                    return data
+                if not self._ended:
+                    self._tunnel.feed(await self._stream.read(_CHUNK_BYTES))
         return b""
 
     async def _seal(self, handshake: Handshake) -> None:

@@ -17,13 +17,13 @@ from warpfleet.core.identity import Identity, PublicIdentity
 from warpfleet.core.pairing import Requirement
 from warpfleet.core.peer import ADDRESS_FAMILIES, AddressFamily, PeerView
 from warpfleet.core.targets import USUAL_ALLOWANCE, Allowance
-from warpfleet.net.datagrams import StreamDatagrams
 from warpfleet.net.handshake import Handshake
 from warpfleet.net.interfaces import ByteStream, Count, DatagramSocket, Network, NodeNetwork, Pipe, uncounted
 from warpfleet.net.proved_path import ProvedPath
 from warpfleet.net.proving import Claim, prove_datagram, prove_stream
 from warpfleet.net.quic import DatagramPath, QuicPipe
 from warpfleet.net.quic_engine import QuicEngine
+from warpfleet.net.stream_datagrams import StreamDatagrams
 from warpfleet.net.tls import TlsPipe, Tunnel
 from warpfleet.plugins.room import Room
 from warpfleet.signal.messages import ProtoMessage
