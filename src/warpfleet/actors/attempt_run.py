@@ -197,7 +197,8 @@ class AttemptRun:
     async def _use(self, won: Won) -> None:
         path = won.path
         facts = PipeFacts(path.transport, path.relayed, self._specific(path.local), path.remote)
-        self.tell(Stage.WON, outcome=AttemptOutcome.WON, pipe=facts)
+        moves = won.plugin if isinstance(won, ProvedPath) else None
+        self.tell(Stage.WON, outcome=AttemptOutcome.WON, pipe=facts, moves=moves)
         if isinstance(won, ProvedPath):
             self._on_path(self, won)
             return

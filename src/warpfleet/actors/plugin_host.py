@@ -220,10 +220,13 @@ class PluginHost:
         pipe = node, path.peer, path.connection_id, path.side
         if movable := self._movable.get(pipe):
             movable.move(path)
-        elif pipe not in self._early_paths and any(whose(run) == pipe for run in self._runs.values()):
+        elif pipe not in self._early_paths and self._may_come(pipe):
             self._early_paths[pipe] = path
         else:
             path.discard()
+
+    def _may_come(self, pipe: Whose) -> bool:
+        return any(whose(run) == pipe for run in self._runs.values())
 
     def _adopt_stream(self, node: str, inbound: InboundStream) -> None:
         frame = Frame.parse(inbound.first_frame)
@@ -336,7 +339,7 @@ class PluginHost:
             self._tasks.discard(task)
             self._runs.pop(key, None)
             self._uses.pop(key, None)
-            if early := self._early_paths.pop(whose(run), None):
+            if not self._may_come(whose(run)) and (early := self._early_paths.pop(whose(run), None)):
                 early.discard()
 
         task.add_done_callback(forget)

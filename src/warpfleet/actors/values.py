@@ -102,7 +102,8 @@ class PipeFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """What a plugin host tells its coordinator. Times are the host's monotonic clock, in seconds."""
+    """What a plugin host tells its coordinator. Times are the host's monotonic clock, in seconds. Of a path that was won
+    for the pipe of another plugin, `moves` names that one."""
 
     stage: Stage
     node: str
@@ -118,6 +119,7 @@ class Report:
     reason: Reason | None = None
     detail: str = ""
     pipe: PipeFacts | None = None
+    moves: str | None = None
     sockets: int = 0
     packets_sent: int | None = 0
     first_byte_at_s: float | None = None

@@ -230,12 +230,12 @@ class QuicPipe(BasePipe):
             self._break(ConnectionLost("the path is gone"))
 
     def _take(self, data: bytes, path: DatagramPath) -> None:
-        self._heard = True
         if self._watcher:
             self._watcher.heard(path)
         if is_frame(data):
             self._take_frame(data, path)
         else:
+            self._heard = True  # frames are none of QUIC's, whose idle timeout they do not keep off
             self._engine.receive(data, self._loop.time())
             self._pump_soon()
 
