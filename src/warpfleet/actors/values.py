@@ -102,8 +102,8 @@ class PipeFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """What a plugin host tells its coordinator. Times are the host's monotonic clock, in seconds. Of a path that was won
-    for the pipe of another plugin, `moves` names that one."""
+    """What a plugin host tells its coordinator. Times are the host's monotonic clock, in seconds. Of a path that was
+    won for the pipe of another plugin, `moves` names that one."""
 
     stage: Stage
     node: str
