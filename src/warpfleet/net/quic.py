@@ -15,7 +15,7 @@ from warpfleet.net.proving import PeerClosed
 from warpfleet.net.quic_engine import QuicEngine
 
 _KEEPALIVE_S = 10.0  # NATs forget a UDP mapping after 30 s at the earliest in practice: two of these may get lost
-_FLUSH_S = 5.0  # a reader that takes nothing for so long is not waited for
+_STALL_S = 3.0  # a peer that has taken nothing more for so long is not waited for
 _FAREWELLS = 2  # one lost datagram should not leave the peer with an open pipe
 
 
@@ -119,7 +119,9 @@ class QuicPipe(BasePipe):
 
     def move(self, path: DatagramPath) -> None:
         """Send on this path from now on. Datagrams of the others are still taken until they are dropped. What is lost
-        on the move is sent again."""
+        on the move is sent again. ConnectionLost once the pipe has been closed."""
+        if self._closing:
+            raise ConnectionLost("closed here")
         if path not in self._readers:
             self._readers[path] = asyncio.create_task(self._read(path))
         self._active = path
@@ -164,22 +166,30 @@ class QuicPipe(BasePipe):
         if self._closing:
             raise ConnectionLost("closed here")
         await self._until(lambda: bool(self._engine.received) or self._engine.ended)
+        granted_bytes = self._engine.granted_bytes
         data = self._engine.read(max_bytes)
-        self._pump_soon()
+        if self._engine.granted_bytes != granted_bytes:
+            self._pump_soon()
         return data
 
     async def close(self) -> None:
-        """Close both ends, once the peer has what was sent; it is waited for for a few seconds. Idempotent."""
+        """Close both ends, once the peer has what was sent, or has stopped taking it. Idempotent."""
         if self._closing is None:
             self._closing = asyncio.create_task(self._close())
         await asyncio.shield(self._closing)
 
     async def _close(self) -> None:
         with contextlib.suppress(ConnectionLost, TimeoutError):
-            async with asyncio.timeout(_FLUSH_S):
-                await self.send_eof()
-                await self._until(lambda: self._engine.flushed)
+            await self.send_eof()
+            while not self._engine.flushed:
+                await self._progress()
         await self._end()
+
+    async def _progress(self) -> None:
+        """Wait until the peer has taken more. TimeoutError where it does not."""
+        room_bytes = self._engine.room_bytes
+        async with asyncio.timeout(_STALL_S):
+            await self._until(lambda: self._engine.flushed or self._engine.room_bytes > room_bytes)
 
     async def _seal(self) -> None:
         """The client checks whose certificate it is before it sends anything; the server waits for its proof."""
@@ -237,6 +247,7 @@ class QuicPipe(BasePipe):
         else:
             self._heard = True  # frames are none of QUIC's, whose idle timeout they do not keep off
             self._engine.receive(data, self._loop.time())
+            self._news.set()  # before the pump is due, so that an answer leaves with it
             self._pump_soon()
 
     def _take_frame(self, data: bytes, path: DatagramPath) -> None:
