@@ -8,7 +8,7 @@ import pytest
 
 from nat_table import MATRIX, PATH_RTT_MS, SIGNAL_RTT_MS, Row, Way, of_presets
 from warpfleet.configs.topology import PRESETS
-from warpfleet.core.combo import AttemptOutcome, ConnectionOutcome, Policy, Side
+from warpfleet.core.combo import AttemptOutcome, ConnectionOutcome, Policy, Side, Transport
 from warpfleet.core.consent import EXPIRY_S, HOLD_S, LEFT_AFTER_S, LEFT_IN_USE_AFTER_S
 from warpfleet.lab.sim.world import World
 from warpfleet.net.interfaces import Pipe
@@ -117,6 +117,27 @@ def test_a_path_that_comes_back_is_used_again_and_not_at_once(pipes: tuple[World
     assert relayed(alice, bob) == [True, True]
     world.wait(15)
     assert relayed(alice, bob) == [False, False]
+
+
+def test_a_pipe_moves_to_a_tcp_stream_where_that_is_what_comes_through() -> None:
+    with World(MATRIX, seed=1, holds=True) as world:
+        ends = "udp_blocked", "public_peer"
+        world.cut(*ends)
+
+        async def mend_soon() -> None:
+            asyncio.get_running_loop().call_later(0.7, world.mend)  # before the SYN is sent again
+
+        world.run(mend_soon())
+        found = world.connect(*ends, policy=Policy.RELAY_FIRST)
+        assert (found.plugin, found.transport) == ("direct_connect", Transport.TCP)
+        assert found.upgraded_ms is not None
+        alice, bob = (world.pipes[end] for end in ends)
+        assert (relayed(alice, bob), bob.path.transport) == ([False, False], Transport.TCP)
+        assert world.run(_crosses(alice, bob, bytes(100_000))) < 1.0
+        world.cut(*ends)
+        assert world.run(_crosses(bob, alice)) <= LEFT_IN_USE_AFTER_S + 2.0
+        world.wait(LEFT_AFTER_S)
+        assert relayed(alice, bob) == [True, True]
 
 
 def test_a_stream_crosses_three_moves_each_way_whole(pipes: tuple[World, Pipe, Pipe]) -> None:
