@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from warpfleet.actors.backlog import Backlog
 from warpfleet.actors.coordinator import Coordinator, RecordView
 from warpfleet.actors.observatory_host import ObservatoryHost
-from warpfleet.actors.plugin_host import HostPorts, PluginHost
+from warpfleet.actors.plugin_host import Handed, HostPorts, PluginHost
 from warpfleet.actors.signal_host import SignalHost, SignalPorts
 from warpfleet.actors.surroundings import MACHINE, Surroundings
 from warpfleet.actors.telemetry_host import TelemetryHost
@@ -31,7 +31,6 @@ from warpfleet.core.peer import ADDRESS_FAMILIES, AddressFamily, PeerView
 from warpfleet.core.plan import Pin
 from warpfleet.net.interfaces import ConnectionLost, Pipe
 from warpfleet.net.vantage import Vantage
-from warpfleet.plugins.contract import InboundStream
 from warpfleet.plugins.loader import registrations
 from warpfleet.plugins.registry import REGISTRY
 from warpfleet.signal.clock import best_offset_s
@@ -272,11 +271,11 @@ class Node:
         self._last_words.add(task)
         task.add_done_callback(self._last_words.discard)
 
-    def _hand_over(self, plugin: str, node: str, inbound: InboundStream) -> None:
+    def _hand_over(self, plugin: str, node: str, handed: Handed) -> None:
         if plugin in self._hosts:
-            self._hosts[plugin].adopt(node, inbound)
+            self._hosts[plugin].adopt(node, handed)
         else:
-            inbound.stream.close()
+            handed.discard()
 
     def _known(self, peer: str) -> str:
         if peer in self._peers:

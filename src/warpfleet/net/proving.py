@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.core.errors import WarpfleetError
@@ -19,8 +19,9 @@ _RESEND_RTTS = 1.5  # of a known round trip: an answer that a busy host delays c
 
 _EARLY_MAX = 16  # datagrams of a first flight: a few
 
-Claim = Callable[[], Awaitable[None]]
-"""Asks whoever names the winner for leave to take this pipe; raises where another was named."""
+Claim = Callable[[], Awaitable[str | None]]
+"""Asks whoever names the winner for leave to take this pipe; raises where another was named. Returns the plugin whose
+pipe is to move here, None where this is to become a pipe of its own."""
 
 
 FirstFlight = Callable[[], Sequence[bytes]]
@@ -33,10 +34,13 @@ def nothing() -> Sequence[bytes]:
 
 
 class Agreed(NamedTuple):
-    """Where the peer is, and what came from there for the tunnel before both had agreed."""
+    """Where the peer is, and what came from there for the tunnel before both had agreed. `moves` is the plugin whose
+    pipe moves here, if one does; then the responder answers late frames of the initiator with `answer`."""
 
     remote: Endpoint
     early: list[bytes]
+    moves: str | None = None
+    answer: bytes = b""
 
 
 class PeerClosed(ConnectionLost):
@@ -50,15 +54,16 @@ async def prove_stream(
     *,
     first: bytes | None = None,
     first_flight: FirstFlight = nothing,
-) -> None:
+) -> str | None:
     """Prove both ends on a stream and agree that it is the winner.
 
     `first` is the peer's frame where it was already read (an inbound stream). Returns once both agree; what follows on
-    the stream is the tunnel's.
+    the stream is the tunnel's. Where a pipe moves here, returns the plugin whose it is.
     ProofFailed, PeerClosed, ConnectionLost, or what `claim` raises. The caller bounds the time.
     """
     frame = first
     claimed = False
+    moves: str | None = None
     if frame is None:
         await stream.write(handshake.opener())
         frame = await stream.read_exactly(FRAME_BYTES)
@@ -68,12 +73,15 @@ async def prove_stream(
             await stream.write(received.reply)
         if received.event is Event.PROVED and not claimed:  # openers that crossed are answered by two proofs
             claimed = True
-            await claim()
-            await stream.write(b"".join((handshake.take(), *first_flight())))
+            moves = await claim()
+            named = (handshake.move(moves),) if moves else (handshake.take(), *first_flight())
+            await stream.write(b"".join(named))
         elif received.event is Event.CLOSED:
             raise PeerClosed("the peer closed this pipe")
+        elif received.event is Event.MOVED and received.frame:
+            return received.frame.plugin
         elif received.event in (Event.TAKEN, Event.AGREED):
-            return
+            return moves
         frame = await stream.read_exactly(FRAME_BYTES)
 
 
@@ -100,7 +108,8 @@ async def prove_datagram(
     proof = _DatagramProof(socket, handshake, claim, candidates, resend_first_s, first_flight=first_flight)
     try:
         remote = await proof.run(first)
-        return Agreed(remote, [data for data, source in proof.early if source == remote])
+        early = [data for data, source in proof.early if source == remote]
+        return Agreed(remote, early, proof.moves, proof.answer)
     except BaseException:
         with contextlib.suppress(WarpfleetError):  # the budget may be spent: what ended the attempt says more
             for target in proof.seen:
@@ -133,7 +142,9 @@ class _DatagramProof:
         self._greeted = (
             False  # the peer mostly asks again, but not where it greeted many ports and knows not which hears
         )
-        self._claiming: asyncio.Task[None] | None = None
+        self._claiming: asyncio.Task[str | None] | None = None
+        self.moves: str | None = None
+        self.answer = b""
         self._receiving = asyncio.create_task(socket.receive())
         self.seen: set[Endpoint] = set()  # endpoints that authentic frames came from
         self.early: deque[tuple[bytes, Endpoint]] = deque(maxlen=_EARLY_MAX)  # the tunnel's, that overtook a frame
@@ -161,7 +172,7 @@ class _DatagramProof:
         return agreed
 
     async def stop(self) -> None:
-        tasks = [task for task in (self._receiving, self._claiming) if task]
+        tasks: list[asyncio.Task[Any]] = [task for task in (self._receiving, self._claiming) if task]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -181,10 +192,10 @@ class _DatagramProof:
                 if self._greeted:
                     end = loop.time() + _RESEND_MAX_S
             if self._claiming and self._claiming in done:
-                self._claiming.result()
+                self.moves = self._claiming.result()
                 self._claiming = None
-                self._message = self._handshake.take()
-                self._flight = self._first_flight()
+                self._message = self._handshake.move(self.moves) if self.moves else self._handshake.take()
+                self._flight = () if self.moves else self._first_flight()
                 self._targets = [self._chosen] if self._chosen else []
                 return None, True
         return None, False
@@ -214,4 +225,7 @@ class _DatagramProof:
             self._claiming = asyncio.ensure_future(self._claim())
         if received.event is Event.CLOSED:
             raise PeerClosed("the peer closed this pipe")
+        if received.event is Event.MOVED and received.frame:
+            self.moves, self.answer = received.frame.plugin, received.reply or b""
+            return True
         return received.event is Event.TAKEN or (received.event is Event.AGREED and source == self._chosen)

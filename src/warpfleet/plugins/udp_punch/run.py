@@ -10,8 +10,8 @@ from warpfleet.core.combo import Phase, Reason, RouteType, Side, Transport
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.core.nat import Filtering
 from warpfleet.core.pairing import Kind, Requirement, kind_of
-from warpfleet.net.interfaces import DatagramSocket, Pipe
-from warpfleet.plugins.contract import AttemptContext, AttemptFactory, AttemptFailed, NodePorts, Strategy
+from warpfleet.net.interfaces import DatagramSocket
+from warpfleet.plugins.contract import AttemptContext, AttemptFactory, AttemptFailed, NodePorts, Strategy, Won
 from warpfleet.plugins.registry import register
 from warpfleet.plugins.udp_punch.messages import Answer, Offer
 from warpfleet.plugins.udp_punch.plan import CANDIDATES_MAX, RUN_SOCKETS, ahead, behind, candidates
@@ -50,7 +50,7 @@ class UdpPunch(Strategy):
     async def setup(cls, _node: NodePorts) -> AttemptFactory:
         return functools.partial(cls, turns=_Turns())
 
-    async def run(self) -> Pipe:
+    async def run(self) -> Won:
         if not self._predicts():
             return await self._punch()
         return await (self._lead() if self.context.side is Side.INITIATOR else self._follow())
@@ -62,7 +62,7 @@ class UdpPunch(Strategy):
         theirs = kind_of(context.theirs.behaviour(context.combo.af)) if context.theirs else Kind.UNKNOWN
         return context.combo.route is RouteType.EXT and mine is Kind.SEQUENTIAL and theirs is not Kind.EASY
 
-    async def _punch(self) -> Pipe:
+    async def _punch(self) -> Won:
         """From one socket, whose endpoint is known."""
         context = self.context
         socket = await context.network.open_udp(context.combo.af)
@@ -86,7 +86,7 @@ class UdpPunch(Strategy):
         if hidden and context.mine.behaviour(af).filtering is Filtering.ADF:
             self._greet([socket], [Endpoint(theirs.external[af], _DISCARD_PORT)])
 
-    async def _lead(self) -> Pipe:
+    async def _lead(self) -> Won:
         """Say where a run of mappings will be, and open it once it is known towards whom: to the likeliest candidate,
         since each further one would take a run of its own."""
         context = self.context
@@ -110,7 +110,7 @@ class UdpPunch(Strategy):
                 return True
         return False
 
-    async def _follow(self) -> Pipe:
+    async def _follow(self) -> Won:
         """Open a mapping towards the peer, and say where it is: right before the one that STUN shows."""
         context = self.context
         assert isinstance(context.opening, Offer)
