@@ -94,9 +94,7 @@ class QuicPipe(BasePipe):
             raise ConnectionLost("closed here")
         if path not in self._readers:
             self._readers[path] = asyncio.create_task(self._read(path))
-        self._active = path
-        self._engine.ping()  # the peer hears of it at once
-        self._pump_soon()
+        self._send_on(path)
 
     def drop(self, path: DatagramPath) -> None:
         """Close a path that is not in use."""
@@ -195,9 +193,14 @@ class QuicPipe(BasePipe):
     def _fall_back(self) -> None:
         """The socket has gone: an allocation that expired, say."""
         if self._readers:
-            self.move(next(reversed(self._readers)))
+            self._send_on(next(reversed(self._readers)))
         else:
             self._break(ConnectionLost("the path is gone"))
+
+    def _send_on(self, path: DatagramPath) -> None:
+        self._active = path
+        self._engine.ping()  # the peer hears of it at once
+        self._pump_soon()
 
     def _take(self, data: bytes, path: DatagramPath) -> None:
         self._heard = True
