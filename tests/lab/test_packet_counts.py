@@ -156,7 +156,7 @@ async def test_what_a_punch_says_it_has_sent_is_what_has_left_the_host(
     ):
         taken(punching, near.name)
         await here.connect(far.name, plugin_name=plugin, route_type=RouteType.EXT, af=4)
-        await asyncio.wait_for(there.accept(), DEADLINE_S)
+        await asyncio.wait_for(anext(there.accept()), DEADLINE_S)
         seen = taken(punching, near.name)
     counted = duckdb.execute(
         "select sum(packets_sent) from read_parquet(?)", [f"{tmp_path}/attempts/*.parquet"]

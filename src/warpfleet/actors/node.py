@@ -2,7 +2,6 @@
 
 import asyncio
 import math
-from collections import deque
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -14,6 +13,7 @@ from weakref import WeakSet
 
 from pydantic import ValidationError
 
+from warpfleet.actors.backlog import Backlog
 from warpfleet.actors.coordinator import Coordinator, RecordView
 from warpfleet.actors.observatory_host import ObservatoryHost
 from warpfleet.actors.plugin_host import HostPorts, PluginHost
@@ -39,7 +39,8 @@ from warpfleet.telemetry.reasons import sentence
 from warpfleet.telemetry.records import ConnectionRow
 from warpfleet.telemetry.sweep import Sweep
 
-_BACKLOG = 128  # pipes that peers have opened and the program has not accepted: as with listen(2), more are closed
+# A full test of the NATs takes four round trips to a STUN server: those beyond 100 ms away are not waited for.
+_PATIENCE_S = 0.5
 _ROWS_WAIT_S = 60.0  # how long one question for finished connections waits; then it is asked again
 
 
@@ -69,8 +70,7 @@ class Node:
         self._signal = SignalHost()
         self._hosts = {r.name: PluginHost(on_pipe=self._take_pipe, surroundings=surroundings) for r in registrations()}
         self._connecting: dict[str, asyncio.Future[Pipe | ConnectionRow]] = {}
-        self._accepted: deque[Pipe] = deque()
-        self._arrived = asyncio.Event()
+        self._backlog = Backlog()
         self._pipes: WeakSet[Pipe] = WeakSet()
         self._collector: asyncio.Task[None] | None = None
         self._last_words: set[asyncio.Task[None]] = set()  # pipes that nobody wants, being closed
@@ -168,14 +168,10 @@ class Node:
         finally:
             del self._connecting[request.connection_id]
 
-    async def accept(self) -> Pipe:
-        """The next pipe that a peer has opened to us; `pipe.peer` tells who. ConnectionLost once the node is closed."""
-        while True:
-            self._check_open()
-            if self._accepted:
-                return self._accepted.popleft()
-            self._arrived.clear()
-            await self._arrived.wait()
+    def accept(self) -> AsyncIterator[Pipe]:
+        """The pipes that peers open to us, as they come: `async for pipe in node.accept()`, or one of them by
+        `await anext(node.accept())`; `pipe.peer` tells who. It ends when the node is closed."""
+        return self._backlog
 
     async def close(self) -> None:
         """Close every pipe, listener and signal; connections under way fail with `Reason.STOPPED`. Idempotent."""
@@ -195,10 +191,8 @@ class Node:
             if opened is None:
                 await self._coordinator.opted_out([(plugin, self.name)])
             listeners += opened or []
-        await self._signal.open_nodes([self._spec], {self.name: listeners}, [])
-        [report] = await self._signal.reports()
-        self.view = report.view
-        await self._coordinator.learn({self.name: RecordView(self.view, math.inf)})
+        [report] = await self._signal.open_nodes([self._spec], {self.name: listeners}, [], patience_s=_PATIENCE_S)
+        await self._learn({self.name: RecordView(report.view, math.inf)})
         for host in self._hosts.values():
             await host.take_views({self.name: self.view}, best_offset_s([report.clock]))
 
@@ -209,21 +203,21 @@ class Node:
             hand_over=self._hand_over,
             own_record=self._signal.own_record,
             learn_record=self._signal.learn_record,
-            remap=self._remap,
+            remap=self._signal.remap,
         )
         for plugin, host in self._hosts.items():
             host.bind(plugin, ports)
         deliver = {plugin: host.deliver for plugin, host in self._hosts.items()}
         take_views = {plugin: host.take_views for plugin, host in self._hosts.items()}
-        self._signal.bind(SignalPorts(deliver=deliver, learn=self._coordinator.learn, take_views=take_views))
+        self._signal.bind(SignalPorts(deliver=deliver, learn=self._learn, take_views=take_views))
 
-    async def _remap(self, mapped: Sequence[tuple[str, tuple[Endpoint, ...]]]) -> None:
-        await self._signal.remap(mapped)
-        for report in await self._signal.reports():
-            self.view = report.view
+    async def _learn(self, records: dict[str, RecordView]) -> None:
+        if self.name in records:
+            self.view = records[self.name].view
+        await self._coordinator.learn(records)
 
     async def _close(self) -> None:
-        self._arrived.set()
+        self._backlog.close()
         await self._coordinator.stop(self._run_id)
         await asyncio.gather(*(pipe.close() for pipe in list(self._pipes)))
         await asyncio.gather(*(host.close() for host in self._hosts.values()))
@@ -268,10 +262,8 @@ class Node:
         elif ended and not ended.done():
             self._pipes.add(pipe)
             ended.set_result(pipe)
-        elif side is Side.RESPONDER and len(self._accepted) < _BACKLOG:
+        elif side is Side.RESPONDER and self._backlog.put(pipe):
             self._pipes.add(pipe)
-            self._accepted.append(pipe)
-            self._arrived.set()
         else:
             self._drop(pipe)
 
