@@ -21,7 +21,7 @@ from warpfleet.actors.signal_host import SignalHost, SignalPorts
 from warpfleet.actors.surroundings import MACHINE, Surroundings
 from warpfleet.actors.telemetry_host import TelemetryHost
 from warpfleet.actors.values import ConnectionRequest, NodeSpec, Use
-from warpfleet.configs.fleet import FleetNode, Services
+from warpfleet.configs.fleet import Broker, FleetNode, NtpServer, Services, TurnServer
 from warpfleet.configs.loader import key_text
 from warpfleet.core.combo import Policy, Reason, RouteType, Side
 from warpfleet.core.endpoint import Endpoint
@@ -83,11 +83,11 @@ class Node:
         cls,
         identity: Identity,
         *,
-        mqtt: Sequence[str],
+        mqtt: Sequence[str | Broker],
         peers: Iterable[PublicIdentity] = (),
         stun: Sequence[str | Endpoint] = (),
-        turn: Sequence[Mapping[str, str]] = (),
-        ntp: Sequence[str] = (),
+        turn: Sequence[Mapping[str, str] | TurnServer] = (),
+        ntp: Sequence[str | NtpServer] = (),
         vantage: Vantage | None = None,
         listen: Sequence[int] = (0,),
         telemetry: Path | None = None,

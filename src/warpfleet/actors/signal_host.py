@@ -4,10 +4,9 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Any
 from urllib.parse import quote
 
 from pydantic import SecretStr
@@ -17,6 +16,7 @@ from warpfleet.actors.nat_memory import NatMemory
 from warpfleet.actors.outbox import Outbox
 from warpfleet.actors.shared_probes import SharedProbes
 from warpfleet.actors.values import IncomingSignal, NodeSpec, OutgoingSignal
+from warpfleet.actors.work import Work
 from warpfleet.configs.fleet import Broker
 from warpfleet.core.endpoint import Endpoint, Interface
 from warpfleet.core.errors import MissingError
@@ -81,24 +81,6 @@ class SignalPorts:
     """By plugin: takes what the nodes' own address records say from now on, and how far the clock is behind."""
 
 
-@dataclass(slots=True)
-class _Work:
-    tasks: set[asyncio.Task[None]] = field(default_factory=set)
-
-    def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.create_task(work)
-        self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
-        return task
-
-    async def cancel(self, after_s: float = 0) -> None:
-        if after_s and self.tasks:
-            await asyncio.wait(self.tasks, timeout=after_s)
-        for task in self.tasks:
-            task.cancel()
-        await asyncio.gather(*self.tasks, return_exceptions=True)
-
-
 class SignalHost:
     """Signals, records and clocks of one host's nodes; a plain class."""
 
@@ -111,8 +93,8 @@ class SignalHost:
         self._take_views: dict[str, Callable[[dict[str, PeerView], float], Awaitable[None]]] = {}
         self._outboxes: dict[str, Outbox[IncomingSignal]] = {}
         self._ports: SignalPorts | None = None
-        self._work = _Work()
-        self._sending = _Work()
+        self._work = Work()
+        self._sending = Work()
         self._watched: set[str] = set()
         self._closed = asyncio.Event()
 
