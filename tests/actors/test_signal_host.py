@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
+from warpfleet.actors import shared_probes
 from warpfleet.actors.coordinator import RecordView
 from warpfleet.actors.signal_host import SignalHost, SignalPorts, view_of
 from warpfleet.actors.values import NodeSpec
@@ -17,7 +18,7 @@ from warpfleet.core.exit import Exit, KnownNat
 from warpfleet.core.identity import Identity
 from warpfleet.core.nat import NatSource
 from warpfleet.core.peer import PeerView
-from warpfleet.net import stun
+from warpfleet.net import natprobe, stun
 from warpfleet.net.interfaces import ConnectionLost
 from warpfleet.net.sockets import UdpSocket
 from warpfleet.net.stunserver import StunServer
@@ -94,8 +95,12 @@ async def answer_haltingly(server: UdpSocket, go_on: asyncio.Event) -> None:
             await go_on.wait()
 
 
-async def test_a_node_is_open_once_its_address_is_known_and_the_rest_is_told_when_it_is(specs: list[NodeSpec]) -> None:
+async def test_a_node_is_open_once_its_address_is_known_and_the_rest_is_told_when_it_is(
+    specs: list[NodeSpec], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Neither the rest of the NAT tests is waited for nor an NTP server that is silent."""
+    monkeypatch.setattr(natprobe, "UDP_TIMEOUT_S", 60.0)  # the tests end because they are answered, or not at all
+    monkeypatch.setattr(shared_probes, "_PROBE_S", 60.0)
     told: asyncio.Queue[PeerView] = asyncio.Queue()
 
     async def learn(records: dict[str, RecordView]) -> None:
@@ -122,6 +127,7 @@ async def test_a_node_is_open_once_its_address_is_known_and_the_rest_is_told_whe
                 assert (await told.get()).nat[4].udp
             assert await host.own_record("alice") != early
         finally:
+            go_on.set()
             await host.close()
             server.close()
             await answering
