@@ -209,6 +209,19 @@ async def test_a_stream_is_taken_out_with_every_unread_byte(streams: tuple[TcpSt
     again.close()
 
 
+async def test_both_ends_of_a_stream_look_whether_the_other_is_still_there(
+    streams: tuple[TcpStream, TcpStream],
+) -> None:
+    for stream in streams:
+        with stream.detach() as taken:
+            assert taken.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+            idle_s, interval_s, probes = (
+                taken.getsockopt(socket.IPPROTO_TCP, option)
+                for option in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+            )
+            assert idle_s + interval_s * probes <= 30
+
+
 async def test_nagle_is_off(streams: tuple[TcpStream, TcpStream]) -> None:
     for stream in streams:
         with stream.detach() as taken:
