@@ -63,8 +63,8 @@ class InlineNode(Host):
         return _PipeLink(pipe, f"{'relay' if pipe.path.relayed else 'direct'} {pipe.path.transport}")
 
     async def _accept(self) -> None:
-        while True:
-            serving = asyncio.create_task(serve(_PipeLink(await self._node.accept(), "accepted")))
+        async for pipe in self._node.accept():
+            serving = asyncio.create_task(serve(_PipeLink(pipe, "accepted")))
             self._serving.add(serving)
             serving.add_done_callback(self._serving.discard)
 

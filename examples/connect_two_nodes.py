@@ -27,7 +27,7 @@ async def initiate(identity: Identity, peer: PublicIdentity, broker: str) -> Non
 
 async def respond(identity: Identity, peer: PublicIdentity, broker: str) -> None:
     """Accept one pipe, and answer what comes over it."""
-    async with Node.open(identity, peers=[peer], mqtt=[broker]) as node, await node.accept() as pipe:
+    async with Node.open(identity, peers=[peer], mqtt=[broker]) as node, await anext(node.accept()) as pipe:
         print(f"{identity.name}: {pipe}")
         async with asyncio.timeout(ANSWER_S):
             await pipe.send((await pipe.recv()).upper())

@@ -108,6 +108,7 @@ class FakeNode:
 
     async def viewed(self) -> None:
         await self.knows_itself.wait()
+        self.knows_itself.clear()
 
     def expect(self, news: Callable[[], Awaitable[None]]) -> None:
         self.expected.append(news)

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from fake_network import Internet
+from fake_network import FakeUdp, Internet
 from fake_node import ALICE, ATTEMPT_ID, BOB, CONNECTION_ID, STARTED_AT_US, node
 from sealed import tls_pipes
 from virtual_time import now_s, virtual_time
@@ -17,13 +17,15 @@ from warpfleet.core.pairing import Requirement
 from warpfleet.core.targets import USUAL_ALLOWANCE, Budget
 from warpfleet.net.handshake import ProofFailed
 from warpfleet.net.interfaces import ConnectionLost, ConnectRefused, Pipe, RelayRefused, Unreachable
+from warpfleet.net.proved_path import ProvedPath
 from warpfleet.net.proving import PeerClosed
+from warpfleet.net.quic import DatagramPath
 from warpfleet.plugins.address_messages import GetAddr
-from warpfleet.plugins.contract import Abandon, AttemptContext, AttemptFailed, AttemptSpec, InboundStream, Strategy
+from warpfleet.plugins.contract import Abandon, AttemptContext, AttemptFailed, AttemptSpec, InboundStream, Strategy, Won
 from warpfleet.plugins.room import Room
 
 O = AttemptOutcome  # noqa: E741
-Body = Callable[[AttemptContext], Awaitable[Pipe | None]]
+Body = Callable[[AttemptContext], Awaitable[Won | None]]
 
 
 def running(body: Body) -> type[Strategy]:
@@ -33,7 +35,7 @@ def running(body: Body) -> type[Strategy]:
         requirement = Requirement.SIGNAL
         routes = (RouteType.EXT,)
 
-        async def run(self) -> Pipe | None:
+        async def run(self) -> Won | None:
             return await body(self.context)
 
     return Fake
@@ -48,6 +50,7 @@ class Bench:
         self.posted: list[OutgoingSignal] = []
         self.made: list[Strategy] = []
         self.got: list[Pipe] = []
+        self.paths: list[ProvedPath] = []
         self.using: Callable[[], Awaitable[None]] | None = None
         opening = None
         if side is Side.RESPONDER:
@@ -70,6 +73,7 @@ class Bench:
             report=self.reports.append,
             post=self.posted.append,
             on_pipe=self._on_pipe,
+            on_path=self._on_path,
             room=Room(),
         )
         self._strategy = running(body)
@@ -78,6 +82,9 @@ class Bench:
         self.got.append(pipe)
         if self.using:
             await self.using()
+
+    def _on_path(self, _run: AttemptRun, path: ProvedPath) -> None:
+        self.paths.append(path)
 
     def factory(self, context: AttemptContext) -> Strategy:
         self.made.append(self._strategy(context))
@@ -195,7 +202,7 @@ async def test_a_named_pipe_wins_and_is_used() -> None:
 
     bench = Bench(body)
     pipe = await bench.pipe()
-    asyncio.get_running_loop().call_later(2, bench.run.name_winner)
+    asyncio.get_running_loop().call_later(2, bench.run.name_winner, None)
     assert await bench.end() == (O.WON, None)
     assert bench.stages() == [Stage.READY, Stage.WON]
     assert bench.got == [pipe]
@@ -224,7 +231,7 @@ async def test_named_the_agreement_has_three_seconds() -> None:
         await asyncio.Event().wait()
 
     bench = Bench(body, timeout_s=30)
-    asyncio.get_running_loop().call_later(2, bench.run.name_winner)
+    asyncio.get_running_loop().call_later(2, bench.run.name_winner, None)
     assert await bench.end() == (O.TIMEOUT, Reason.NO_ANSWER)
     assert now_s() == pytest.approx(5)
 
@@ -238,9 +245,9 @@ async def test_named_too_late_changes_nothing() -> None:
             await asyncio.sleep(1)  # tidies up after its timeout
 
     bench = Bench(body, timeout_s=2)
-    asyncio.get_running_loop().call_later(2.5, bench.run.name_winner)
+    asyncio.get_running_loop().call_later(2.5, bench.run.name_winner, None)
     assert await bench.end() == (O.TIMEOUT, Reason.NO_ANSWER)
-    bench.run.name_winner()
+    bench.run.name_winner(None)
 
 
 @virtual_time
@@ -252,7 +259,7 @@ async def test_a_won_pipe_is_closed_when_its_attempt_is_cancelled() -> None:
     bench = Bench(body)
     pipe = await bench.pipe()
     bench.using = lambda: forever(bench.run.context)  # type: ignore[assignment]
-    bench.run.name_winner()
+    bench.run.name_winner(None)
     task = bench.run.start(bench.factory)
     await asyncio.sleep(1)
     bench.run.cancel(Reason.STOPPED)
@@ -296,3 +303,20 @@ async def test_streams_that_nobody_took_are_closed() -> None:
     assert await bench.end() == (O.LOST, Reason.REFRESHED)
     assert bench.internet.streams[0].closed
     assert bench.reports[-1].packets_sent == 1, "what was handed to the attempt is counted"
+
+
+@virtual_time
+async def test_where_another_plugins_pipe_is_to_move_the_path_is_handed_on_and_the_attempt_is_over() -> None:
+    async def body(context: AttemptContext) -> ProvedPath:
+        moves = await context.claim()
+        assert moves == "turn"
+        return ProvedPath(moves, CONNECTION_ID, "bob", Side.INITIATOR, way)
+
+    bench = Bench(body)
+    way = DatagramPath(FakeUdp(bench.internet, Endpoint("203.0.113.1", 7)), Endpoint("203.0.113.2", 8))
+    bench.run.name_winner("turn")
+    assert await bench.end() == (O.WON, None)
+    assert ([path.way for path in bench.paths], bench.got) == ([way], [])
+    facts = bench.reports[-1].pipe
+    assert facts is not None
+    assert (facts.transport, facts.relayed, facts.remote) == (Transport.UDP, False, way.remote)

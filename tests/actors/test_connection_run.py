@@ -1,13 +1,24 @@
 """One connection by itself: what its row and its attempts' rows say, from reports in any order."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
 from fake_node import view
 from virtual_time import now_s, virtual_time
 from warpfleet.actors.connection_run import ConnectionRun
-from warpfleet.actors.values import CancelAttempt, Command, ConnectionRequest, PipeFacts, Report, Stage, StartAttempt
+from warpfleet.actors.values import (
+    CancelAttempt,
+    Command,
+    ConnectionRequest,
+    NameWinner,
+    PipeFacts,
+    Report,
+    Stage,
+    StartAttempt,
+    Use,
+)
 from warpfleet.core.combo import (
     AttemptOutcome,
     Combo,
@@ -31,21 +42,27 @@ PLAN = Plan((PhasePlan(Phase.DIRECT, 5, (Planned(A, 0), Planned(B, 0))),), (), 3
 WON = {"outcome": AttemptOutcome.WON, "pipe": FACTS}
 
 
+RELAYED = replace(FACTS, transport=Transport.UDP, relayed=True)
+RELAY_FIRST = Plan(
+    (PhasePlan(Phase.DIRECT, 5, (Planned(A, 0),)), PhasePlan(Phase.RELAY, 5, (Planned(B, 0),))), (), 30.0, upgrades=True
+)
+
+
 class Bench:
     """A connection whose two attempts are driven by hand."""
 
-    def __init__(self) -> None:
+    def __init__(self, plan: Plan = PLAN, use: Use = Use.MEASURE) -> None:
         self.commands: list[Command] = []
         self.rows: list[AttemptRow] = []
         common = {"phase": Phase.DIRECT, "transport": Transport.TCP, "requirement": Requirement.SIGNAL}
         techniques = {name: Technique(plugin=name, routes=(RouteType.EXT,), **common) for name in "ab"}  # type: ignore[arg-type]
-        request = ConnectionRequest("s", "c1" * 16, "alice", "bob", 0, Policy.STAGGERED)
+        request = ConnectionRequest("s", "c1" * 16, "alice", "bob", 0, Policy.STAGGERED, use=use)
         self.run = ConnectionRun(
             request, techniques, command=lambda _plugin, c: self.commands.append(c), on_attempt=self.rows.append
         )
         self.run.prepare()
         self.run.begin()
-        self.walking = asyncio.create_task(self.run.walk(PLAN, ALICE, BOB))
+        self.walking = asyncio.create_task(self.run.walk(plan, ALICE, BOB))
 
     async def say(self, plugin: str, stage: Stage, **facts: object) -> None:
         await asyncio.sleep(0.1)
@@ -144,3 +161,89 @@ async def test_a_pipe_that_both_ends_agreed_on_counts_even_when_the_stop_was_fir
     row = await bench.row()
     assert (row.outcome, row.reason, row.rtt_ms) == (ConnectionOutcome.DIRECT, None, 7.0)
     assert bench.ends()["a"] is AttemptOutcome.WON
+
+
+async def relayed(bench: Bench) -> None:
+    """B's relayed pipe is agreed on after 0.2 s, and measured after 0.3 s."""
+    await bench.say("b", Stage.READY)
+    await bench.say("b", Stage.WON, outcome=AttemptOutcome.WON, pipe=RELAYED)
+    await bench.say("b", Stage.MEASURED, first_byte_at_s=asyncio.get_running_loop().time() + 0.1, rtt_ms=80.0)
+
+
+def orders(bench: Bench) -> list[tuple[str, str | None]]:
+    """Who is named the winner, and whose pipe moves there."""
+    plugins = {c.attempt_id: c.combo.plugin for c in bench.commands if isinstance(c, StartAttempt)}
+    return [(plugins[c.attempt_id], c.moves) for c in bench.commands if isinstance(c, NameWinner)]
+
+
+@virtual_time
+async def test_the_row_of_a_pipe_that_has_moved() -> None:
+    bench = Bench(RELAY_FIRST)
+    await relayed(bench)
+    await bench.say("a", Stage.READY)
+    await bench.say("a", Stage.WON, **WON)
+    await bench.say("b", Stage.MOVED)
+    await bench.say("b", Stage.MEASURED, first_byte_at_s=asyncio.get_running_loop().time(), rtt_ms=7.0)
+    row = await bench.row()
+    assert (row.outcome, row.plugin, row.phase, row.remote_endpoint) == (
+        ConnectionOutcome.DIRECT,
+        "a",
+        Phase.DIRECT,
+        "203.0.113.2:2",
+    )
+    times_ms = row.connect_ms, row.first_byte_ms, row.upgraded_ms
+    assert times_ms == (pytest.approx(200), pytest.approx(300), pytest.approx(600))
+    assert (row.rtt_ms, row.reason, row.error) == (7.0, None, None)
+    assert bench.ends() == {"a": AttemptOutcome.WON, "b": AttemptOutcome.WON}
+    assert orders(bench) == [("b", None), ("a", "b")]
+    assert {c.combo.plugin: c.use for c in bench.commands if isinstance(c, StartAttempt)} == {
+        "a": Use.MEASURE,
+        "b": Use.KEEP,
+    }
+    assert isinstance(bench.commands[-1], CancelAttempt), "what was kept is closed"
+    assert now_s() == pytest.approx(0.7), "it waits for nothing more"
+
+
+@virtual_time
+async def test_the_row_of_a_pipe_that_stays_on_its_relay() -> None:
+    bench = Bench(RELAY_FIRST)
+    await relayed(bench)
+    await bench.say("a", Stage.ENDED, outcome=AttemptOutcome.TIMEOUT, reason=Reason.NO_ANSWER)
+    row = await bench.row()
+    assert (row.outcome, row.plugin, row.rtt_ms) == (ConnectionOutcome.RELAYED, "b", 80.0)
+    assert (row.upgraded_ms, row.reason, row.error) == (None, None, None)
+
+
+@virtual_time
+async def test_a_path_that_the_pipe_never_moved_to_is_not_the_rows() -> None:
+    bench = Bench(RELAY_FIRST)
+    await relayed(bench)
+    await bench.say("a", Stage.READY)
+    await bench.say("a", Stage.WON, **WON)
+    row = await bench.row()
+    assert (row.outcome, row.plugin, row.upgraded_ms) == (ConnectionOutcome.RELAYED, "b", None)
+
+
+@virtual_time
+async def test_where_the_program_has_closed_its_pipe_no_direct_path_is_sought_any_more() -> None:
+    bench = Bench(RELAY_FIRST, Use.HOLD)
+    await bench.say("b", Stage.READY)
+    await bench.say("b", Stage.WON, outcome=AttemptOutcome.WON, pipe=RELAYED)
+    await bench.say("b", Stage.ENDED, reason=Reason.NOT_NEEDED)
+    await bench.say("a", Stage.ENDED, outcome=AttemptOutcome.CANCELLED, reason=Reason.NOT_NEEDED)
+    row = await bench.row()
+    assert [c.reason for c in bench.commands if isinstance(c, CancelAttempt)] == [Reason.NOT_NEEDED]
+    assert (row.outcome, row.reason) == (ConnectionOutcome.RELAYED, None)
+    assert now_s() == pytest.approx(0.4)
+
+
+@virtual_time
+async def test_a_relayed_pipe_that_dies_with_its_host_is_not_waited_for() -> None:
+    bench = Bench(RELAY_FIRST)
+    await bench.say("b", Stage.READY)
+    await bench.say("b", Stage.WON, outcome=AttemptOutcome.WON, pipe=RELAYED)
+    await asyncio.sleep(0.1)
+    bench.run.plugin_died("b")
+    await bench.say("a", Stage.ENDED, outcome=AttemptOutcome.CANCELLED, reason=Reason.ACTOR_DIED)
+    assert (await bench.row()).outcome is ConnectionOutcome.RELAYED
+    assert now_s() == pytest.approx(0.4)

@@ -589,6 +589,25 @@ async def test_the_responders_losers_are_cancelled_when_a_pipe_is_taken() -> Non
 
 
 @virtual_time
+async def test_beside_a_relayed_pipe_a_direct_path_is_still_sought() -> None:
+    world = await responding()
+    relayed = PipeFacts(Transport.UDP, True, Endpoint("203.0.113.2", 1), Endpoint("203.0.113.3", 2))
+    await world.coordinator.report([responder_report("a1", Stage.OPENED), responder_report("a2", Stage.OPENED, RELAY)])
+    await world.coordinator.report([responder_report("a2", Stage.WON, RELAY, outcome=O.WON, pipe=relayed)])
+    await asyncio.sleep(1)
+    assert world.hosts[PUNCH].commands == []
+
+
+@virtual_time
+async def test_a_relayed_pipe_that_is_to_move_may_still_be_at_its_tunnel() -> None:
+    world = await responding()
+    await world.coordinator.report([responder_report("a1", Stage.OPENED), responder_report("a2", Stage.OPENED, RELAY)])
+    await world.coordinator.report([responder_report("a1", Stage.WON, outcome=O.WON, moves=RELAY)])
+    await asyncio.sleep(1)
+    assert world.hosts[RELAY].commands == []
+
+
+@virtual_time
 async def test_an_attempt_that_failed_does_not_cancel_the_others() -> None:
     world = await responding()
     await world.coordinator.report(

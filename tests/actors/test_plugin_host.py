@@ -4,15 +4,16 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 
-from fake_network import FakeStream, Internet
+from fake_network import FakeStream, FakeUdp, Internet
 from fake_node import ALICE, ATTEMPT_ID, BOB, CONNECTION_ID, MALLORY, STARTED_AT_US
-from sealed import tls_pipes
+from sealed import quic_pipes, tls_pipes
 from virtual_time import now_s, virtual_time
-from warpfleet.actors.plugin_host import HostPorts, PluginHost
+from warpfleet.actors.echo import echo
+from warpfleet.actors.plugin_host import Handed, HostPorts, PluginHost
 from warpfleet.actors.values import (
     CancelAttempt,
     IncomingSignal,
@@ -33,6 +34,8 @@ from warpfleet.core.targets import Budget
 from warpfleet.net import descriptors
 from warpfleet.net.handshake import Frame, FrameType
 from warpfleet.net.interfaces import Pipe
+from warpfleet.net.proved_path import ProvedPath
+from warpfleet.net.quic import DatagramPath, QuicPipe
 from warpfleet.net.vantage import Vantage
 from warpfleet.plugins.contract import (
     Abandon,
@@ -42,6 +45,7 @@ from warpfleet.plugins.contract import (
     InboundStream,
     NodePorts,
     Strategy,
+    Won,
 )
 from warpfleet.plugins.loader import registrations
 from warpfleet.plugins.registry import REGISTRY, Registration
@@ -69,9 +73,9 @@ class Fake(Strategy):
     requirement = Requirement.SIGNAL
     routes = (RouteType.EXT,)
     accepts_streams = True
-    body: ClassVar[Callable[[AttemptContext], Awaitable[Pipe | None]]]
+    body: ClassVar[Callable[[AttemptContext], Awaitable[Won | None]]]
 
-    async def run(self) -> Pipe | None:
+    async def run(self) -> Won | None:
         return await type(self).body(self.context)
 
 
@@ -134,7 +138,7 @@ class Bench:
         async def learn_record(_peer: str, _signed: bytes) -> bool:
             return True
 
-        def hand_over(plugin: str, node: str, _inbound: InboundStream) -> None:
+        def hand_over(plugin: str, node: str, _handed: Handed) -> None:
             self.handed.append((plugin, node))
 
         async def remap(batch: list[tuple[str, tuple[Endpoint, ...]]]) -> None:
@@ -517,3 +521,134 @@ async def test_closing_ends_what_runs_and_says_so() -> None:
     assert sorted(bench.ends()) == [("alice", *stopped), ("bob", *stopped)]
     assert now_s() == pytest.approx(1)
     assert len(asyncio.all_tasks()) == 1
+
+
+# Relayed pipes that move
+
+
+class Relayed:
+    """A relayed pipe from Alice's host to Bob, and a direct path for it."""
+
+    def __init__(self, use: Use) -> None:
+        self.bench = Bench()
+        self.order = replace(ORDER, use=use)
+        self.far: QuicPipe | None = None
+        Fake.body = self.make  # type: ignore[assignment]
+
+    async def make(self, context: AttemptContext) -> Pipe:
+        await context.claim()
+        internet = self.bench.internet
+        near, self.far = await quic_pipes(FakeUdp(internet, NEAR), FakeUdp(internet, FAR), relayed=True)
+        return near
+
+    async def begin(self) -> PluginHost:
+        host = await self.bench.open()
+        await host.command([self.order, NameWinner("alice", ATTEMPT_ID)])
+        return host
+
+    def path(self, *, peer: str = "bob", side: Side = Side.INITIATOR) -> ProvedPath:
+        way = DatagramPath(FakeUdp(self.bench.internet, DIRECT), FAR_DIRECT)
+        return ProvedPath(NAME, CONNECTION_ID, peer, side, way)
+
+    def stages(self) -> list[Stage]:
+        return [report.stage for report in self.bench.reports if report.stage is not Stage.READY]
+
+
+NEAR, FAR = Endpoint("198.51.100.9", 1), Endpoint("198.51.100.9", 2)
+DIRECT, FAR_DIRECT = Endpoint("203.0.113.1", 7), Endpoint("203.0.113.2", 8)
+
+
+@virtual_time
+async def test_a_held_pipe_moves_to_the_path_that_comes_for_it_and_its_end_is_told() -> None:
+    relayed = Relayed(Use.HOLD)
+    host = await relayed.begin()
+    await asyncio.sleep(1)
+    [(_, _, pipe)] = relayed.bench.held
+    host.adopt("alice", relayed.path())
+    assert not pipe.path.relayed
+    second = relayed.path()
+    host.adopt("alice", second)
+    assert second.way.socket.closed, "one is enough"  # type: ignore[attr-defined]
+    await pipe.close()
+    await asyncio.sleep(1)
+    assert relayed.stages() == [Stage.WON, Stage.MOVED, Stage.ENDED]
+    late = relayed.path()
+    host.adopt("alice", late)
+    assert late.way.socket.closed  # type: ignore[attr-defined]
+    await host.close()
+
+
+@virtual_time
+@pytest.mark.parametrize("whose", [{"peer": "mallory"}, {"side": Side.RESPONDER}])
+async def test_a_path_for_another_pipe_is_closed(whose: dict[str, Any]) -> None:
+    relayed = Relayed(Use.HOLD)
+    host = await relayed.begin()
+    await asyncio.sleep(1)
+    path = relayed.path(**whose)
+    host.adopt("alice", path)
+    assert path.way.socket.closed  # type: ignore[attr-defined]
+    assert relayed.bench.held[0][2].path.relayed
+    await host.close()
+
+
+@virtual_time
+async def test_a_path_that_overtakes_the_tunnel_waits_for_the_pipe() -> None:
+    relayed = Relayed(Use.HOLD)
+    host = await relayed.begin()
+    await asyncio.sleep(0)
+    assert relayed.bench.held == []
+    host.adopt("alice", relayed.path())
+    await asyncio.sleep(1)
+    assert not relayed.bench.held[0][2].path.relayed
+    await host.close()
+
+
+@virtual_time
+async def test_a_path_whose_pipe_never_comes_is_closed() -> None:
+    relayed = Relayed(Use.HOLD)
+    Fake.body = forever  # type: ignore[assignment]
+    host = await relayed.begin()
+    path = relayed.path()
+    host.adopt("alice", path)
+    await host.command([CancelAttempt("alice", ATTEMPT_ID, Reason.STOPPED)])
+    await asyncio.sleep(1)
+    assert path.way.socket.closed  # type: ignore[attr-defined]
+    await host.close()
+
+
+@virtual_time
+async def test_a_kept_pipe_is_measured_on_either_path_and_closed_when_it_is_cancelled() -> None:
+    relayed = Relayed(Use.KEEP)
+    host = await relayed.begin()
+    await asyncio.sleep(0.2)
+    assert relayed.far is not None
+    echoing = asyncio.create_task(echo(relayed.far))
+    await asyncio.sleep(2)
+    assert relayed.stages() == [Stage.WON, Stage.MEASURED]
+    far = DatagramPath(FakeUdp(relayed.bench.internet, FAR_DIRECT), DIRECT)
+    relayed.far.move(far)
+    host.adopt("alice", relayed.path())
+    await asyncio.sleep(2)
+    assert relayed.stages() == [Stage.WON, Stage.MEASURED, Stage.MOVED, Stage.MEASURED]
+    assert far.socket.packets_sent
+    await host.command([CancelAttempt("alice", ATTEMPT_ID, Reason.NOT_NEEDED)])
+    await echoing
+    await asyncio.sleep(1)
+    assert relayed.bench.internet.open_sockets() == []
+    await host.close()
+
+
+@virtual_time
+async def test_the_path_of_another_plugins_pipe_is_handed_to_its_host() -> None:
+    relayed = Relayed(Use.HOLD)
+
+    async def win_path(context: AttemptContext) -> ProvedPath:
+        moves = await context.claim()
+        return replace(relayed.path(), plugin=moves or "")
+
+    Fake.body = win_path  # type: ignore[assignment]
+    host = await relayed.bench.open()
+    await host.command([relayed.order, NameWinner("alice", ATTEMPT_ID, moves="turn")])
+    await asyncio.sleep(1)
+    assert relayed.bench.handed == [("turn", "alice")]
+    await host.close()

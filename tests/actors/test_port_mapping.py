@@ -68,7 +68,7 @@ async def test_a_node_behind_it_is_reached_directly_and_its_port_closed_in_the_e
         external = await mapped(far)
         assert f"dport {external.port}" in site.rules()
         pipe = await near.connect("home", timeout_s=10)
-        other = await far.accept()
+        other = await anext(far.accept())
         await pipe.send(b"hello")
         assert await other.recv() == b"hello"
         assert pipe.path.remote == external

@@ -1,10 +1,14 @@
 """What a signal host reports of its nodes' NATs; real broker, real STUN server, on loopback."""
 
+import asyncio
+import contextlib
+import socket
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
+from warpfleet.actors import shared_probes
 from warpfleet.actors.coordinator import RecordView
 from warpfleet.actors.signal_host import SignalHost, SignalPorts, view_of
 from warpfleet.actors.values import NodeSpec
@@ -14,6 +18,9 @@ from warpfleet.core.exit import Exit, KnownNat
 from warpfleet.core.identity import Identity
 from warpfleet.core.nat import NatSource
 from warpfleet.core.peer import PeerView
+from warpfleet.net import natprobe, stun
+from warpfleet.net.interfaces import ConnectionLost
+from warpfleet.net.sockets import UdpSocket
 from warpfleet.net.stunserver import StunServer
 from warpfleet.net.vantage import Vantage
 from warpfleet.signal.broker import EmbeddedBroker
@@ -73,6 +80,57 @@ async def test_nodes_that_start_together_share_a_probe_and_its_result_is_remembe
     assert {report.view.behaviour(4) for report in reports} == {found[0].behaviour}
     assert memory.recalled == [Exit("test", 4, HOME)]
     assert [(nat.exit, nat.behaviour) for nat in memory.remembered] == [(Exit("test", 4, HOME), found[0].behaviour)]
+
+
+async def answer_haltingly(server: UdpSocket, go_on: asyncio.Event) -> None:
+    """A STUN server that answers the first request at once, and the others when it is told to."""
+    with contextlib.suppress(ConnectionLost):
+        while True:
+            data, source = await server.receive()
+            request = stun.parse(data)
+            assert request
+            response = stun.Message(stun.Method.BINDING, stun.Class.RESPONSE, request.transaction_id)
+            response.attributes["XOR-MAPPED-ADDRESS"] = source
+            server.send_to(bytes(response), source)
+            await go_on.wait()
+
+
+async def test_a_node_is_open_once_its_address_is_known_and_the_rest_is_told_when_it_is(
+    specs: list[NodeSpec], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither the rest of the NAT tests is waited for nor an NTP server that is silent."""
+    monkeypatch.setattr(natprobe, "UDP_TIMEOUT_S", 60.0)  # the tests end because they are answered, or not at all
+    monkeypatch.setattr(shared_probes, "_PROBE_S", 60.0)
+    told: asyncio.Queue[PeerView] = asyncio.Queue()
+
+    async def learn(records: dict[str, RecordView]) -> None:
+        """The record that comes back from the broker says the same."""
+
+    async def take(views: dict[str, PeerView], _clock_offset_s: float) -> None:
+        told.put_nowait(views["alice"])
+
+    host, go_on = SignalHost(), asyncio.Event()
+    host.bind(SignalPorts(deliver={}, learn=learn, take_views={"udp_punch": take}))
+    server = UdpSocket(Vantage(address=HOME).open(4, socket.SOCK_DGRAM))
+    answering = asyncio.create_task(answer_haltingly(server, go_on))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
+        silent.bind((HOME, 0))
+        ntp = f"{HOME}:{silent.getsockname()[1]}"
+        alice = replace(specs[0], stun=(server.local,), ntp=(ntp,))
+        try:
+            [report] = await host.open_nodes([alice], {}, [], patience_s=0)
+            assert (report.view.external, report.view.nat, report.clock) == ({4: HOME}, {}, None)
+            early = await host.own_record("alice")
+            assert told.empty()
+            go_on.set()
+            async with asyncio.timeout(5):
+                assert (await told.get()).nat[4].udp
+            assert await host.own_record("alice") != early
+        finally:
+            go_on.set()
+            await host.close()
+            server.close()
+            await answering
 
 
 async def test_a_mapping_is_published_and_told_to_whoever_plans_and_runs_attempts(specs: list[NodeSpec]) -> None:

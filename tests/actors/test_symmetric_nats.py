@@ -74,7 +74,7 @@ async def test_a_symmetric_nat_is_got_through(site: Site, initiator: str, respon
     near, far = (Identity.generate(name, secrets.token_bytes(32)) for name in (initiator, responder))
     async with site.node(near, far.public) as here, site.node(far, near.public) as there, asyncio.timeout(15):
         pipes = await asyncio.gather(*(here.connect(responder, plugin_name=plugin) for _ in range(AT_ONCE)))
-        for end in [await there.accept() for _ in pipes]:
+        for end in [await anext(there.accept()) for _ in pipes]:
             await end.send(b"hello")
         assert [await pipe.recv() for pipe in pipes] == [b"hello"] * AT_ONCE
 
@@ -92,7 +92,7 @@ async def test_a_block_of_ports_is_learned_and_guessed_with_few_packets(site: Si
         assert learned.size > BLOCK.size / 2
         for _ in range(REPEATS):
             async with await here.connect("narrow", plugin_name="random_probe"):
-                await (await there.accept()).close()
+                await (await anext(there.accept())).close()
     rows = [f"SELECT * FROM '{tmp_path}/{side}/attempts/*.parquet'" for side in ("near", "far")]
     sums = f"SELECT sum(packets_sent) FROM ({' UNION ALL '.join(rows)}) WHERE outcome = 'won' GROUP BY attempt_id"
     packets = [row[0] for row in duckdb.sql(sums).fetchall()]

@@ -10,6 +10,7 @@ from warpfleet.configs.loader import load
 from warpfleet.core.combo import Transport
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.core.errors import InputError
+from warpfleet.core.forward import Permission
 
 _PASSWORD = "geh/eim"
 _EXAMPLE = """
@@ -80,6 +81,16 @@ def test_services_may_be_left_out(tmp_path: Path) -> None:
     assert (fleet.services.mqtt, fleet.services.turn) == ((), ())
 
 
+def test_peers_may_have_dialled_what_is_named_and_nothing_unless_something_is(tmp_path: Path) -> None:
+    text = "version: 1\nname: x\nnodes: [{name: a, forward: ['127.0.0.1:22', '[fd00::1]:*']}, {name: b}]\n"
+    fleet = _load(tmp_path, text)
+    a, b = fleet.nodes
+    assert a.forward == (Permission("127.0.0.1", 22), Permission("fd00::1", None))
+    assert b.forward == ()
+    assert fleet.redacted()["nodes"][0]["forward"] == ["127.0.0.1:22", "[fd00::1]:*"]
+    assert pickle.loads(pickle.dumps(fleet)) == fleet
+
+
 def test_external_addresses_belong_to_the_internet_unless_a_realm_is_named(tmp_path: Path) -> None:
     nodes = "nodes: [{name: a}]\n"
     assert _load(tmp_path, f"version: 1\nname: x\n{nodes}").realm == "internet"
@@ -108,6 +119,10 @@ _NODES = {
     "{name: a, listen: [70000]}": "nodes[0].listen[0]: should be less than or equal to 65535",
     "{name: a, listen: [yes]}": "nodes[0].listen[0]: should be a valid integer",
     "{name: a, listen: 443}": "nodes[0].listen: should be a list",
+    "{name: a, forward: [22]}": "nodes[0].forward[0]: should be a string",
+    "{name: a, forward: ['*:22']}": "nodes[0].forward[0]: the host is neither",
+    "{name: a, forward: ['0.0.0.0:22']}": "nodes[0].forward[0]: no host has this address",
+    "{name: a, forward: ['127.0.0.1']}": "nodes[0].forward[0]: write it like 127.0.0.1:22",
     "{name: a, listen: [443, 443]}": "nodes[0].listen[1]: port 443 is listed twice",
     "": "nodes: the list is empty",
 }

@@ -1,5 +1,6 @@
 """The policies that ship, and what a policy file may say."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,13 @@ def test_staggered_overlaps_the_phases_and_has_a_relay_within_three_seconds() ->
     assert numbers.skip_ruled_out
     ends = [(t.start_s or 0) + t.timeout_s for t in numbers.timings.values()]
     assert max(ends) <= numbers.deadline_s
+
+
+def test_relay_first_has_the_times_of_staggered_but_for_the_relay() -> None:
+    staggered, relay_first = (walk_numbers(policy).timings for policy in (Policy.STAGGERED, Policy.RELAY_FIRST))
+    at_once = replace(staggered[Phase.RELAY], start_s=0)
+    assert relay_first == dict(staggered) | {Phase.RELAY: at_once}
+    assert [policy for policy in Policy if walk_numbers(policy).upgrades] == [Policy.RELAY_FIRST]
 
 
 @pytest.mark.parametrize(("policy", "budgets_s"), [(Policy.STAGGERED, (10, 15, 10)), (Policy.PATIENT, (180, 150, 60))])

@@ -26,7 +26,7 @@ from warpfleet.core.plan import (
     make_plan,
     subjects,
 )
-from warpfleet.core.walk import Action, Cancel, Finish, Name, Start, Walk
+from warpfleet.core.walk import Action, Cancel, Finish, Move, Name, Start, Walk
 
 NIC, EXT, LOOPBACK = RouteType.NIC, RouteType.EXT, RouteType.LOOPBACK
 DIRECT, PUNCH, SPRAY, RELAY = Phase.DIRECT, Phase.PUNCH, Phase.SPRAY, Phase.RELAY
@@ -39,6 +39,9 @@ STAGGERED_TIMINGS = {
 }
 STRICT = WalkNumbers(STRICT_TIMINGS, skip_ruled_out=False, deadline_s=45)
 STAGGERED = WalkNumbers(STAGGERED_TIMINGS, skip_ruled_out=True, deadline_s=30)
+RELAY_FIRST = WalkNumbers(
+    STAGGERED_TIMINGS | {RELAY: PhaseTiming(0, 10)}, skip_ruled_out=True, deadline_s=30, upgrades=True
+)
 
 
 def technique(
@@ -436,7 +439,8 @@ def plan(numbers: WalkNumbers, *, long_shots: Collection[Combo] = (), **phases: 
         planned = tuple(Planned(combo, timing.start_s, combo in long_shots) for combo in combos)
         return PhasePlan(phase, timing.timeout_s, planned)
 
-    return Plan(tuple(phase_plan(phase) for phase in Phase), (), numbers.deadline_s)
+    phases_by_start = sorted(Phase, key=lambda phase: numbers.timings[phase].start_s or 0)
+    return Plan(tuple(map(phase_plan, phases_by_start)), (), numbers.deadline_s, numbers.upgrades)
 
 
 def test_strict_starts_a_phase_only_when_all_of_the_earlier_one_has_ended() -> None:
@@ -611,6 +615,104 @@ def test_what_was_moved_and_then_not_needed_says_why() -> None:
     assert finish == Finish(A, None, (Skipped(B, SPRAY, Reason.NOT_NEEDED, "why"),))
 
 
+# A relay first
+
+
+def test_relay_first_is_staggered_with_a_relay_at_once() -> None:
+    def starts(numbers: WalkNumbers) -> dict[str, float | None]:
+        return {name: p.start_s for name, p in planned(make_plan(TECHNIQUES, numbers, HOME, FAR_HOME)).items()}
+
+    assert starts(RELAY_FIRST) == starts(STAGGERED) | {"relay/ext": 0}
+
+
+def test_experience_moves_no_relay_that_comes_first_and_nothing_on_account_of_one() -> None:
+    relayed = Between(REALM, "relay", 4, OPEN.signature, CONE.signature)
+    for slow in (Inbound(SERVER_EXIT, "reverse"), relayed):
+        tracks: dict[Subject, Track] = {slow: record(16, 16, 2000.0)}
+        found = planned(make_plan(TECHNIQUES, RELAY_FIRST, SERVER, HOME, experience=known(tracks)))
+        assert found["relay/ext"].start_s == 0
+        assert found["punch/ext"].start_s == (0.3 if slow is relayed else 0.8)
+
+
+def carried() -> Walk:
+    """A walk whose relayed pipe, D, is in use since 0.2 s, while A is under way."""
+    walk = Walk(plan(RELAY_FIRST, direct=(A,), spray=(B,), relay=(D,)))
+    walk.advance(0)
+    walk.ready(D)
+    assert walk.advance(0.1) == [Name(D)]
+    walk.agreed(D)
+    return walk
+
+
+def test_a_relay_starts_beside_the_rest_which_does_not_wait_for_it() -> None:
+    walk = Walk(plan(RELAY_FIRST, long_shots=(A,), direct=(A,), spray=(B,), relay=(D,)))
+    assert walk.advance(0) == [Start(A, DIRECT, 5), Start(D, RELAY, 10), Start(B, SPRAY, 15)]
+
+
+def test_a_relayed_pipe_does_not_end_the_walk() -> None:
+    walk = carried()
+    assert (walk.advance(0.2), walk.next_wakeup_s()) == ([], 0.3)
+    assert walk.advance(0.3) == [Start(B, SPRAY, 15)]
+
+
+def test_a_relayed_pipe_in_use_moves_to_the_first_direct_path() -> None:
+    walk = carried()
+    walk.advance(0.3)
+    walk.ready(B)
+    assert walk.advance(0.4) == [Move(B)]
+    walk.agreed(B)
+    assert walk.advance(0.5) == [Cancel(A, Reason.OTHER_PIPE_WON), Finish(B, None, ())]
+
+
+def test_a_direct_path_that_dies_as_the_pipe_is_to_move_makes_room_for_the_next() -> None:
+    walk = carried()
+    walk.advance(0.3)
+    walk.ready(A)
+    walk.ready(B)
+    assert walk.advance(0.4) == [Move(A)]
+    walk.ended(A)
+    assert walk.advance(0.5) == [Move(B)]
+
+
+def test_where_a_direct_path_comes_before_the_relay_none_is_needed() -> None:
+    walk = Walk(plan(RELAY_FIRST, direct=(A,), spray=(B,), relay=(D,)))
+    walk.advance(0)
+    walk.ready(D)
+    walk.ready(A)
+    assert walk.advance(0.1) == [Name(A)]
+    walk.agreed(A)
+    assert walk.advance(0.2) == [
+        Cancel(D, Reason.OTHER_PIPE_WON),
+        Finish(A, None, (Skipped(B, SPRAY, Reason.NOT_NEEDED),)),
+    ]
+
+
+def test_the_walk_of_a_relayed_pipe_ends_when_nothing_direct_is_left() -> None:
+    walk = carried()
+    walk.ended(A)
+    assert walk.advance(0.2) == [Start(B, SPRAY, 15)]
+    walk.ended(B)
+    assert walk.advance(0.4) == [Finish(D, None, ())]
+
+
+def test_the_deadline_ends_the_search_and_leaves_the_relayed_pipe() -> None:
+    walk = carried()
+    walk.advance(0.3)
+    assert walk.advance(30) == [Cancel(A, Reason.DEADLINE), Cancel(B, Reason.DEADLINE), Finish(D, None, ())]
+
+
+def test_of_several_relays_one_is_enough() -> None:
+    walk = Walk(plan(RELAY_FIRST, spray=(A,), relay=(B, C, D)))
+    assert walk.advance(0) == [Start(B, RELAY, 10), Start(C, RELAY, 10), Start(D, RELAY, 10), Start(A, SPRAY, 15)]
+    walk.ready(B)
+    walk.ready(C)
+    assert walk.advance(0.1) == [Name(B)]
+    walk.agreed(B)
+    assert walk.advance(0.2) == [Cancel(C, Reason.OTHER_PIPE_WON), Cancel(D, Reason.OTHER_PIPE_WON)]
+    walk.ready(D)
+    assert walk.advance(0.3) == []
+
+
 @given(
     st.sampled_from([STRICT, STAGGERED]),
     _PLACES,
@@ -700,11 +802,12 @@ _INPUTS = st.one_of(
 )
 
 
-@given(st.sampled_from([STRICT, STAGGERED]), _PLACES, st.lists(_INPUTS, max_size=40))
+@given(st.sampled_from([STRICT, STAGGERED, RELAY_FIRST]), _PLACES, st.lists(_INPUTS, max_size=40))
 def test_whatever_happens_the_walk_keeps_its_promises(  # noqa: C901 - one promise a branch
     numbers: WalkNumbers, places: tuple[Phase, ...], inputs: list[tuple[str, Combo | float | None]]
 ) -> None:
     phase_of = dict(zip(COMBOS, places, strict=True))
+    carriers = {c for c in COMBOS if numbers.upgrades and phase_of[c] is RELAY}
     walk = Walk(plan(numbers, **{p.value: tuple(c for c in COMBOS if phase_of[c] is p) for p in Phase}))
     elapsed_s, live, named, started = 0.0, set(), set(), set()
     finish: Finish | None = None
@@ -721,6 +824,7 @@ def test_whatever_happens_the_walk_keeps_its_promises(  # noqa: C901 - one promi
                 named.discard(value)
             if what == "agreed" and finish is None:
                 agreed |= {value} & named  # type: ignore[arg-type]
+                named -= {value} & carriers  # type: ignore[arg-type]
         actions = walk.advance(elapsed_s)
         assert finish is None or actions == []
         for action in actions:
@@ -730,20 +834,22 @@ def test_whatever_happens_the_walk_keeps_its_promises(  # noqa: C901 - one promi
                     assert {phase_of[c] for c in live} <= {action.phase}
                 live.add(action.combo)
                 started.add(action.combo)
-            elif isinstance(action, Name):
+            elif isinstance(action, Name | Move):
                 assert not named, "one at a time"
                 assert action.combo in live
+                assert isinstance(action, Move) == bool(agreed)
+                assert not agreed & {action.combo, *(carriers if action.combo in carriers else ())}
                 named.add(action.combo)
             elif isinstance(action, Cancel):
-                assert action.combo in live
+                assert action.combo in live - agreed
                 live.discard(action.combo)
             else:
                 assert action is actions[-1]
                 finish = action
     assert finish is not None, "over by the deadline"
-    assert live <= {finish.winner}, "what did not win is cancelled"
+    assert live <= agreed, "what did not win is cancelled"
     assert (finish.winner is None) == (finish.reason is not None)
-    assert agreed == ({finish.winner} if finish.winner else set())
+    assert (agreed - carriers or agreed) == ({finish.winner} if finish.winner else set())
     assert {s.combo for s in finish.untried} == set(COMBOS) - started
 
 

@@ -79,7 +79,7 @@ async def punch(mine: Node, theirs: Node, af: AddressFamily = 4) -> None:
     """A pipe by this plugin alone, which carries bytes both ways."""
     pipe = await mine.connect(theirs.name, plugin_name="tcp_punch", route_type=RouteType.EXT, af=af)
     async with asyncio.timeout(DEADLINE_S):
-        other = await theirs.accept()
+        other = await anext(theirs.accept())
         assert (pipe.path.transport, pipe.path.relayed, pipe.peer, other.peer) == (
             Transport.TCP,
             False,
@@ -137,7 +137,7 @@ async def test_clocks_that_are_seconds_apart_end_no_punch(streets: Lab, plugin: 
     ):
         for one, other in ((mine, theirs), (theirs, mine)):
             pipe = await one.connect(other.name, plugin_name=plugin, route_type=RouteType.EXT)
-            async with asyncio.timeout(DEADLINE_S), pipe, await other.accept() as end:
+            async with asyncio.timeout(DEADLINE_S), pipe, await anext(other.accept()) as end:
                 await carries(pipe, end)
 
 

@@ -13,6 +13,7 @@ from warpfleet.core.identity import Identity
 from warpfleet.net.handshake import FRAME_BYTES, NONCE_BYTES, Event, Frame, FrameType, Handshake, ProofFailed, Received
 
 ANSWERED = {FrameType.KNOCK: FrameType.HELLO, FrameType.HELLO: FrameType.PROOF, FrameType.TAKE: FrameType.AGREED}
+CHALLENGE = bytes(range(NONCE_BYTES))
 
 
 def kind(frame: bytes | None) -> FrameType | None:
@@ -28,6 +29,9 @@ def transcript() -> dict[FrameType, bytes]:
     frames[FrameType.TAKE] = initiator.take()
     frames[FrameType.AGREED] = responder.receive(frames[FrameType.TAKE]).reply or b""
     frames[FrameType.SEAL] = initiator.seal()
+    frames[FrameType.MOVE] = initiator.move("turn")
+    frames[FrameType.CHECK] = initiator.check(CHALLENGE)
+    frames[FrameType.CHECKED] = responder.receive(frames[FrameType.CHECK]).reply or b""
     frames[FrameType.CLOSE] = responder.close()
     return frames
 
@@ -52,7 +56,13 @@ def test_the_five_steps() -> None:
 FAILS = "fails"
 # How far each role has come, and what each frame of the same run then means: an event and the frame that answers.
 INITIATOR_TABLE = {
-    (): {"KNOCK": ("KNOCKED", "HELLO"), "PROOF": ("PROVED", None), "AGREED": FAILS, "CLOSE": ("CLOSED", None)},
+    (): {
+        "KNOCK": ("KNOCKED", "HELLO"),
+        "PROOF": ("PROVED", None),
+        "AGREED": FAILS,
+        "CLOSE": ("CLOSED", None),
+        "CHECKED": ("CHECKED", None),
+    },
     ("PROOF",): {
         "KNOCK": ("KNOCKED", "HELLO"),
         "PROOF": ("PROVED", None),
@@ -61,8 +71,20 @@ INITIATOR_TABLE = {
     },
 }
 RESPONDER_TABLE = {
-    (): {"HELLO": ("GREETED", "PROOF"), "TAKE": FAILS, "SEAL": FAILS},
-    ("HELLO",): {"HELLO": ("GREETED", "PROOF"), "TAKE": ("TAKEN", "AGREED"), "SEAL": ("SEALED", None)},
+    (): {
+        "HELLO": ("GREETED", "PROOF"),
+        "TAKE": FAILS,
+        "MOVE": FAILS,
+        "SEAL": FAILS,
+        "CHECK": ("NOTHING", "CHECKED"),
+    },
+    ("HELLO",): {
+        "HELLO": ("GREETED", "PROOF"),
+        "TAKE": ("TAKEN", "AGREED"),
+        "MOVE": ("MOVED", "AGREED"),
+        "SEAL": ("SEALED", None),
+        "CHECK": ("NOTHING", "CHECKED"),
+    },
     ("HELLO", "TAKE"): {"HELLO": ("GREETED", "PROOF"), "TAKE": ("TAKEN", "AGREED")},
 }
 CASES = [(0, state, frame, meaning) for state, row in INITIATOR_TABLE.items() for frame, meaning in row.items()] + [
@@ -92,6 +114,7 @@ def test_every_state_takes_every_frame_of_the_peer(
         (0, FrameType.HELLO),
         (0, FrameType.TAKE),
         (0, FrameType.SEAL),
+        (0, FrameType.MOVE),
         (1, FrameType.KNOCK),
         (1, FrameType.PROOF),
         (1, FrameType.AGREED),
@@ -106,7 +129,13 @@ def test_frames_that_the_peers_role_never_sends_mean_nothing(role: int, frame: F
 
 @pytest.mark.parametrize("frame", list(FrameType))
 def test_a_byte_that_was_tampered_with_fails(frame: FrameType) -> None:
-    from_responder = frame in (FrameType.KNOCK, FrameType.PROOF, FrameType.AGREED, FrameType.CLOSE)
+    from_responder = frame in (
+        FrameType.KNOCK,
+        FrameType.PROOF,
+        FrameType.AGREED,
+        FrameType.CLOSE,
+        FrameType.CHECKED,
+    )
     receiver = handshakes()[0 if from_responder else 1]
     for position in range(FRAME_BYTES):
         changed = bytearray(FRAMES[frame])
@@ -255,6 +284,16 @@ def test_once_frames_get_through_both_ends_agree(lost_hellos: int, lost_takes: i
     for _ in range(lost_takes):
         assert responder.receive(initiator.take()).event is Event.TAKEN
     assert initiator.receive(responder.receive(initiator.take()).reply or b"").event is Event.AGREED
+
+
+def test_a_move_says_whose_pipe_it_is_and_an_answer_which_challenge() -> None:
+    initiator, responder = run_until_proved(nonces=b"ir")
+    moved, checked = responder.receive(initiator.move("turn")), initiator.receive(FRAMES[FrameType.CHECKED])
+    assert moved.frame is not None
+    assert moved.frame.plugin == "turn"
+    assert checked.frame is not None
+    assert checked.frame.initiator_nonce == CHALLENGE
+    assert initiator.receive(moved.reply or b"").event is Event.AGREED
 
 
 def test_no_secret_shows_in_a_repr() -> None:

@@ -150,6 +150,10 @@ async def test_a_stream_that_was_tampered_with_is_lost() -> None:
     await near.write(b"\x17\x03\x03\x00\x20" + bytes(32))  # a record of that length
     with pytest.raises(ConnectionLost, match="broken"):
         await bob.recv()
+    with pytest.raises(ConnectionLost):
+        await bob.send(b"x")
+    await bob.close()
+    assert far.closed
 
 
 @virtual_time

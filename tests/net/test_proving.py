@@ -216,6 +216,40 @@ async def test_a_socket_that_closes_ends_the_proof() -> None:
 # Streams
 
 
+async def move_turn() -> str:
+    return "turn"
+
+
+@virtual_time
+@pytest.mark.parametrize("lost", [0, 2])
+async def test_where_a_pipe_moves_here_both_ends_know_whose_and_nothing_else_is_sent(lost: int) -> None:
+    internet = Internet()
+    alice, bob = FakeUdp(internet, A), FakeUdp(internet, B)
+    moves = iter(range(lost))
+    internet.loses = lambda data, *_: Frame.parse(data).type is FrameType.MOVE and next(moves, None) is not None
+    a, b = handshakes()
+
+    def no_flight() -> Sequence[bytes]:
+        raise AssertionError("there is a tunnel already")
+
+    async with asyncio.timeout(20):
+        initiator = asyncio.create_task(prove_datagram(alice, a, move_turn, [B], first_flight=no_flight))
+        responder = await prove_datagram(bob, b, leave_at_once, [A])
+        assert ((await initiator).moves, responder.moves) == ("turn", "turn")
+    assert Frame.parse(responder.answer).type is FrameType.AGREED
+    assert (await initiator).answer == b""
+    assert kinds(alice).count(FrameType.MOVE) == lost + 1
+
+
+@virtual_time
+async def test_a_pipe_may_move_to_a_stream() -> None:
+    near, far = streams()
+    a, b = handshakes()
+    both_ends = asyncio.gather(prove_stream(near, a, move_turn), prove_stream(far, b, leave_at_once))
+    async with asyncio.timeout(20):
+        assert await both_ends == ["turn", "turn"]
+
+
 def streams() -> tuple[FakeStream, FakeStream]:
     return Internet().stream_pair(FROM_ALICE, FROM_BOB)
 

@@ -106,17 +106,19 @@ async def test_both_ends_are_proved_although_the_port_was_guessed_wrong(coturn: 
             prove_datagram(peer, responder, leave_at_once, [relayed.local]),
         )
     )
-    assert ends == [peer.local, relayed.local]
+    assert [end.remote for end in ends] == [peer.local, relayed.local]
     relayed.close()
     peer.close()
 
 
 async def test_two_relayed_addresses_meet(coturn: Coturn, opened: Open) -> None:
-    network = opened(coturn.server())
+    server = coturn.server()
+    network = opened(server)
     one, two = [await network.allocate_relay(4, timeout_s=DEADLINE_S) for _ in range(2)]
     one.send_to(b"opens my side", two.local)
     two.send_to(b"hello", one.local)
     assert await within(one.receive()) == (b"hello", two.local)
+    assert one.through == Endpoint(server.host, server.port)
     one.close()
     two.close()
 

@@ -171,6 +171,35 @@ async def test_a_cancelled_read_leaves_the_stream_whole(streams: tuple[TcpStream
     assert await ours.read(1) == b"x"
 
 
+async def test_only_one_task_may_read(streams: tuple[TcpStream, TcpStream]) -> None:
+    ours, _ = streams
+    pending = asyncio.create_task(ours.read(1))
+    await asyncio.sleep(0)
+    with pytest.raises(RuntimeError):
+        await ours.read(1)
+    pending.cancel()
+    await asyncio.gather(pending, return_exceptions=True)
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+async def test_the_number_of_a_stream_that_nobody_closed_is_anothers(
+    network: KernelNetwork, listener: TcpListener
+) -> None:
+    forgotten = await network.connect_tcp(listener.local, timeout_s=DEADLINE_S)
+    accepted = await listener.accept()
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(forgotten.read(1), 0.01)
+    number = forgotten._ready.socket.fileno()
+    del forgotten
+    following = await network.connect_tcp(listener.local, timeout_s=DEADLINE_S)
+    assert following._ready.socket.fileno() == number
+    other = await listener.accept()
+    _, data = await asyncio.gather(other.write(b"x"), following.read(1))
+    assert data == b"x"
+    for stream in (following, other, accepted):
+        stream.close()
+
+
 async def test_a_stream_is_taken_out_with_every_unread_byte(streams: tuple[TcpStream, TcpStream]) -> None:
     ours, theirs = streams
     await theirs.write(b"read, unread")
@@ -178,6 +207,19 @@ async def test_a_stream_is_taken_out_with_every_unread_byte(streams: tuple[TcpSt
     again = TcpStream.from_socket(ours.detach())
     assert await again.read_exactly(6) == b"unread"
     again.close()
+
+
+async def test_both_ends_of_a_stream_look_whether_the_other_is_still_there(
+    streams: tuple[TcpStream, TcpStream],
+) -> None:
+    for stream in streams:
+        with stream.detach() as taken:
+            assert taken.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+            idle_s, interval_s, probes = (
+                taken.getsockopt(socket.IPPROTO_TCP, option)
+                for option in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+            )
+            assert idle_s + interval_s * probes <= 30
 
 
 async def test_nagle_is_off(streams: tuple[TcpStream, TcpStream]) -> None:

@@ -48,6 +48,7 @@ class Side:
         factory = await UdpPunch.setup(self.node)
         assert factory
         self.factory = factory
+        await asyncio.sleep(0)  # until it is waited for
         self.node.knows_itself.set()
         await asyncio.gather(*(news() for news in self.node.expected))
         self.node.view = replace(self.node.view, standing=dict(self.node.standing))

@@ -16,6 +16,7 @@ from warpfleet.core.identity import PublicIdentity
 from warpfleet.core.targets import Budget, loopback_alias
 from warpfleet.net.handshake import NONCE_BYTES, ProofFailed
 from warpfleet.net.interfaces import ConnectionLost, ConnectRefused, Pipe, RelayRefused, Unreachable
+from warpfleet.net.proved_path import ProvedPath
 from warpfleet.net.proving import PeerClosed
 from warpfleet.plugins.contract import (
     Abandon,
@@ -26,6 +27,7 @@ from warpfleet.plugins.contract import (
     AttemptSpec,
     Inbox,
     Strategy,
+    Won,
 )
 from warpfleet.plugins.guard import GuardedNetwork
 from warpfleet.plugins.room import Room
@@ -55,8 +57,8 @@ _log = logging.getLogger(__name__)
 
 class AttemptRun:
     """One side of one attempt. `report` hears of each stage, `post` takes messages for the peer, and `on_pipe` gets the
-    pipe that it won; `targets` are the route types whose addresses it may send to. `budget` it shares with
-    the other attempts with that peer, `room` with all of the host."""
+    pipe that it won, or `on_path` the path for the one that its connection has; `targets` are the route types whose
+    addresses it may send to. `budget` it shares with the other attempts with that peer, `room` with all of the host."""
 
     def __init__(
         self,
@@ -69,6 +71,7 @@ class AttemptRun:
         report: Callable[[Report], None],
         post: Callable[[OutgoingSignal], None],
         on_pipe: Callable[["AttemptRun", Pipe], Awaitable[None]],
+        on_path: Callable[["AttemptRun", ProvedPath], None],
         room: Room,
         surroundings: Surroundings = MACHINE,
     ) -> None:
@@ -91,9 +94,11 @@ class AttemptRun:
         self._report = report
         self._post_signal = post
         self._on_pipe = on_pipe
+        self._on_path = on_path
         self._loop = asyncio.get_running_loop()
         self._begun_s = self._loop.time()
         self._named = asyncio.Event()
+        self._moves: str | None = None
         self._cancel_reason: Reason | None = None
         self._proved = False
         self._peer_knows = spec.opening is not None
@@ -108,8 +113,9 @@ class AttemptRun:
         self._task = asyncio.create_task(self._run(factory))
         return self._task
 
-    def name_winner(self) -> None:
-        """The coordinator lets the proved pipe be taken."""
+    def name_winner(self, moves: str | None) -> None:
+        """The coordinator lets the proved pipe be taken, or the pipe of another plugin move here."""
+        self._moves = moves
         self._named.set()
         if self._timeout and not self._timeout.expired():
             latest = self._loop.time() + _AGREE_S
@@ -149,14 +155,14 @@ class AttemptRun:
 
     async def _run(self, factory: AttemptFactory) -> None:
         strategy: Strategy | None = None
-        pipe: Pipe | None = None
+        won: Won | None = None
         self._running = True
         try:
             if self._cancel_reason:
                 raise asyncio.CancelledError
             async with asyncio.timeout(self.context.timeout_s) as self._timeout:
                 strategy = factory(self.context)
-                pipe = await self._named_pipe(await strategy.run())
+                won = await self._named_only(await strategy.run())
         except TimeoutError:
             self._end(AttemptOutcome.TIMEOUT, Reason.NO_ANSWER)
         except asyncio.CancelledError:
@@ -165,22 +171,22 @@ class AttemptRun:
         except Exception as error:  # noqa: BLE001 - a plugin may raise anything: it fails, and nothing else does
             self._end(AttemptOutcome.FAILED, self._reason_of(error), str(error))
         else:
-            if pipe is None:
+            if won is None:
                 self._end(AttemptOutcome.LOST, Reason.REFRESHED)
         finally:
             if strategy and not strategy.result.done():
-                strategy.result.set_result(pipe)
+                strategy.result.set_result(won)
             self._timeout = None
             self.context.inbox.close()
-        if pipe is not None:
-            await self._use(pipe)
+        if won is not None:
+            await self._use(won)
         self._network.settle()
 
-    async def _named_pipe(self, pipe: Pipe | None) -> Pipe | None:
-        """The pipe, unless the plugin took it without leave: then nobody has proved anything on it."""
-        if pipe is None or self.context.side is Side.RESPONDER or self._named.is_set():
-            return pipe
-        await pipe.close()
+    async def _named_only(self, won: Won | None) -> Won | None:
+        """The same, unless the plugin took it without leave: then nobody has proved anything on it."""
+        if won is None or self.context.side is Side.RESPONDER or self._named.is_set():
+            return won
+        await won.close()
         raise RuntimeError("it took a pipe that was not named the winner")
 
     def _specific(self, local: Endpoint) -> Endpoint:
@@ -189,20 +195,25 @@ class AttemptRun:
         addresses = self.node.view.addresses(local.af)
         return Endpoint(addresses[0].ip, local.port) if ip_address(local.ip).is_unspecified and addresses else local
 
-    async def _use(self, pipe: Pipe) -> None:
-        path = pipe.path
+    async def _use(self, won: Won) -> None:
+        path = won.path
         facts = PipeFacts(path.transport, path.relayed, self._specific(path.local), path.remote)
-        self.tell(Stage.WON, outcome=AttemptOutcome.WON, pipe=facts)
+        moves = won.plugin if isinstance(won, ProvedPath) else None
+        self.tell(Stage.WON, outcome=AttemptOutcome.WON, pipe=facts, moves=moves)
+        if isinstance(won, ProvedPath):
+            self._on_path(self, won)
+            return
         try:
-            await self._on_pipe(self, pipe)
+            await self._on_pipe(self, won)
         except asyncio.CancelledError:
-            await pipe.close()
+            await won.close()
 
-    async def _claim(self) -> None:
+    async def _claim(self) -> str | None:
         if not self._proved:
             self._proved = True
             self.tell(Stage.READY)
         await self._named.wait()
+        return self._moves
 
     def _post(self, message: AttemptMessage) -> None:
         context = self.context

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from warpfleet.actors.surroundings import MACHINE, Surroundings
@@ -20,7 +20,7 @@ from warpfleet.core.combo import AttemptOutcome, Combo, ConnectionOutcome, Phase
 from warpfleet.core.experience import Ended, Evidence, evidence, round_trip_of, subject_of
 from warpfleet.core.peer import PeerView
 from warpfleet.core.plan import Plan, Skipped, Technique
-from warpfleet.core.walk import Action, Cancel, Finish, Name, Start, Walk
+from warpfleet.core.walk import Action, Cancel, Finish, Move, Name, Start, Walk
 from warpfleet.telemetry.records import AttemptRow, ConnectionRow, StartedRow
 
 # After the end of the walk: an echo takes a few round trips, a cancelled attempt a few milliseconds. What takes longer
@@ -37,6 +37,30 @@ class _Running:
     sent: StartAttempt
     advice: str | None = None
     row: AttemptRow | None = None
+
+
+@dataclass(slots=True)
+class _Pipe:
+    """The pipe of the connection: the attempt that won it, and the one whose path it was to move to."""
+
+    won: Report
+    direct: Report | None = None
+    moved_at_s: float | None = None
+    measured: list[Report] = field(default_factory=list)  # once on each path
+    lost: bool = False  # closed, or gone with its host
+
+    @property
+    def path(self) -> Report:
+        """The attempt whose path it takes."""
+        return self.direct if self.direct and self.moved_at_s is not None else self.won
+
+    @property
+    def moving(self) -> bool:
+        return self.direct is not None and self.moved_at_s is None and not self.lost
+
+    @property
+    def measuring(self) -> bool:
+        return not self.lost and len(self.measured) < (1 if self.moved_at_s is None else 2)
 
 
 class ConnectionRun:
@@ -63,8 +87,8 @@ class ConnectionRun:
         self._events: asyncio.Queue[Report | Reason] = asyncio.Queue()
         self._attempts: dict[str, _Running] = {}
         self._ids: dict[Combo, str] = {}
-        self._won: Report | None = None
-        self._measured: Report | None = None
+        self._pipe: _Pipe | None = None
+        self._upgrades = False
         self._began_s = self._loop.time()
         self.started_at = self._now()
         self.stopped: Reason | None = None
@@ -106,8 +130,8 @@ class ConnectionRun:
         for attempt_id, running in self._attempts.items():
             if running.combo.plugin == plugin and running.row is None:
                 self._events.put_nowait(self._died(attempt_id, running))
-        if self._won and self._won.combo.plugin == plugin:
-            self._events.put_nowait(replace(self._won, stage=Stage.MEASURED))
+        if self._pipe and self._pipe.won.combo.plugin == plugin:
+            self._events.put_nowait(replace(self._pipe.won, stage=Stage.ENDED, reason=Reason.ACTOR_DIED))
 
     def runs(self, attempt_id: str) -> bool:
         """Whether this attempt is one of ours."""
@@ -116,6 +140,7 @@ class ConnectionRun:
     async def walk(self, plan: Plan, mine: PeerView, theirs: PeerView) -> ConnectionRow:
         """Walk the plan to its end; the connection's row."""
         walk = Walk(plan)
+        self._upgrades = plan.upgrades
         if self.stopped:
             walk.stop(self.stopped)
         finish: Finish | None = None
@@ -134,7 +159,7 @@ class ConnectionRun:
         reason = finish.reason
         if reason in (Reason.NOTHING_TO_TRY, Reason.ALL_FAILED, Reason.ONLY_LONG_SHOTS) and Reason.ACTOR_DIED in ends:
             reason = Reason.ACTOR_DIED  # nobody knows what would have become of it
-        return self.row(mine, theirs, None if self._won else reason)
+        return self.row(mine, theirs, None if self._pipe else reason)
 
     async def fail(self, mine: PeerView | None, theirs: PeerView | None, reason: Reason, error: str) -> ConnectionRow:
         """End without a walk, or in the midst of one that cannot go on; the connection's row."""
@@ -146,32 +171,34 @@ class ConnectionRun:
 
     def evidence(self, mine: PeerView, theirs: PeerView) -> list[Evidence]:
         """What the attempts of a walk that has ended teach: nothing where it has no pipe."""
-        rtt_ms = self._measured.rtt_ms if self._measured else None
+        path = self._pipe.path if self._pipe else None
+        rtt_ms = self._rtt_ms()
         at = self.started_at.timestamp()
         found: list[Evidence] = []
         for running in self._attempts.values():
             combo, row = running.combo, running.row
-            if self._won is None or running.phase is None or row is None:
+            if path is None or running.phase is None or row is None:
                 continue
             requirement = self._techniques[combo.plugin].requirement
             subject = subject_of(requirement, combo, mine, theirs, self.request.realm)
             ran_ms = (row.ended_ms or 0) - (row.started_ms or 0)
             ended = Ended(combo, row.outcome, row.reason, ran_ms)
-            learnt = evidence(subject, ended, self._won.combo, rtt_ms, at) if subject else None
+            learnt = evidence(subject, ended, path.combo, rtt_ms, at) if subject else None
             found += [learnt] if learnt else []
-        if self._won and rtt_ms is not None:
-            path = round_trip_of(self._won.combo, mine, theirs, self.request.realm)
-            found += [Evidence(path, True, at, rtt_ms=rtt_ms)] if path else []
+        if path and rtt_ms is not None:
+            round_trip = round_trip_of(path.combo, mine, theirs, self.request.realm)
+            found += [Evidence(round_trip, True, at, rtt_ms=rtt_ms)] if round_trip else []
         return found
 
     def row(
         self, mine: PeerView | None, theirs: PeerView | None, reason: Reason | None, error: str = ""
     ) -> ConnectionRow:
         """The connection's row as things stand."""
-        won, r = self._won, self.request
-        pipe = won.pipe if won else None
-        af = won.combo.af if won else (r.pin.af or 4)
-        first_byte_at_s = self._measured.first_byte_at_s if self._measured else None
+        pipe, r = self._pipe, self.request
+        path = pipe.path if pipe else None
+        facts = path.pipe if path else None
+        af = path.combo.af if path else (r.pin.af or 4)
+        first_bytes_at_s = [m.first_byte_at_s for m in pipe.measured if m.first_byte_at_s] if pipe else []
         return ConnectionRow(
             sweep_id=r.sweep_id,
             connection_id=r.connection_id,
@@ -181,25 +208,30 @@ class ConnectionRun:
             policy=r.policy,
             started_at=self.started_at,
             outcome=self._outcome(reason),
-            plugin=won.combo.plugin if won else None,
-            phase=self._attempts[won.attempt_id].phase if won else None,
-            transport=pipe.transport if pipe else None,
-            af=won.combo.af if won else None,
-            route_type=won.combo.route if won else None,
-            local_endpoint=str(pipe.local) if pipe else None,
-            remote_endpoint=str(pipe.remote) if pipe else None,
-            connect_ms=self._ms(won.at_s) if won else None,
-            first_byte_ms=self._ms(first_byte_at_s) if first_byte_at_s else None,
-            rtt_ms=self._measured.rtt_ms if self._measured else None,
+            plugin=path.combo.plugin if path else None,
+            phase=self._attempts[path.attempt_id].phase if path else None,
+            transport=facts.transport if facts else None,
+            af=path.combo.af if path else None,
+            route_type=path.combo.route if path else None,
+            local_endpoint=str(facts.local) if facts else None,
+            remote_endpoint=str(facts.remote) if facts else None,
+            connect_ms=self._ms(pipe.won.at_s) if pipe else None,
+            first_byte_ms=self._ms(first_bytes_at_s[0]) if first_bytes_at_s else None,
+            rtt_ms=self._rtt_ms(),
+            upgraded_ms=self._ms(pipe.moved_at_s) if pipe and pipe.moved_at_s else None,
             initiator_nat=mine.behaviour(af).alias if mine else None,
             responder_nat=theirs.behaviour(af).alias if theirs else None,
             error=error or self._error(reason),
             reason=reason,
         )
 
+    def _rtt_ms(self) -> float | None:
+        """The round trip on the path that the pipe takes."""
+        return self._pipe.measured[-1].rtt_ms if self._pipe and self._pipe.measured else None
+
     def _outcome(self, reason: Reason | None) -> ConnectionOutcome:
-        if self._won and self._won.pipe:
-            return ConnectionOutcome.RELAYED if self._won.pipe.relayed else ConnectionOutcome.DIRECT
+        if self._pipe and (facts := self._pipe.path.pipe):
+            return ConnectionOutcome.RELAYED if facts.relayed else ConnectionOutcome.DIRECT
         if reason in (Reason.STOPPED, Reason.INTERRUPTED):
             return ConnectionOutcome.CANCELLED
         if reason in (Reason.INTERNAL, Reason.ACTOR_DIED, Reason.UNTRUSTED):
@@ -229,23 +261,36 @@ class ConnectionRun:
             walk.ready(running.combo)
         elif event.stage is Stage.WON and running.row is None:
             self._on_won(walk, running, event)
-        elif event.stage is Stage.MEASURED and self._won and event.attempt_id == self._won.attempt_id:
-            self._measured = event
         elif event.stage is Stage.ENDED and running.row is None:
             walk.ended(running.combo)
             self._write(running, event)
+        elif self._pipe and event.attempt_id == self._pipe.won.attempt_id:
+            self._on_pipe(walk, self._pipe, event)
+
+    def _on_pipe(self, walk: Walk, pipe: _Pipe, event: Report) -> None:
+        if event.stage is Stage.MEASURED:
+            pipe.measured.append(event)
+        elif event.stage is Stage.MOVED:
+            pipe.moved_at_s = event.at_s
+        elif event.stage is Stage.ENDED:
+            pipe.lost = True
+            walk.stop(event.reason or Reason.NOT_NEEDED)
 
     def _on_won(self, walk: Walk, running: _Running, event: Report) -> None:
         """Both ends have agreed: a cancellation that is under way by now, as at the deadline, comes too late."""
         walk.agreed(running.combo)
-        self._won = event
+        if self._pipe is None:
+            self._pipe = _Pipe(event)
+        else:
+            self._pipe.direct = event
         self._write(running, event)
 
     def _carry_out(self, action: Action, theirs: PeerView) -> None:
         if isinstance(action, Start):
             self._start(action, theirs)
-        elif isinstance(action, Name):
-            order = NameWinner(self.request.initiator, self._ids[action.combo])
+        elif isinstance(action, Name | Move):
+            moves = self._pipe.won.combo.plugin if self._pipe else None
+            order = NameWinner(self.request.initiator, self._ids[action.combo], moves)
             self._command(action.combo.plugin, order)
         elif isinstance(action, Cancel):
             self._cancel(self._ids[action.combo], action.reason)
@@ -261,26 +306,35 @@ class ConnectionRun:
             timeout_s=action.timeout_s,
             peer=self.request.responder,
             theirs=theirs,
-            use=self.request.use,
+            use=self._use(action.phase),
             rtt_ms=action.rtt_ms,
         )
         self._ids[action.combo] = attempt_id
         self._attempts[attempt_id] = _Running(action.combo, action.phase, self._elapsed_s(), order, action.advice)
         self._command(action.combo.plugin, order)
 
+    def _use(self, phase: Phase) -> Use:
+        """A relayed pipe that is only measured is kept, too, while a direct path for it may come."""
+        kept = self._upgrades and phase is Phase.RELAY and self.request.use is Use.MEASURE
+        return Use.KEEP if kept else self.request.use
+
     def _cancel(self, attempt_id: str, reason: Reason) -> None:
         plugin = self._attempts[attempt_id].combo.plugin
         self._command(plugin, CancelAttempt(self.request.initiator, attempt_id, reason))
 
     async def _settle(self, walk: Walk, reason: Reason) -> None:
-        """Wait for the measurement, and for the attempts that were cancelled, each for a while. For this reason an
-        auxiliary attempt is cancelled, too, if it still runs."""
+        """Wait for the attempts that were cancelled, then for the pipe's move and measurement, each for a while. For
+        this reason an auxiliary attempt is cancelled, too, if it still runs."""
         for attempt_id, running in self._attempts.items():
             if running.phase is None and running.row is None:
                 self._cancel(attempt_id, reason)
         await self._digest_until(walk, lambda: all(a.row for a in self._attempts.values()), _SETTLE_S)
-        if self._won and self.request.use is Use.MEASURE:
-            await self._digest_until(walk, lambda: self._measured is not None, _MEASURE_S)
+        if pipe := self._pipe:
+            await self._digest_until(walk, lambda: not pipe.moving, _SETTLE_S)
+        if pipe and self.request.use is Use.MEASURE:
+            await self._digest_until(walk, lambda: not pipe.measuring, _MEASURE_S)
+            if self._upgrades:
+                self._cancel(pipe.won.attempt_id, Reason.NOT_NEEDED)
         for attempt_id, running in self._attempts.items():
             if running.row is None:
                 self._write(running, self._died(attempt_id, running))

@@ -313,9 +313,11 @@ class Coordinator:
             return
         if report.outcome is None:
             return
-        if report.stage is Stage.WON:
+        if report.stage is Stage.WON and not (report.pipe and report.pipe.relayed):
+            # Beside a relayed pipe a direct path may still be sought: the peer says what it gives up. The pipe that is
+            # to move may still be at its tunnel.
             for other, opened in attempts.items():
-                if other != key:
+                if other != key and opened.combo.plugin != report.moves:
                     self._send_command(opened.combo.plugin, CancelAttempt(*other, Reason.OTHER_PIPE_WON))
         attempts.pop(key, None)
         if not attempts:

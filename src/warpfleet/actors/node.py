@@ -2,7 +2,6 @@
 
 import asyncio
 import math
-from collections import deque
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -14,14 +13,15 @@ from weakref import WeakSet
 
 from pydantic import ValidationError
 
+from warpfleet.actors.backlog import Backlog
 from warpfleet.actors.coordinator import Coordinator, RecordView
 from warpfleet.actors.observatory_host import ObservatoryHost
-from warpfleet.actors.plugin_host import HostPorts, PluginHost
+from warpfleet.actors.plugin_host import Handed, HostPorts, PluginHost
 from warpfleet.actors.signal_host import SignalHost, SignalPorts
 from warpfleet.actors.surroundings import MACHINE, Surroundings
 from warpfleet.actors.telemetry_host import TelemetryHost
 from warpfleet.actors.values import ConnectionRequest, NodeSpec, Use
-from warpfleet.configs.fleet import FleetNode, Services
+from warpfleet.configs.fleet import Broker, FleetNode, NtpServer, Services, TurnServer
 from warpfleet.configs.loader import key_text
 from warpfleet.core.combo import Policy, Reason, RouteType, Side
 from warpfleet.core.endpoint import Endpoint
@@ -31,7 +31,6 @@ from warpfleet.core.peer import ADDRESS_FAMILIES, AddressFamily, PeerView
 from warpfleet.core.plan import Pin
 from warpfleet.net.interfaces import ConnectionLost, Pipe
 from warpfleet.net.vantage import Vantage
-from warpfleet.plugins.contract import InboundStream
 from warpfleet.plugins.loader import registrations
 from warpfleet.plugins.registry import REGISTRY
 from warpfleet.signal.clock import best_offset_s
@@ -39,7 +38,8 @@ from warpfleet.telemetry.reasons import sentence
 from warpfleet.telemetry.records import ConnectionRow
 from warpfleet.telemetry.sweep import Sweep
 
-_BACKLOG = 128  # pipes that peers have opened and the program has not accepted: as with listen(2), more are closed
+# A full test of the NATs takes four round trips to a STUN server: those beyond 100 ms away are not waited for.
+_PATIENCE_S = 0.5
 _ROWS_WAIT_S = 60.0  # how long one question for finished connections waits; then it is asked again
 
 
@@ -69,8 +69,7 @@ class Node:
         self._signal = SignalHost()
         self._hosts = {r.name: PluginHost(on_pipe=self._take_pipe, surroundings=surroundings) for r in registrations()}
         self._connecting: dict[str, asyncio.Future[Pipe | ConnectionRow]] = {}
-        self._accepted: deque[Pipe] = deque()
-        self._arrived = asyncio.Event()
+        self._backlog = Backlog()
         self._pipes: WeakSet[Pipe] = WeakSet()
         self._collector: asyncio.Task[None] | None = None
         self._last_words: set[asyncio.Task[None]] = set()  # pipes that nobody wants, being closed
@@ -83,11 +82,11 @@ class Node:
         cls,
         identity: Identity,
         *,
-        mqtt: Sequence[str],
+        mqtt: Sequence[str | Broker],
         peers: Iterable[PublicIdentity] = (),
         stun: Sequence[str | Endpoint] = (),
-        turn: Sequence[Mapping[str, str]] = (),
-        ntp: Sequence[str] = (),
+        turn: Sequence[Mapping[str, str] | TurnServer] = (),
+        ntp: Sequence[str | NtpServer] = (),
         vantage: Vantage | None = None,
         listen: Sequence[int] = (0,),
         telemetry: Path | None = None,
@@ -168,14 +167,10 @@ class Node:
         finally:
             del self._connecting[request.connection_id]
 
-    async def accept(self) -> Pipe:
-        """The next pipe that a peer has opened to us; `pipe.peer` tells who. ConnectionLost once the node is closed."""
-        while True:
-            self._check_open()
-            if self._accepted:
-                return self._accepted.popleft()
-            self._arrived.clear()
-            await self._arrived.wait()
+    def accept(self) -> AsyncIterator[Pipe]:
+        """The pipes that peers open to us, as they come: `async for pipe in node.accept()`, or one of them by
+        `await anext(node.accept())`; `pipe.peer` tells who. It ends when the node is closed."""
+        return self._backlog
 
     async def close(self) -> None:
         """Close every pipe, listener and signal; connections under way fail with `Reason.STOPPED`. Idempotent."""
@@ -195,10 +190,8 @@ class Node:
             if opened is None:
                 await self._coordinator.opted_out([(plugin, self.name)])
             listeners += opened or []
-        await self._signal.open_nodes([self._spec], {self.name: listeners}, [])
-        [report] = await self._signal.reports()
-        self.view = report.view
-        await self._coordinator.learn({self.name: RecordView(self.view, math.inf)})
+        [report] = await self._signal.open_nodes([self._spec], {self.name: listeners}, [], patience_s=_PATIENCE_S)
+        await self._learn({self.name: RecordView(report.view, math.inf)})
         for host in self._hosts.values():
             await host.take_views({self.name: self.view}, best_offset_s([report.clock]))
 
@@ -209,29 +202,22 @@ class Node:
             hand_over=self._hand_over,
             own_record=self._signal.own_record,
             learn_record=self._signal.learn_record,
-            remap=self._remap,
-            stand=self._stand,
+            remap=self._signal.remap,
+            stand=self._signal.stand,
         )
         for plugin, host in self._hosts.items():
             host.bind(plugin, ports)
         deliver = {plugin: host.deliver for plugin, host in self._hosts.items()}
         take_views = {plugin: host.take_views for plugin, host in self._hosts.items()}
-        self._signal.bind(SignalPorts(deliver=deliver, learn=self._coordinator.learn, take_views=take_views))
+        self._signal.bind(SignalPorts(deliver=deliver, learn=self._learn, take_views=take_views))
 
-    async def _remap(self, mapped: Sequence[tuple[str, tuple[Endpoint, ...]]]) -> None:
-        await self._signal.remap(mapped)
-        await self._look()
-
-    async def _stand(self, ports: Sequence[tuple[str, dict[AddressFamily, int]]]) -> None:
-        await self._signal.stand(ports)
-        await self._look()
-
-    async def _look(self) -> None:
-        for report in await self._signal.reports():
-            self.view = report.view
+    async def _learn(self, records: dict[str, RecordView]) -> None:
+        if self.name in records:
+            self.view = records[self.name].view
+        await self._coordinator.learn(records)
 
     async def _close(self) -> None:
-        self._arrived.set()
+        self._backlog.close()
         await self._coordinator.stop(self._run_id)
         await asyncio.gather(*(pipe.close() for pipe in list(self._pipes)))
         await asyncio.gather(*(host.close() for host in self._hosts.values()))
@@ -276,10 +262,8 @@ class Node:
         elif ended and not ended.done():
             self._pipes.add(pipe)
             ended.set_result(pipe)
-        elif side is Side.RESPONDER and len(self._accepted) < _BACKLOG:
+        elif side is Side.RESPONDER and self._backlog.put(pipe):
             self._pipes.add(pipe)
-            self._accepted.append(pipe)
-            self._arrived.set()
         else:
             self._drop(pipe)
 
@@ -288,11 +272,11 @@ class Node:
         self._last_words.add(task)
         task.add_done_callback(self._last_words.discard)
 
-    def _hand_over(self, plugin: str, node: str, inbound: InboundStream) -> None:
+    def _hand_over(self, plugin: str, node: str, handed: Handed) -> None:
         if plugin in self._hosts:
-            self._hosts[plugin].adopt(node, inbound)
+            self._hosts[plugin].adopt(node, handed)
         else:
-            inbound.stream.close()
+            handed.discard()
 
     def _known(self, peer: str) -> str:
         if peer in self._peers:

@@ -139,6 +139,7 @@ class OpenNode:
         self.view = view
         self._clock_offset_s = clock_offset_s
         self._viewed.set()
+        self._viewed = asyncio.Event()
         if view.udp_blocked:
             self.network.avoid_udp()
 

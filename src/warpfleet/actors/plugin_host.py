@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from warpfleet.actors.attempt_run import AttemptRun
 from warpfleet.actors.echo import echo, measure
+from warpfleet.actors.movable import MovablePipe, Whose, whose
 from warpfleet.actors.open_node import LearnRecord, OpenNode, OwnRecord, kernel_network
 from warpfleet.actors.outbox import Outbox
 from warpfleet.actors.surroundings import MACHINE, Surroundings
@@ -32,6 +33,8 @@ from warpfleet.core.targets import Budget
 from warpfleet.net import descriptors
 from warpfleet.net.handshake import Frame, FrameType
 from warpfleet.net.interfaces import NodeNetwork, Pipe
+from warpfleet.net.proved_path import ProvedPath
+from warpfleet.net.quic import QuicPipe
 from warpfleet.plugins.contract import Abandon, AttemptSpec, InboundStream
 from warpfleet.plugins.loader import registrations
 from warpfleet.plugins.registry import REGISTRY, Registration
@@ -49,14 +52,17 @@ _CONNECTION_ID = re.compile(r"[0-9a-f]{32}")
 _log = logging.getLogger(__name__)
 
 
+Handed = InboundStream | ProvedPath
+
+
 @dataclass(frozen=True, slots=True)
 class HostPorts:
     """Whom a plugin host talks to."""
 
     report: Callable[[list[Report]], Awaitable[None]]
     post: Callable[[list[OutgoingSignal]], Awaitable[None]]
-    hand_over: Callable[[str, str, InboundStream], None]
-    """Pass an inbound stream to the host of another plugin: plugin, node, stream."""
+    hand_over: Callable[[str, str, Handed], None]
+    """Pass an inbound stream, or a path for a pipe, to the host of another plugin: plugin, node, what."""
     own_record: OwnRecord
     learn_record: LearnRecord
     remap: Callable[[list[tuple[str, tuple[Endpoint, ...]]]], Awaitable[None]]
@@ -92,6 +98,8 @@ class PluginHost:
         self._nodes: dict[str, OpenNode] = {}
         self._runs: dict[tuple[str, str], AttemptRun] = {}  # by node and attempt id: both sides may be served here
         self._uses: dict[tuple[str, str], Use] = {}
+        self._movable: dict[Whose, MovablePipe] = {}
+        self._early_paths: dict[Whose, ProvedPath] = {}  # for pipes whose tunnel is still being made
         self._roster: dict[bytes, PublicIdentity] = {}
         self._peers: dict[str, PublicIdentity] = {}
         self._ports: HostPorts | None = None
@@ -181,7 +189,7 @@ class PluginHost:
             if isinstance(command, StartAttempt):
                 self._start(command)
             elif run and isinstance(command, NameWinner):
-                run.name_winner()
+                run.name_winner(command.moves)
             elif run and isinstance(command, CancelAttempt):
                 run.cancel(command.reason)
 
@@ -206,8 +214,27 @@ class PluginHost:
             else:
                 run.context.inbox.put_message(signal.message)
 
-    def adopt(self, node: str, inbound: InboundStream) -> None:
-        """Take an inbound stream whose first frame names this plugin. The frame's signature is verified already."""
+    def adopt(self, node: str, handed: Handed) -> None:
+        """Take an inbound stream whose first frame names this plugin, or a path for a pipe that it has won. Signatures
+        are verified already."""
+        if isinstance(handed, ProvedPath):
+            self._adopt_path(node, handed)
+        else:
+            self._adopt_stream(node, handed)
+
+    def _adopt_path(self, node: str, path: ProvedPath) -> None:
+        pipe = node, path.peer, path.connection_id, path.side
+        if movable := self._movable.get(pipe):
+            movable.move(path)
+        elif pipe not in self._early_paths and self._may_come(pipe):
+            self._early_paths[pipe] = path
+        else:
+            path.discard()
+
+    def _may_come(self, pipe: Whose) -> bool:
+        return any(whose(run) == pipe for run in self._runs.values())
+
+    def _adopt_stream(self, node: str, inbound: InboundStream) -> None:
         frame = Frame.parse(inbound.first_frame)
         run = self._runs.get((node, frame.attempt_id)) or self._open_by_frame(node, frame, inbound.stream.local.af)
         if run is None or run.context.peer.key != frame.sender:
@@ -309,6 +336,7 @@ class PluginHost:
             report=self._reports.put,
             post=self._signals.put,
             on_pipe=self._use_pipe,
+            on_path=lambda run, path: self._pass_on(path.plugin, run.node.name, path),
             room=self._room,
             surroundings=self._surroundings,
         )
@@ -321,6 +349,8 @@ class PluginHost:
             self._tasks.discard(task)
             self._runs.pop(key, None)
             self._uses.pop(key, None)
+            if not self._may_come(whose(run)) and (early := self._early_paths.pop(whose(run), None)):
+                early.discard()
 
         task.add_done_callback(forget)
         return run
@@ -335,7 +365,9 @@ class PluginHost:
         return budget
 
     async def _use_pipe(self, run: AttemptRun, pipe: Pipe) -> None:
-        hold = self._uses.get((run.node.name, run.context.attempt_id)) is Use.HOLD
+        movable = self._made_movable(run, pipe) if isinstance(pipe, QuicPipe) and pipe.path.relayed else None
+        use = self._uses.get((run.node.name, run.context.attempt_id))
+        hold = use is Use.HOLD
         if run.context.side is Side.RESPONDER:
             hold = self._on_held_pipe is not None
         if hold and self._on_held_pipe:
@@ -343,21 +375,38 @@ class PluginHost:
         elif run.context.side is Side.RESPONDER:
             await echo(pipe)
         else:
-            measured = await measure(pipe)
-            first_byte_at_s = measured.first_byte_at_s if measured else None
-            rtt_ms = measured.rtt_ms if measured else None
-            run.tell(Stage.MEASURED, first_byte_at_s=first_byte_at_s, rtt_ms=rtt_ms)
+            await _measure(run, pipe)
+            if movable and use is Use.KEEP:
+                await movable.moved.wait()
+                await _measure(run, pipe)
+                await asyncio.shield(movable.closed)
             await pipe.close()
 
+    def _made_movable(self, run: AttemptRun, pipe: QuicPipe) -> MovablePipe:
+        movable = self._movable[whose(run)] = MovablePipe(run, pipe)
+        movable.closed.add_done_callback(lambda _: self._movable.pop(whose(run)))
+        if early := self._early_paths.pop(whose(run), None):
+            movable.move(early)
+        return movable
+
     def _on_stream(self, node: OpenNode, inbound: InboundStream) -> None:
+        self._pass_on(Frame.parse(inbound.first_frame).plugin, node.name, inbound)
+
+    def _pass_on(self, plugin: str, node: str, handed: Handed) -> None:
         assert self._ports is not None
-        plugin = Frame.parse(inbound.first_frame).plugin
         if plugin == self.registration.name:
-            self.adopt(node.name, inbound)
+            self.adopt(node, handed)
         elif any(plugin == registration.name for registration in REGISTRY):
-            self._ports.hand_over(plugin, node.name, inbound)
+            self._ports.hand_over(plugin, node, handed)
         else:
-            inbound.stream.close()
+            handed.discard()
+
+
+async def _measure(run: AttemptRun, pipe: Pipe) -> None:
+    measured = await measure(pipe)
+    first_byte_at_s = measured.first_byte_at_s if measured else None
+    rtt_ms = measured.rtt_ms if measured else None
+    run.tell(Stage.MEASURED, first_byte_at_s=first_byte_at_s, rtt_ms=rtt_ms)
 
 
 def _not_started(order: StartAttempt, reason: Reason) -> Report:

@@ -12,7 +12,7 @@ import ray
 from ray.exceptions import RayActorError, RayTaskError
 
 from warpfleet.actors.coordinator import CommandPort, Coordinator
-from warpfleet.actors.handover import StreamHandover
+from warpfleet.actors.handover import SocketHandover
 from warpfleet.actors.observatory_host import ObservatoryHost
 from warpfleet.actors.plugin_host import HostPorts, PluginHost
 from warpfleet.actors.signal_host import SignalHost, SignalPorts
@@ -109,7 +109,7 @@ class _PluginActor(_Process, PluginHost):
 
     async def take_on(self, plugin: str, directory: str) -> None:
         """Run this plugin from now on; `directory` is where the host's plugin actors hand streams over."""
-        handover = self._handover = StreamHandover(Path(directory), plugin, self.adopt)
+        handover = self._handover = SocketHandover(Path(directory), plugin, self.adopt)
         self.bind(
             plugin,
             HostPorts(

@@ -33,13 +33,21 @@ class SharedProbes:
         self._new: dict[Exit, KnownNat] = {}
 
     async def probe(
-        self, network: CountableNetwork, servers: Sequence[Endpoint], *, realm: str, af: AddressFamily
+        self,
+        network: CountableNetwork,
+        servers: Sequence[Endpoint],
+        *,
+        realm: str,
+        af: AddressFamily,
+        seen: Callable[[str], None] = lambda _: None,
     ) -> NatReport:
-        """Probe the NATs before a node's network. Unreachable where it has no such address family."""
+        """Probe the NATs before a node's network; `seen` is told the external address as soon as an answer shows it.
+        Unreachable where the network has no such address family."""
         leading: asyncio.Future[KnownNat | None] | None = None
 
         async def recall(external_ip: str) -> KnownNat | None:
             nonlocal leading
+            seen(external_ip)
             where = Exit.of(realm, external_ip)
             if where in self._found:
                 return await self._of_another(where)

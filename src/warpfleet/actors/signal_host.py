@@ -16,6 +16,7 @@ from warpfleet.actors.nat_memory import NatMemory
 from warpfleet.actors.outbox import Outbox
 from warpfleet.actors.shared_probes import SharedProbes
 from warpfleet.actors.values import IncomingSignal, NodeSpec, OutgoingSignal
+from warpfleet.actors.work import Work
 from warpfleet.configs.fleet import Broker
 from warpfleet.core.endpoint import Endpoint, Interface
 from warpfleet.core.errors import MissingError
@@ -58,9 +59,12 @@ class NodeReport:
 class _Node:
     spec: NodeSpec
     listeners: Sequence[Endpoint]
+    external: dict[AddressFamily, str] = field(default_factory=dict)
+    nats: dict[AddressFamily, NatReport] = field(default_factory=dict)
+    clock: ClockEstimate | None = None
+    located: asyncio.Event = field(default_factory=asyncio.Event)  # an external address is known, or none will be
     seq: int = 0
-    view: PeerView | None = None
-    report: NodeReport | None = None
+    view: PeerView | None = None  # from when it is published
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,24 +81,6 @@ class SignalPorts:
     """By plugin: takes what the nodes' own address records say from now on, and how far the clock is behind."""
 
 
-@dataclass(slots=True)
-class _Work:
-    tasks: set[asyncio.Task[None]] = field(default_factory=set)
-
-    def start(self, work: Awaitable[None]) -> None:
-        task = asyncio.ensure_future(work)
-        assert isinstance(task, asyncio.Task)
-        self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
-
-    async def cancel(self, after_s: float = 0) -> None:
-        if after_s and self.tasks:
-            await asyncio.wait(self.tasks, timeout=after_s)
-        for task in self.tasks:
-            task.cancel()
-        await asyncio.gather(*self.tasks, return_exceptions=True)
-
-
 class SignalHost:
     """Signals, records and clocks of one host's nodes; a plain class."""
 
@@ -108,8 +94,8 @@ class SignalHost:
         self._take_views: dict[str, Callable[[dict[str, PeerView], float], Awaitable[None]]] = {}
         self._outboxes: dict[str, Outbox[IncomingSignal]] = {}
         self._ports: SignalPorts | None = None
-        self._work = _Work()
-        self._sending = _Work()
+        self._work = Work()
+        self._sending = Work()
         self._watched: set[str] = set()
         self._closed = asyncio.Event()
 
@@ -125,9 +111,14 @@ class SignalHost:
         listeners: Mapping[str, Sequence[Endpoint]],
         roster: Sequence[PublicIdentity],
         reports: Sequence[NodeReport] = (),
+        *,
+        patience_s: float | None = None,
     ) -> list[NodeReport]:
         """Connect, probe and publish every node, then wait until the record of every peer is known. Those that the host
         before this one has `reports` of are not probed again.
+
+        Probes and NTP servers that take longer than `patience_s` are not waited for once a node's external address is
+        known: what they show is published then, and told to whoever plans and runs attempts.
 
         MissingError where a broker, a STUN server or a peer's record is out of reach.
         """
@@ -138,18 +129,20 @@ class SignalHost:
             self._hub.open_node(spec.identity, urls, spec.vantage.connect_blocking)
         probes = SharedProbes(self._ports.memory if self._ports else None, self._now)
         known = {report.name: report.nats for report in reports}
-        opening = (self._open(self._nodes[spec.name], probes, known.get(spec.name)) for spec in specs)
-        opened = await asyncio.gather(*opening)
-        await probes.remember()
+        nodes = [self._nodes[spec.name] for spec in specs]
+        exploring = [self._work.start(self._explore(node, probes, known.get(node.spec.name))) for node in nodes]
+        opening = (self._open(*one, patience_s) for one in zip(nodes, exploring, strict=True))
+        await asyncio.gather(*opening)
+        concluding = self._work.start(self._conclude(nodes, exploring, probes))
+        if patience_s is None:
+            await concluding
         if specs:
             await self._watch(specs[0].name, [identity.name for identity in roster], wait=True)
-        self._measure_lifetimes(specs)
-        return opened
+        return [_report(node) for node in nodes]
 
     async def reports(self) -> list[NodeReport]:
         """What the nodes have found out about themselves by now."""
-        nodes = [node for node in self._nodes.values() if node.report and node.view]
-        return [replace(node.report, view=node.view) for node in nodes if node.report and node.view]
+        return [_report(node) for node in self._nodes.values() if node.view]
 
     async def trust(self, node: str, identities: Sequence[PublicIdentity]) -> None:
         """Exchange signals with these peers, too, and hear their records by this node's connection, as they come."""
@@ -167,25 +160,21 @@ class SignalHost:
     async def remap(self, mapped: Sequence[tuple[str, tuple[Endpoint, ...]]]) -> None:
         """Publish where port mappings let strangers in to nodes, and tell it to whoever plans and runs attempts."""
         self._mapped.update(mapped)
-        await self._publish_changes([name for name, _ in mapped])
+        await self._tell_changes([name for name, _ in mapped])
 
     async def stand(self, ports: Sequence[tuple[str, dict[AddressFamily, int]]]) -> None:
         """The same for the UDP ports of nodes that always hear."""
         self._standing.update(ports)
-        await self._publish_changes([name for name, _ in ports])
+        await self._tell_changes([name for name, _ in ports])
 
-    async def _publish_changes(self, names: Iterable[str]) -> None:
-        changed: dict[str, PeerView] = {}
+    async def _tell_changes(self, names: Iterable[str]) -> None:
+        changed: list[_Node] = []
         for node in (self._nodes[name] for name in names if name in self._nodes):
             if node.view and (view := self._with_ports(node.view)) != node.view:
-                changed[view.name] = node.view = view
-                self._publish(node)
+                node.view = view
+                changed.append(node)
         if changed:
-            assert self._ports is not None
-            await self._ports.learn({name: RecordView(view, math.inf) for name, view in changed.items()})
-            offset_s = self._clock.offset_s if self._clock else 0.0
-            takers = (take(changed, offset_s) for take in self._take_views.values())
-            await asyncio.gather(*takers, return_exceptions=True)  # whoever has died is told as it is replaced
+            await self._tell(changed)
 
     def _with_ports(self, view: PeerView) -> PeerView:
         """The same with what plugins have said of the node's ports."""
@@ -236,28 +225,55 @@ class SignalHost:
         await asyncio.gather(*(outbox.drain() for outbox in self._outboxes.values()))
         self._closed.set()
 
-    async def _open(
-        self, node: _Node, probes: SharedProbes, known: dict[AddressFamily, NatReport] | None
-    ) -> NodeReport:
-        spec = node.spec
-        _, clock, found = await asyncio.gather(
-            self._connected(spec),
-            measure(spec.ntp, _NTP_S, spec.vantage.call_inside),
-            _discover(spec, probes) if known is None else asyncio.sleep(0),
-        )
-        nats = known if known is not None else found or {}
-        if clock and (self._clock is None or clock.error_s < self._clock.error_s):
-            self._clock = clock
-        node.view = self._with_ports(_own_view(node, nats))
+    async def _open(self, node: _Node, exploring: asyncio.Task[None], patience_s: float | None) -> None:
+        await asyncio.gather(self._connected(node.spec), _explored(node, exploring, patience_s))
+        self._look(node)
         self._publish(node)
         self._work.start(self._republish(node))
-        node.report = NodeReport(spec.name, node.view, clock, nats)
-        return node.report
 
-    def _measure_lifetimes(self, specs: Sequence[NodeSpec]) -> None:
+    async def _explore(self, node: _Node, probes: SharedProbes, known: dict[AddressFamily, NatReport] | None) -> None:
+        """Find out what is before a node, and how far its clock is off; what comes after it is open is told."""
+
+        async def found(looking: Awaitable[None]) -> None:
+            await looking
+            if node.view:
+                self._look(node)
+                await self._tell([node])
+
+        await asyncio.gather(found(self._read_clock(node)), found(_discover(node, probes, known)))
+
+    async def _read_clock(self, node: _Node) -> None:
+        node.clock = clock = await measure(node.spec.ntp, _NTP_S, node.spec.vantage.call_inside)
+        if clock and (self._clock is None or clock.error_s < self._clock.error_s):
+            self._clock = clock
+
+    async def _conclude(
+        self, nodes: Sequence[_Node], exploring: Sequence[asyncio.Task[None]], probes: SharedProbes
+    ) -> None:
+        """Have what was found out remembered, and measure what takes minutes."""
+        await asyncio.gather(*exploring)
+        await probes.remember()
+        self._measure_lifetimes(nodes)
+
+    def _look(self, node: _Node) -> None:
+        """Sum up what is known of a node by now."""
+        node.view = self._with_ports(_own_view(node))
+
+    async def _tell(self, nodes: Sequence[_Node]) -> None:
+        """Publish what has become of these nodes, and tell it to whoever plans and runs attempts."""
+        for node in nodes:
+            self._publish(node)
+        views = {node.spec.name: node.view for node in nodes if node.view}
+        assert self._ports is not None
+        await self._ports.learn({name: RecordView(view, math.inf) for name, view in views.items()})
+        offset_s = self._clock.offset_s if self._clock else 0.0
+        takers = (take(views, offset_s) for take in self._take_views.values())
+        await asyncio.gather(*takers, return_exceptions=True)  # whoever has died is told as it is replaced
+
+    def _measure_lifetimes(self, nodes: Sequence[_Node]) -> None:
         """Find out in the background, once for each exit, how long an idle mapping lives, where that is not known."""
         first: dict[Exit, tuple[_Node, AddressFamily]] = {}
-        for node in (self._nodes[spec.name] for spec in specs):
+        for node in nodes:
             for af, nat in node.view.nat.items() if node.view else ():
                 if nat.udp and not nat.open and nat.lifetime_s is None:
                     first.setdefault(self._exit(node, af), (node, af))
@@ -387,27 +403,52 @@ class SignalHost:
             self._outboxes[signal.plugin].put(signal)
 
 
-async def _discover(spec: NodeSpec, probes: SharedProbes) -> dict[AddressFamily, NatReport]:
+async def _explored(node: _Node, exploring: asyncio.Task[None], patience_s: float | None) -> None:
+    """Return once all is known of a node, or, after `patience_s`, what lets peers find it."""
+    if (await asyncio.wait([exploring], timeout=patience_s))[0]:
+        return
+    located = asyncio.create_task(node.located.wait())
+    await asyncio.wait([exploring, located], return_when=asyncio.FIRST_COMPLETED)
+    located.cancel()
+
+
+async def _discover(node: _Node, probes: SharedProbes, known: dict[AddressFamily, NatReport] | None) -> None:
+    spec = node.spec
     network = KernelNetwork(spec.vantage, stun_servers=spec.stun)
-    nats: dict[AddressFamily, NatReport] = {}
-    for af in ADDRESS_FAMILIES:
-        if any(server.af == af for server in spec.stun):
-            with suppress(Unreachable):
-                nats[af] = await probes.probe(network, spec.stun, realm=spec.realm, af=af)
-    return nats
+
+    async def probe(af: AddressFamily) -> None:
+        def seen(external_ip: str) -> None:
+            node.external[af] = external_ip
+            node.located.set()
+
+        with suppress(Unreachable):
+            node.nats[af] = await probes.probe(network, spec.stun, realm=spec.realm, af=af, seen=seen)
+
+    if known is not None:
+        node.nats |= known
+        node.external |= {af: report.external_ip for af, report in known.items() if report.external_ip}
+    else:
+        families = [af for af in ADDRESS_FAMILIES if any(server.af == af for server in spec.stun)]
+        await asyncio.gather(*(probe(af) for af in families))
+    node.located.set()
 
 
-def _own_view(node: _Node, nats: Mapping[AddressFamily, NatReport]) -> PeerView:
+def _own_view(node: _Node) -> PeerView:
     spec = node.spec
     return PeerView(
         name=spec.name,
         machine=spec.vantage.machine_id(),
         interfaces=tuple(spec.vantage.interfaces()),
         listeners=tuple(node.listeners),
-        external={af: report.external_ip for af, report in nats.items() if report.external_ip},
-        nat={af: report.behaviour for af, report in nats.items() if report.external_ip},
+        external=dict(node.external),
+        nat={af: report.behaviour for af, report in node.nats.items() if report.external_ip},
         relay=bool(spec.turn),
     )
+
+
+def _report(node: _Node) -> NodeReport:
+    assert node.view is not None
+    return NodeReport(node.spec.name, node.view, node.clock, node.nats)
 
 
 def broker_url(broker: Broker) -> str:

@@ -37,6 +37,7 @@ class Use(Enum):
     """What becomes of a pipe that has won."""
 
     MEASURE = "measure"  # its first byte and round trip are timed, then it is closed
+    KEEP = "keep"  # the same, and again when it has moved; it is closed when its attempt is cancelled
     HOLD = "hold"  # it is handed to the program
 
 
@@ -58,10 +59,12 @@ class StartAttempt:
 
 @dataclass(frozen=True, slots=True)
 class NameWinner:
-    """The attempt's proved pipe may be taken."""
+    """The attempt's proved pipe may be taken; or, where `moves` names the plugin of a relayed one that is in use, that
+    one moves to this attempt's path."""
 
     node: str
     attempt_id: str
+    moves: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +85,9 @@ class Stage(Enum):
     OPENED = "opened"  # the responder's side began
     READY = "ready"  # both ends are proved; the pipe waits to be named
     WON = "won"  # both ends agree on it
+    MOVED = "moved"  # the pipe that this attempt has won sends on a direct path from now on
     MEASURED = "measured"
-    ENDED = "ended"  # without a pipe
+    ENDED = "ended"  # without a pipe; after WON: the relayed pipe is over
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +102,8 @@ class PipeFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """What a plugin host tells its coordinator. Times are the host's monotonic clock, in seconds."""
+    """What a plugin host tells its coordinator. Times are the host's monotonic clock, in seconds. Of a path that was
+    won for the pipe of another plugin, `moves` names that one."""
 
     stage: Stage
     node: str
@@ -114,6 +119,7 @@ class Report:
     reason: Reason | None = None
     detail: str = ""
     pipe: PipeFacts | None = None
+    moves: str | None = None
     sockets: int = 0
     packets_sent: int | None = 0
     first_byte_at_s: float | None = None

@@ -7,10 +7,21 @@ from typing import Annotated
 
 import typer
 
-from warpfleet.cli.options import Af, FleetPath, Json, Only, check_plugin, enter_namespaces, load_fleet, sayer
+from warpfleet.cli.options import (
+    EXIT_FAILED,
+    Af,
+    FleetPath,
+    Json,
+    Only,
+    Route,
+    check_pair,
+    check_plugin,
+    enter_namespaces,
+    load_fleet,
+    sayer,
+)
 from warpfleet.configs.fleet import Fleet
-from warpfleet.core.combo import ConnectionOutcome, Policy, RouteType
-from warpfleet.core.errors import InputError
+from warpfleet.core.combo import ConnectionOutcome, Policy
 from warpfleet.core.pairs import Trial
 from warpfleet.core.plan import Pin
 from warpfleet.telemetry.reasons import sentence
@@ -26,22 +37,19 @@ def connect(
     policy: Policy = Policy.STAGGERED,
     only: Only = None,
     af: Af = None,
-    route: Annotated[RouteType | None, typer.Option(help="Try this route type alone.")] = None,
+    route: Route = None,
     as_json: Json = False,
 ) -> None:
     """Connect two nodes of a fleet once, and say how. Exit status 1 where they could not be connected."""
     check_plugin(only)
     fleet = load_fleet(fleet_path)
-    for name in (initiator, responder):
-        fleet.node(name)
-    if initiator == responder:
-        raise InputError(f"{initiator} cannot be connected with itself; name two nodes")
+    check_pair(fleet, initiator, responder)
     enter_namespaces(fleet)
     pin = Pin(only, int(af) if af else None, route)
     row = asyncio.run(_connect(fleet, Trial(initiator, responder, 0), policy, pin))
     print(json.dumps(asdict(row), default=str) if as_json else _sentence(row))
     if row.outcome not in _CONNECTED:
-        raise typer.Exit(1)
+        raise typer.Exit(EXIT_FAILED)
 
 
 async def _connect(fleet: Fleet, trial: Trial, policy: Policy, pin: Pin) -> ConnectionRow:

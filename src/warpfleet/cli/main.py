@@ -10,8 +10,10 @@ from warpfleet.cli import cluster, lab
 from warpfleet.cli.connect import connect
 from warpfleet.cli.doctor import doctor
 from warpfleet.cli.explain import explain
+from warpfleet.cli.forward import forward
 from warpfleet.cli.nat import nat
 from warpfleet.cli.observatory import observatory
+from warpfleet.cli.pipe import pipe
 from warpfleet.cli.plugins import plugins
 from warpfleet.cli.report import report
 from warpfleet.cli.sweep import lab_sweep, sweep
@@ -28,7 +30,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (sweep, connect, nat, explain, report, observatory, plugins, doctor):
+for command in (sweep, connect, pipe, forward, nat, explain, report, observatory, plugins, doctor):
     app.command()(command)
 lab.app.command("sweep")(lab_sweep)
 app.add_typer(lab.app, name="lab")

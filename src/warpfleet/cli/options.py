@@ -11,6 +11,7 @@ from rich.console import Console
 
 from warpfleet.configs.fleet import Fleet
 from warpfleet.configs.loader import load
+from warpfleet.core.combo import RouteType
 from warpfleet.core.errors import InputError
 from warpfleet.lab import rootless
 
@@ -19,6 +20,8 @@ Json = Annotated[bool, typer.Option("--json", help="Machine output on stdout.")]
 Only = Annotated[str | None, typer.Option("--only", metavar="PLUGIN", help="Try this plugin alone.")]
 
 
+EXIT_FAILED = 1
+EXIT_INTERRUPTED = 130  # as shells say of a command that Ctrl-C ended
 _FILE_WIDTH = 120  # columns of a table that goes to a file or a pipe
 
 
@@ -39,6 +42,7 @@ class Family(StrEnum):
     V6 = "6"
 
 
+Route = Annotated[RouteType | None, typer.Option("--route", help="Try this route type alone.")]
 Af = Annotated[Family | None, typer.Option("--af", help="Try this address family alone.")]
 
 
@@ -51,6 +55,14 @@ def enter_namespaces(fleet: Fleet) -> None:
     """Return where this process may enter the namespaces that the fleet names; else run it again where it may."""
     if any(node.vantage and node.vantage.netns for node in fleet.nodes):
         rootless.ensure_privilege()
+
+
+def check_pair(fleet: Fleet, initiator: str, responder: str) -> None:
+    """InputError unless these are two nodes of the fleet."""
+    for name in (initiator, responder):
+        fleet.node(name)
+    if initiator == responder:
+        raise InputError(f"{initiator} cannot be connected with itself; name two nodes")
 
 
 def check_plugin(name: str | None) -> str | None:

@@ -13,7 +13,18 @@ from typing import Annotated, Any, NamedTuple
 
 import typer
 
-from warpfleet.cli.options import Af, Json, Only, check_plugin, console, enter_namespaces, load_fleet, sayer
+from warpfleet.cli.options import (
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    Af,
+    Json,
+    Only,
+    check_plugin,
+    console,
+    enter_namespaces,
+    load_fleet,
+    sayer,
+)
 from warpfleet.cli.progress import show_progress
 from warpfleet.cluster.progress import Progress
 from warpfleet.configs.fleet import Fleet
@@ -24,8 +35,6 @@ from warpfleet.lab import rootless
 from warpfleet.lab.laboratory import laboratory
 from warpfleet.telemetry.sweep import FILE_NAME, Sweep, check_directory
 
-_EXIT_FAILED = 1
-_EXIT_INTERRUPTED = 130  # as shells say of a command that Ctrl-C ended
 Out = Annotated[Path, typer.Option(metavar="DIR", help="Where the telemetry goes.")]
 Pairs = Annotated[str, typer.Option(help="all, A:B,C:D or random:N ordered pairs.")]
 Repeat = Annotated[int, typer.Option(min=1, help="How often each pair is connected.")]
@@ -106,7 +115,7 @@ def _run(
         with source as fleet:
             status = asyncio.run(_sweep(fleet, options, out.absolute(), resume=resume, concurrency=concurrency))
     except (KeyboardInterrupt, asyncio.CancelledError):
-        raise typer.Exit(_EXIT_INTERRUPTED) from None
+        raise typer.Exit(EXIT_INTERRUPTED) from None
     from warpfleet.telemetry.report import ending  # noqa: PLC0415 - DuckDB and Arrow take their time
 
     if as_json:
@@ -162,8 +171,8 @@ async def _sweep(fleet: Fleet, options: SweepOptions, out: Path, *, resume: bool
 
         failed = await ask_cluster(fleet, request, say=say, stopping=stopping, on_event=on_event)
     if stopping.is_set():
-        return _EXIT_INTERRUPTED
-    return _EXIT_FAILED if failed else 0
+        return EXIT_INTERRUPTED
+    return EXIT_FAILED if failed else 0
 
 
 def _interrupts(stopping: asyncio.Event) -> Callable[[], None]:

@@ -60,11 +60,16 @@ class StatusRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class FleetRequest:
+    """Answered with the `Fleet` whose nodes are open, or None."""
+
+
+@dataclass(frozen=True, slots=True)
 class DownRequest:
     """End the cluster, once this has been answered."""
 
 
-Request = SweepRequest | ConnectRequest | OpenRequest | StatusRequest | DownRequest
+Request = SweepRequest | ConnectRequest | OpenRequest | StatusRequest | FleetRequest | DownRequest
 
 
 @dataclass(frozen=True, slots=True)

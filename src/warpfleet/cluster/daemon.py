@@ -30,6 +30,7 @@ from warpfleet.cluster.control import (
     ClusterBusy,
     ConnectRequest,
     DownRequest,
+    FleetRequest,
     OpenRequest,
     Request,
     StatusRequest,
@@ -97,6 +98,8 @@ class Daemon:
             return None
         if isinstance(request, StatusRequest):
             return await self._status()
+        if isinstance(request, FleetRequest):
+            return self._fleet
         assert isinstance(request, DownRequest)
         self.ended.set()
         return None

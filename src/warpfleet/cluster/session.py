@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 
-from warpfleet.cluster.control import ClusterBusy, ClusterClient, DownRequest, Request
+from warpfleet.cluster.control import ClusterBusy, ClusterClient, DownRequest, FleetRequest, Request
 from warpfleet.cluster.running import STAY, RunningCluster, control_path, find_running
 from warpfleet.configs.fleet import Fleet
 from warpfleet.core.errors import InputError, MissingError
@@ -47,6 +47,17 @@ async def ask_cluster(
             say(f"{busy}: a cluster of its own it is")
     async with own_cluster(fleet, say) as client:
         return await client.ask(request, stopping=stopping, on_event=on_event)
+
+
+async def served_fleet(say: Callable[[str], None]) -> Fleet:
+    """The fleet of the running cluster, for whoever serves nodes of it beside the cluster: their TCP ports are free
+    ones, since the cluster holds those that it names. InputError where no cluster serves a fleet here."""
+    running = await _ready_cluster(say)
+    fleet = await ClusterClient(running.socket).ask(FleetRequest()) if running else None
+    if not isinstance(fleet, Fleet):
+        raise InputError("no cluster is up here that serves a fleet; give a fleet file")
+    beside = tuple(node.model_copy(update={"listen": (0,)}) for node in fleet.nodes)
+    return fleet.model_copy(update={"nodes": beside})
 
 
 async def _ready_cluster(say: Callable[[str], None]) -> RunningCluster | None:

@@ -24,9 +24,9 @@ from warpfleet.core.combo import Transport
 from warpfleet.core.endpoint import Endpoint, Scope, scope_of
 from warpfleet.core.errors import InputError
 from warpfleet.core.exit import INTERNET
+from warpfleet.core.forward import Permission, canonical_host
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")  # no colon or comma: `--pairs a:b,c:d` is made of names
-_HOST_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?)*\.?")
 _INTERFACE = re.compile(r"[^\s/:]{1,15}")  # IFNAMSIZ is 16 bytes with the terminating zero
 _MASK = "***"
 _MQTT_PORT, _MQTTS_PORT = 1883, 8883
@@ -56,16 +56,6 @@ def _source_address(text: str) -> str:
     return canonical
 
 
-def _host(text: str | None) -> str:
-    """A host name, or an IP address in canonical form."""
-    try:
-        return str(ip_address(text or ""))
-    except ValueError:
-        if text and _HOST_NAME.fullmatch(text) and not re.fullmatch(r"[\d.]+", text):
-            return text
-        raise ValueError("the host is neither an IP address nor a host name") from None
-
-
 def _host_port(text: str, default_port: int | None, example: str) -> tuple[str, int]:
     """Split `host`, `host:port`, `[v6]` or `[v6]:port`. The messages never quote the text: it may hold a password."""
     found = re.fullmatch(r"(?:\[(?P<v6>[^\]]+)\]|(?P<host>[^:\[\]]+))(?::(?P<port>\d{1,5}))?", text, re.ASCII)
@@ -74,7 +64,7 @@ def _host_port(text: str, default_port: int | None, example: str) -> tuple[str, 
         raise ValueError(f"write it like {example}")
     if not 0 < port < 65536:
         raise ValueError("the port must be between 1 and 65535")
-    return _host(found["v6"] or found["host"]), port
+    return canonical_host(found["v6"] or found["host"]), port
 
 
 def _stun_endpoint(value: object) -> Endpoint:
@@ -87,6 +77,10 @@ def _stun_endpoint(value: object) -> Endpoint:
         raise ValueError("needs an IP address, not a host name: which address answers is what is tested") from None
 
 
+def _permission(value: object) -> Permission:
+    return value if isinstance(value, Permission) else Permission.parse(_text(value))
+
+
 def _text(value: object) -> str:
     if not isinstance(value, str):
         raise ValueError("should be a string: put it in quotes")
@@ -95,6 +89,7 @@ def _text(value: object) -> str:
 
 Name = Annotated[str, AfterValidator(_name)]
 StunEndpoint = Annotated[Endpoint, PlainValidator(_stun_endpoint), PlainSerializer(str, return_type=str)]
+ForwardPermission = Annotated[Permission, PlainValidator(_permission), PlainSerializer(str, return_type=str)]
 Port = Annotated[StrictInt, Field(ge=0, le=65535)]
 
 
@@ -254,12 +249,14 @@ class Vantage(_Strict):
 
 
 class FleetNode(_Strict):
-    """One node of the fleet. Without a vantage it uses the default route, without a host any host serves it."""
+    """One node of the fleet. Without a vantage it uses the default route, without a host any host serves it. `forward`
+    is what its peers may have dialled from it: nothing unless it is named."""
 
     name: Name
     vantage: Vantage | None = None
     host: Name | None = None
     listen: tuple[Port, ...] = (0,)
+    forward: tuple[ForwardPermission, ...] = ()
 
     @model_validator(mode="after")
     def _ports_once(self) -> Self:

@@ -27,11 +27,12 @@ class PolicyNumbers(BaseModel):
     phases: dict[Phase, PhaseNumbers]
     skip_ruled_out: bool  # whether combos that the two NATs leave no chance are left out
     deadline_s: float = Field(gt=0)  # of the whole connection
+    upgrades: bool = False  # whether a relayed pipe is moved to a direct path, which is sought meanwhile
 
     def walk_numbers(self) -> WalkNumbers:
         """The same numbers as the planner takes them."""
         timings = {phase: PhaseTiming(n.start_s, n.timeout_s) for phase, n in self.phases.items()}
-        return WalkNumbers(timings, self.skip_ruled_out, self.deadline_s)
+        return WalkNumbers(timings, self.skip_ruled_out, self.deadline_s, self.upgrades)
 
 
 def walk_numbers(policy: Policy) -> WalkNumbers:

@@ -41,6 +41,7 @@ class Policy(StrEnum):
     STRICT = "strict"
     STAGGERED = "staggered"
     PATIENT = "patient"
+    RELAY_FIRST = "relay_first"
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -27,11 +27,17 @@ class PhaseTiming:
 
 @dataclass(frozen=True, slots=True)
 class WalkNumbers:
-    """What sets one policy apart from another."""
+    """What sets one policy apart from another. Where it `upgrades`, a direct path is sought although a relayed pipe is
+    there, and the pipe moves to it."""
 
     timings: Mapping[Phase, PhaseTiming]
     skip_ruled_out: bool
     deadline_s: float
+    upgrades: bool = False
+
+    def sought_beside(self, phase: Phase) -> bool:
+        """Whether what else is tried neither waits for this phase nor makes it wait."""
+        return self.upgrades and phase is Phase.RELAY
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,11 +106,13 @@ class PhasePlan:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is tried for one pair, in which order, and what is not."""
+    """What is tried for one pair, in which order, and what is not. Where it `upgrades`, a relayed pipe does not end the
+    walk."""
 
     phases: tuple[PhasePlan, ...]
     skipped: tuple[Skipped, ...]
     deadline_s: float
+    upgrades: bool = False
 
 
 def make_plan(
@@ -124,14 +132,14 @@ def make_plan(
     """
     possible, skipped = _possible(techniques, numbers, mine, theirs, pin, unavailable=unavailable or {})
     if not numbers.skip_ruled_out:
-        return Plan(_phases(possible, numbers, None), tuple(skipped), numbers.deadline_s)
+        return Plan(_phases(possible, numbers, None), tuple(skipped), numbers.deadline_s, numbers.upgrades)
     advisor = Advisor(experience, mine, theirs)
     against = {combo: advice for t, combo in possible if (advice := advisor.against(t.requirement, combo))}
     if len(against) < len(possible):
         why = Reason.EXPERIENCE_RULES_OUT
         skipped += [Skipped(c, t.walked_in, why, against[c]) for t, c in possible if c in against]
         possible = [(t, c) for t, c in possible if c not in against]
-    return Plan(_phases(possible, numbers, advisor), tuple(skipped), numbers.deadline_s)
+    return Plan(_phases(possible, numbers, advisor), tuple(skipped), numbers.deadline_s, numbers.upgrades)
 
 
 def subjects(
@@ -194,7 +202,8 @@ def _phases(
     expected: list[Expected] = []
     for phase in sorted(Phase, key=lambda phase: _time(numbers.timings[phase])):
         timing = numbers.timings[phase]
-        soonest = min(expected, default=None)
+        beside = numbers.sought_beside(phase)
+        soonest = None if beside else min(expected, default=None)
         combos: list[Planned] = []
         for technique, combo in possible:
             if technique.walked_in is not phase:
@@ -204,7 +213,7 @@ def _phases(
             start_s = _start_s(technique, numbers, likely)
             planned = _moved(Planned(combo, start_s, long_shot, rtt_ms=rtt_ms), soonest)
             combos.append(planned)
-            if advisor and planned.start_s is not None:
+            if advisor and planned.start_s is not None and not beside:
                 promise = advisor.expected(technique.requirement, combo, planned.start_s)
                 expected += [promise] if promise else []
         plans.append(PhasePlan(phase, timing.timeout_s, tuple(combos)))

@@ -28,6 +28,14 @@ class Name:
 
 
 @dataclass(frozen=True, slots=True)
+class Move:
+    """Have the relayed pipe that is in use move to the path of this combo; the attempt then gets the peer's agreement
+    or fails."""
+
+    combo: Combo
+
+
+@dataclass(frozen=True, slots=True)
 class Cancel:
     """Cancel the attempt of this combo."""
 
@@ -37,20 +45,22 @@ class Cancel:
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """The walk is over. Without a winner there is a reason; `untried` are the combos that were never started."""
+    """The walk is over. Without a winner there is a reason; `untried` are the combos that were never started. A relayed
+    winner of a plan that upgrades is one that nothing direct has taken over from."""
 
     winner: Combo | None
     reason: Reason | None
     untried: tuple[Skipped, ...]
 
 
-Action = Start | Name | Cancel | Finish
+Action = Start | Name | Move | Cancel | Finish
 
 
 class _State(Enum):
     RUNNING = "running"
     READY = "ready"  # both ends proved; waits to be named
     NAMED = "named"
+    CARRYING = "carrying"  # relayed and in use, until a direct path is there
     ENDED = "ended"
 
 
@@ -74,7 +84,9 @@ class Walk:
         self._batches = _batches(plan)
         self._states: dict[Combo, _State] = {}
         self._long_shots = {planned.combo for phase in plan.phases for planned in phase.combos if planned.long_shot}
+        self._relays = {p.combo for phase in plan.phases if phase.phase is Phase.RELAY for p in phase.combos}
         self._winner: Combo | None = None
+        self._carrier: Combo | None = None
         self._stopped: Reason | None = None
         self.finished = False
 
@@ -84,8 +96,13 @@ class Walk:
             self._states[combo] = _State.READY
 
     def agreed(self, combo: Combo) -> None:
-        """Both ends agree that this pipe is the winner."""
-        if self._states.get(combo) is _State.NAMED:
+        """Both ends agree on this pipe, or on this path for the pipe that is in use."""
+        if self._states.get(combo) is not _State.NAMED:
+            return
+        if self._plan.upgrades and combo in self._relays:
+            self._carrier = combo
+            self._states[combo] = _State.CARRYING
+        else:
             self._winner = combo
 
     def ended(self, combo: Combo) -> None:
@@ -107,9 +124,8 @@ class Walk:
             self.stop(Reason.DEADLINE)
         if self._stopped:
             return self._finish(self._stopped, self._stopped)
-        actions = self._start_due(elapsed_s)
-        actions += self._name_next()
-        if not actions and all(state is _State.ENDED for state in self._states.values()):
+        actions = [*self._spare_relays(), *self._start_due(elapsed_s), *self._name_next()]
+        if not actions and all(state in (_State.ENDED, _State.CARRYING) for state in self._states.values()):
             return self._finish(Reason.ALL_FAILED, self._nothing_came())
         return actions
 
@@ -129,17 +145,29 @@ class Walk:
             nothing_earlier = not self._awaited()
             for phase, planned in self._unstarted(batch):
                 on_time = planned.start_s is not None and elapsed_s >= planned.start_s
-                if on_time or nothing_earlier:
+                spare = self._carrier is not None and planned.combo in self._relays
+                if not spare and (on_time or nothing_earlier):
                     self._states[planned.combo] = _State.RUNNING
                     actions.append(Start(planned.combo, phase.phase, phase.timeout_s, planned.advice, planned.rtt_ms))
         return actions
 
     def _awaited(self) -> bool:
-        """Whether anything is under way that later ones wait for: not long shots, unless they are as good as won."""
+        """Whether anything is under way that later ones wait for: not long shots, unless they are as good as won, nor a
+        relay that a direct path takes over from."""
+        unawaited = self._long_shots | (self._relays if self._plan.upgrades else set())
         return any(
-            state is not _State.ENDED and not (state is _State.RUNNING and combo in self._long_shots)
+            state not in (_State.ENDED, _State.CARRYING) and not (state is _State.RUNNING and combo in unawaited)
             for combo, state in self._states.items()
         )
+
+    def _spare_relays(self) -> list[Action]:
+        """Of several relays one is enough."""
+        if self._carrier is None:
+            return []
+        live = (_State.RUNNING, _State.READY)
+        spare = [c for c, state in self._states.items() if c in self._relays and state in live]
+        self._states.update(dict.fromkeys(spare, _State.ENDED))
+        return [Cancel(combo, Reason.OTHER_PIPE_WON) for combo in spare]
 
     def _unstarted(self, batch: _Batch) -> _Batch:
         return [(phase, planned) for phase, planned in batch if planned.combo not in self._states]
@@ -147,19 +175,23 @@ class Walk:
     def _name_next(self) -> list[Action]:
         if _State.NAMED in self._states.values():
             return []
-        for combo, state in self._states.items():
-            if state is _State.READY:
-                self._states[combo] = _State.NAMED
-                return [Name(combo)]
+        ready = [combo for combo, state in self._states.items() if state is _State.READY]
+        ready.sort(key=self._relays.__contains__)
+        for combo in ready[:1]:
+            self._states[combo] = _State.NAMED
+            return [Move(combo) if self._carrier else Name(combo)]
         return []
 
     def _finish(self, cancel_reason: Reason, reason: Reason | None) -> list[Action]:
         self.finished = True
-        live = [c for c, state in self._states.items() if state is not _State.ENDED and c != self._winner]
-        unneeded = Reason.NOT_NEEDED if self._winner else (reason or Reason.NOT_NEEDED)
+        winner = self._winner or self._carrier
+        at_rest = (_State.ENDED, _State.CARRYING)
+        live = [c for c, state in self._states.items() if state not in at_rest and c != self._winner]
+        reason = None if winner else reason
+        unneeded = reason or Reason.NOT_NEEDED
         untried = [
             Skipped(planned.combo, phase.phase, unneeded, planned.advice)
             for batch in self._batches
             for phase, planned in self._unstarted(batch)
         ]
-        return [*(Cancel(combo, cancel_reason) for combo in live), Finish(self._winner, reason, tuple(untried))]
+        return [*(Cancel(combo, cancel_reason) for combo in live), Finish(winner, reason, tuple(untried))]

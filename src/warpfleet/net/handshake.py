@@ -8,8 +8,11 @@ recipient's key; PROOF and what follows also cover both nonces, so that nothing 
     responder -> initiator   PROOF    both nonces: the responder is proved
     initiator -> responder   TAKE     this pipe is the winner; both nonces: the initiator is proved
     responder -> initiator   AGREED   both ends agree which pipe it is
+    initiator -> responder   MOVE     instead of TAKE: the relayed pipe of this connection moves to this path
     initiator -> responder   SEAL     first inside the tunnel that follows: the initiator is at its other end
     either    -> the other   CLOSE    this pipe is not needed (any more)
+    either    -> the other   CHECK    a challenge, on a path of a pipe that is in use: does it still lead to you?
+    either    -> the other   CHECKED  the same challenge, on the path that it came by
 
 Every frame may be lost, repeated or reordered: each is answered anew. The initiator's nonce may come with a signal,
 which proves whose it is as a HELLO does: then PROOF is the first frame, and what came in the tunnel behind it shows the
@@ -57,6 +60,9 @@ class FrameType(IntEnum):
     AGREED = 5
     CLOSE = 6
     SEAL = 7
+    MOVE = 8
+    CHECK = 9
+    CHECKED = 10
 
 
 class Event(Enum):
@@ -67,8 +73,10 @@ class Event(Enum):
     GREETED = "greeted"  # responder: the initiator has been heard, and asks again where our answer is lost
     PROVED = "proved"  # initiator: the responder has proved itself; `take` may be sent
     TAKEN = "taken"  # responder: the initiator has proved itself and named this pipe
+    MOVED = "moved"  # responder: as TAKEN, for a pipe that is in use; the frame says whose
     AGREED = "agreed"  # initiator: the responder agrees
     SEALED = "sealed"  # responder: the initiator speaks; means something inside the tunnel alone
+    CHECKED = "checked"  # our challenge has come back; the frame has it
     CLOSED = "closed"
 
 
@@ -76,7 +84,8 @@ class Event(Enum):
 class Frame:
     """One frame. Ids are 32 hexadecimal digits; `sender` is a 32-byte Ed25519 key.
 
-    `started_at_us` is when the connection began by its initiator's clock, in microseconds since 1970 (UTC).
+    `started_at_us` is when the connection began by its initiator's clock, in microseconds since 1970 (UTC). `plugin` is
+    the attempt's, in MOVE that of the pipe which moves. In CHECK and CHECKED the initiator's nonce is the challenge.
     """
 
     type: FrameType
@@ -130,10 +139,12 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """What to do about a received frame: an answer for its source, and what it means."""
+    """What to do about a received frame: an answer for its source, and what it means, with the frame where that says
+    more."""
 
     event: Event = Event.NOTHING
     reply: bytes | None = None
+    frame: Frame | None = None
 
 
 class Handshake:
@@ -178,6 +189,14 @@ class Handshake:
         """The initiator names this pipe the winner. Only after `Event.PROVED`."""
         return self._frame(FrameType.TAKE)
 
+    def move(self, plugin: str) -> bytes:
+        """As `take`, where the pipe of this connection that this plugin has won is to move here."""
+        return self._frame(FrameType.MOVE, plugin=plugin)
+
+    def check(self, challenge: bytes) -> bytes:
+        """Ask whether a path leads to the peer. The challenge has `NONCE_BYTES` bytes that nobody can guess."""
+        return self._signed(replace(self._base, type=FrameType.CHECK, initiator_nonce=challenge))
+
     def seal(self) -> bytes:
         """The initiator says that it is at the other end of the tunnel: inside it, once its responder is proved."""
         return self._frame(FrameType.SEAL)
@@ -193,12 +212,16 @@ class Handshake:
         handler = handlers.get(frame.type)
         return handler(self, frame) if handler else Received()
 
-    def _frame(self, kind: FrameType) -> bytes:
+    def _frame(self, kind: FrameType, plugin: str | None = None) -> bytes:
         ours, theirs = self._nonce, self._peer_nonce or _NO_NONCE
         nonces = (ours, theirs) if self.side is Side.INITIATOR else (theirs, ours)
         if kind in (FrameType.KNOCK, FrameType.HELLO):
             nonces = (ours, _NO_NONCE) if self.side is Side.INITIATOR else (_NO_NONCE, ours)
-        frame = replace(self._base, type=kind, initiator_nonce=nonces[0], responder_nonce=nonces[1])
+        of = plugin or self._base.plugin
+        frame = replace(self._base, type=kind, plugin=of, initiator_nonce=nonces[0], responder_nonce=nonces[1])
+        return self._signed(frame)
+
+    def _signed(self, frame: Frame) -> bytes:
         return frame.sign(self._identity, self.peer)
 
     def _verify(self, data: bytes) -> Frame:
@@ -237,6 +260,17 @@ class Handshake:
         self._check_nonces(frame.initiator_nonce, frame.responder_nonce)
         return Received(Event.TAKEN, reply=self._frame(FrameType.AGREED))
 
+    def _on_move(self, frame: Frame) -> Received:
+        self._check_nonces(frame.initiator_nonce, frame.responder_nonce)
+        return Received(Event.MOVED, self._frame(FrameType.AGREED), frame)
+
+    def _on_check(self, frame: Frame) -> Received:
+        answer = replace(self._base, type=FrameType.CHECKED, initiator_nonce=frame.initiator_nonce)
+        return Received(reply=self._signed(answer))
+
+    def _on_checked(self, frame: Frame) -> Received:
+        return Received(Event.CHECKED, frame=frame)
+
     def _on_seal(self, frame: Frame) -> Received:
         self._check_nonces(frame.initiator_nonce, frame.responder_nonce)
         return Received(Event.SEALED)
@@ -254,10 +288,15 @@ _INITIATOR_HANDLERS = {
     FrameType.PROOF: Handshake._on_proof,
     FrameType.AGREED: Handshake._on_agreed,
     FrameType.CLOSE: Handshake._on_close,
+    FrameType.CHECK: Handshake._on_check,
+    FrameType.CHECKED: Handshake._on_checked,
 }
 _RESPONDER_HANDLERS = {
     FrameType.HELLO: Handshake._on_hello,
     FrameType.TAKE: Handshake._on_take,
+    FrameType.MOVE: Handshake._on_move,
     FrameType.SEAL: Handshake._on_seal,
     FrameType.CLOSE: Handshake._on_close,
+    FrameType.CHECK: Handshake._on_check,
+    FrameType.CHECKED: Handshake._on_checked,
 }

@@ -26,8 +26,9 @@ def next_resend_s(interval_s: float) -> float:
     return min(interval_s * _RESEND_FACTOR, _RESEND_MAX_S)
 
 
-Claim = Callable[[], Awaitable[None]]
-"""Asks whoever names the winner for leave to take this pipe; raises where another was named."""
+Claim = Callable[[], Awaitable[str | None]]
+"""Asks whoever names the winner for leave to take this pipe; raises where another was named. Returns the plugin whose
+pipe is to move here, None where this is to become a pipe of its own."""
 
 
 FirstFlight = Callable[[], Sequence[bytes]]
@@ -51,11 +52,15 @@ class Tunnel(Protocol):
 
 
 class Agreed(NamedTuple):
-    """Where the peer is, and what came from there for the tunnel before both had agreed. `unanswered` is the frame that
-    is to be sent again until the peer has agreed, None where it has, and `resend_s` the time until then."""
+    """Where the peer is, and what came from there for the tunnel before both had agreed. `moves` is the plugin whose
+    pipe moves here, if one does; then the responder answers late frames of the initiator with `answer`. `unanswered` is
+    the frame that is to be sent again until the peer has agreed, None where it has, and `resend_s` the time until then.
+    """
 
     remote: Endpoint
     early: list[bytes]
+    moves: str | None = None
+    answer: bytes = b""
     unanswered: bytes | None = None
     resend_s: float = 0.0
 
@@ -71,15 +76,16 @@ async def prove_stream(
     *,
     first: bytes | None = None,
     first_flight: FirstFlight = nothing,
-) -> None:
+) -> str | None:
     """Prove both ends on a stream and agree that it is the winner.
 
     `first` is the peer's frame where it was already read (an inbound stream). Returns once both agree; what follows on
-    the stream is the tunnel's.
+    the stream is the tunnel's. Where a pipe moves here, returns the plugin whose it is.
     ProofFailed, PeerClosed, ConnectionLost, or what `claim` raises. The caller bounds the time.
     """
     frame = first
     claimed = False
+    moves: str | None = None
     if frame is None:
         await stream.write(handshake.opener())
         frame = await stream.read_exactly(FRAME_BYTES)
@@ -89,12 +95,15 @@ async def prove_stream(
             await stream.write(received.reply)
         if received.event is Event.PROVED and not claimed:  # openers that crossed are answered by two proofs
             claimed = True
-            await claim()
-            await stream.write(b"".join((handshake.take(), *first_flight())))
+            moves = await claim()
+            named = (handshake.move(moves),) if moves else (handshake.take(), *first_flight())
+            await stream.write(b"".join(named))
         elif received.event is Event.CLOSED:
             raise PeerClosed("the peer closed this pipe")
+        elif received.event is Event.MOVED and received.frame:
+            return received.frame.plugin
         elif received.event in (Event.TAKEN, Event.AGREED):
-            return
+            return moves
         frame = await stream.read_exactly(FRAME_BYTES)
 
 
@@ -125,7 +134,8 @@ async def prove_datagram(
     proof = _DatagramProof(socket, handshake, claim, candidates, rtt_ms, tunnel=tunnel, flight=flight, later=later)
     try:
         remote = await proof.run(first)
-        return Agreed(remote, proof.take_early(remote), proof.unanswered, proof.resend_first_s)
+        early = proof.take_early(remote)
+        return Agreed(remote, early, proof.moves, proof.answer, proof.unanswered, proof.resend_first_s)
     except BaseException:
         with contextlib.suppress(WarpfleetError):  # the budget may be spent: what ended the attempt says more
             for target in proof.seen:
@@ -167,7 +177,9 @@ class _DatagramProof:
         self._greeted = (
             False  # the peer mostly asks again, but not where it greeted many ports and knows not which hears
         )
-        self._claiming: asyncio.Task[None] | None = None
+        self._claiming: asyncio.Task[str | None] | None = None
+        self.moves: str | None = None
+        self.answer = b""
         self._receiving = asyncio.create_task(socket.receive())
         self.seen: set[Endpoint] = set()  # endpoints that authentic frames came from
         self.unanswered: bytes | None = None
@@ -227,17 +239,19 @@ class _DatagramProof:
                 if self._greeted:
                     end = loop.time() + _RESEND_MAX_S
             if self._claiming and self._claiming in done:
-                self._claiming.result()
+                self.moves = self._claiming.result()
                 self._claiming = None
-                self._take()
+                self._name()
                 return None, True
             if self._later and self._later in done and self._add(self._later.result()):
                 return None, True
         return None, False
 
-    def _take(self) -> None:
+    def _name(self) -> None:
+        """We have leave to take this path, or to move a pipe here."""
         assert self._chosen
-        self._message = self._taking = self._handshake.take()
+        self._taking = None if self.moves else self._handshake.take()
+        self._message = self._taking or self._handshake.move(self.moves or "")
         self._targets = [self._chosen]
         self._flight = self._tunnel_flight()
 
@@ -280,6 +294,9 @@ class _DatagramProof:
                 return False  # an endpoint beyond what this attempt may send to: as if it had not been heard
         self.seen.add(source)
         self._note(received.event, source)
+        if received.event is Event.MOVED and received.frame:
+            self.moves, self.answer = received.frame.plugin, received.reply or b""
+            return True
         return received.event is Event.TAKEN or (received.event is Event.AGREED and source == self._chosen)
 
     def _note(self, event: Event, source: Endpoint) -> None:

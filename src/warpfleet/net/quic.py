@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Self
+from typing import Protocol, Self
 
 from warpfleet.core.combo import Side, Transport
 from warpfleet.core.endpoint import Endpoint
@@ -15,23 +15,47 @@ from warpfleet.net.proving import PeerClosed, next_resend_s
 from warpfleet.net.quic_engine import QuicEngine
 
 _KEEPALIVE_S = 10.0  # NATs forget a UDP mapping after 30 s at the earliest in practice: two of these may get lost
-_FLUSH_S = 5.0  # a reader that takes nothing for so long is not waited for
+_STALL_S = 3.0  # a peer that has taken nothing more for so long is not waited for
 _AGREE_S = 3.0  # a responder that waits for us alone answers within a round trip; some frames may get lost
 _FAREWELLS = 2  # one lost datagram should not leave the peer with an open pipe
 
 
 @dataclass(frozen=True, slots=True)
 class DatagramPath:
-    """A way to the peer: a socket, and where the peer is as seen from it. TCP is that of `StreamDatagrams`."""
+    """A way to the peer: a socket, and where the peer is as seen from it. TCP is that of `StreamDatagrams`. `answer` is
+    for late frames of the proof that was made on it, where that was another one than the pipe's."""
 
     socket: DatagramSocket
     remote: Endpoint
     relayed: bool = False
     transport: Transport = Transport.UDP
+    answer: bytes = b""
+
+    @property
+    def path(self) -> PipePath:
+        """The way as an application sees it."""
+        return PipePath(self.transport, self.socket.local, self.remote, self.relayed, self.socket.through)
 
     def send(self, data: bytes) -> None:
         """Send one datagram."""
         self.socket.send_to(data, self.remote)
+
+
+class Watcher(Protocol):
+    """Who keeps the paths of a pipe, and is told what they are good for."""
+
+    def sent(self, path: DatagramPath) -> None: ...
+
+    def heard(self, path: DatagramPath) -> None: ...
+
+    def checked(self, path: DatagramPath, challenge: bytes) -> None:
+        """The peer has answered a challenge by this path."""
+
+    def gone(self, path: DatagramPath) -> None:
+        """A path's socket has ended."""
+
+    def stop(self) -> None:
+        """The pipe is over."""
 
 
 class QuicPipe(BasePipe):
@@ -56,6 +80,8 @@ class QuicPipe(BasePipe):
         self._heard = True
         self._alive = self._loop.call_later(_KEEPALIVE_S, self._keep_alive)
         self._active = path
+        self._watcher: Watcher | None = None
+        self.closed: asyncio.Future[None] = self._loop.create_future()
         self._readers = {path: asyncio.create_task(self._read(path))}
         for data in early:
             engine.receive(data, self._loop.time())
@@ -93,8 +119,12 @@ class QuicPipe(BasePipe):
     @property
     def path(self) -> PipePath:
         """What carries the bytes now."""
-        active, socket = self._active, self._active.socket
-        return PipePath(active.transport, socket.local, active.remote, active.relayed, socket.through)
+        return self._active.path
+
+    @property
+    def active(self) -> DatagramPath:
+        """The way that it sends on."""
+        return self._active
 
     @property
     def paths(self) -> tuple[DatagramPath, ...]:
@@ -103,12 +133,20 @@ class QuicPipe(BasePipe):
 
     def move(self, path: DatagramPath) -> None:
         """Send on this path from now on. Datagrams of the others are still taken until they are dropped. What is lost
-        on the move is sent again."""
+        on the move is sent again. ConnectionLost once the pipe has been closed."""
+        if self._closing:
+            raise ConnectionLost("closed here")
         if path not in self._readers:
             self._readers[path] = asyncio.create_task(self._read(path))
-        self._active = path
-        self._engine.ping()  # the peer hears of it at once
-        self._pump_soon()
+        self._send_on(path)
+
+    def watch(self, watcher: Watcher) -> None:
+        """Tell somebody what becomes of the paths."""
+        self._watcher = watcher
+
+    def check(self, path: DatagramPath, challenge: bytes) -> None:
+        """Ask the peer for an answer by this path (see `net.handshake`)."""
+        path.send(self._handshake.check(challenge))
 
     def drop(self, path: DatagramPath) -> None:
         """Close a path that is not in use."""
@@ -140,22 +178,30 @@ class QuicPipe(BasePipe):
         if self._closing:
             raise ConnectionLost("closed here")
         await self._until(lambda: bool(self._engine.received) or self._engine.ended)
+        granted_bytes = self._engine.granted_bytes
         data = self._engine.read(max_bytes)
-        self._pump_soon()
+        if self._engine.granted_bytes != granted_bytes:
+            self._pump_soon()
         return data
 
     async def close(self) -> None:
-        """Close both ends, once the peer has what was sent; it is waited for for a few seconds. Idempotent."""
+        """Close both ends, once the peer has what was sent, or has stopped taking it. Idempotent."""
         if self._closing is None:
             self._closing = asyncio.create_task(self._close())
         await asyncio.shield(self._closing)
 
     async def _close(self) -> None:
         with contextlib.suppress(ConnectionLost, TimeoutError):
-            async with asyncio.timeout(_FLUSH_S):
-                await self.send_eof()
-                await self._until(lambda: self._engine.flushed)
+            await self.send_eof()
+            while not self._engine.flushed:
+                await self._progress()
         await self._end()
+
+    async def _progress(self) -> None:
+        """Wait until the peer has taken more. TimeoutError where it does not."""
+        room_bytes = self._engine.room_bytes
+        async with asyncio.timeout(_STALL_S):
+            await self._until(lambda: self._engine.flushed or self._engine.room_bytes > room_bytes)
 
     async def _seal(self) -> None:
         """The client checks whose certificate it is before it sends anything; the server waits for its proof."""
@@ -193,34 +239,48 @@ class QuicPipe(BasePipe):
                     self._take(data, path)
         path.socket.close()
         self._readers.pop(path, None)
+        if self._watcher:
+            self._watcher.gone(path)
         if path == self._active:
             self._fall_back()
 
     def _fall_back(self) -> None:
         """The socket has gone: an allocation that expired, say."""
         if self._readers:
-            self.move(next(reversed(self._readers)))
+            self._send_on(next(reversed(self._readers)))
         else:
             self._break(ConnectionLost("the path is gone"))
 
+    def _send_on(self, path: DatagramPath) -> None:
+        self._active = path
+        self._engine.ping()  # the peer hears of it at once
+        self._pump_soon()
+
     def _take(self, data: bytes, path: DatagramPath) -> None:
-        self._heard = True
+        if self._watcher:
+            self._watcher.heard(path)
         if is_frame(data):
             self._take_frame(data, path)
         else:
+            self._heard = True  # frames are none of QUIC's, whose idle timeout they do not keep off
             self._engine.receive(data, self._loop.time())
+            self._news.set()  # before the pump is due, so that an answer leaves with it
             self._pump_soon()
 
     def _take_frame(self, data: bytes, path: DatagramPath) -> None:
         try:
             received = self._handshake.receive(data)
         except ProofFailed:
+            if path.answer:
+                path.send(path.answer)
             return
         if received.reply:
             path.send(received.reply)
         if received.event is Event.AGREED and self._asking:
             self._asking.cancel()
             self._asking = None
+        if received.event is Event.CHECKED and received.frame and self._watcher:
+            self._watcher.checked(path, received.frame.initiator_nonce)
         if received.event is Event.CLOSED and (self._asking or not self._sealed):
             self._break(PeerClosed("the peer closed this pipe"))
 
@@ -245,8 +305,11 @@ class QuicPipe(BasePipe):
 
     def _pump(self) -> None:
         self._pump_pending = False
-        for data in self._engine.outgoing(self._loop.time()):
+        outgoing = self._engine.outgoing(self._loop.time())
+        for data in outgoing:
             self._active.send(data)
+        if outgoing and self._watcher:
+            self._watcher.sent(self._active)
         if self._timer:
             self._timer.cancel()
         due_s = self._engine.due_s
@@ -273,6 +336,8 @@ class QuicPipe(BasePipe):
             self._asking.cancel()
         if self._timer:
             self._timer.cancel()
+        if self._watcher:
+            self._watcher.stop()
         for reader in self._readers.values():
             reader.cancel()
         await asyncio.gather(*self._readers.values(), return_exceptions=True)
@@ -280,3 +345,5 @@ class QuicPipe(BasePipe):
         for path in self._readers:
             path.socket.close()
         self._news.set()
+        if not self.closed.done():
+            self.closed.set_result(None)

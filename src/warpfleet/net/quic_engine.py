@@ -19,6 +19,7 @@ from warpfleet.core.identity import Identity
 from warpfleet.net.certificate import certificate_of, key_in
 
 WINDOW_BYTES = 1_048_576  # that may wait for a reader, and for an acknowledgement: 80 Mbit/s at a round trip of 100 ms
+_GRANT_BYTES = WINDOW_BYTES // 8  # of a window that has moved on are told at once: a slow reader shows that it reads
 IDLE_S = 30.0  # a peer that is silent for so long is gone (RFC 7675 section 5.1)
 _UNLIMITED = 2**62 - 1  # the largest integer of RFC 9000 section 16
 _STREAM = 0  # the first one that a client opens
@@ -100,6 +101,11 @@ class QuicEngine:
         return max(0, WINDOW_BYTES - len(self._stream.sender._buffer)) if self._stream else WINDOW_BYTES
 
     @property
+    def granted_bytes(self) -> int:
+        """How much the peer may send in all."""
+        return self._connection.granted_bytes if self._connection else WINDOW_BYTES
+
+    @property
     def flushed(self) -> bool:
         """Whether the peer has acknowledged everything, its end included."""
         return self._stream is not None and self._stream.sender.is_finished
@@ -156,7 +162,7 @@ class QuicEngine:
         del self.received[:max_bytes]
         self._read_bytes += len(data)
         limit_bytes = self._read_bytes + WINDOW_BYTES
-        if self._connection and limit_bytes - self._connection.granted_bytes >= WINDOW_BYTES // 2:
+        if self._connection and limit_bytes - self.granted_bytes >= _GRANT_BYTES:
             self._connection.granted_bytes = limit_bytes
         return data
 

@@ -53,11 +53,13 @@ class SharedSocket:
         self.close()
 
     def _for(self, data: bytes, source: Endpoint) -> "Loan | None":
-        """A frame names its attempt, from wherever it comes; what is in a tunnel shows nothing but its source."""
+        """A frame names its attempt, from wherever it comes. What is in a tunnel, and frames of a pipe that has moved
+        here, show nothing but their source."""
+        owner = self._owners.get(source)
         if not is_frame(data):
-            return self._owners.get(source)
+            return owner
         try:
-            return self._loans.get(Frame.parse(data).attempt_id)
+            return self._loans.get(Frame.parse(data).attempt_id, owner)
         except ProofFailed:
             return None
 

@@ -29,6 +29,10 @@ READ_LIMIT_BYTES = 262_144  # one recv() at most, whatever the caller would take
 _TCP_INFO = struct.Struct("=8x 24I 4Q I")
 
 
+# A peer that vanished without a word is found out within half a minute of silence. What is on its way is not bounded by
+# TCP_USER_TIMEOUT, which would also end a stream whose peer is slow to read.
+_KEEPALIVE = {socket.TCP_KEEPIDLE: 15, socket.TCP_KEEPINTVL: 5, socket.TCP_KEEPCNT: 3}  # seconds, seconds, probes
+
 # By family: the level of the options, the one that limits hops, and the one that sets the least TTL of what is heard,
 # which Python does not name: IP_MINTTL of linux/in.h, IPV6_MINHOPCOUNT of linux/in6.h.
 _HOP_OPTIONS = {
@@ -271,6 +275,9 @@ class TcpStream:
 
     def __init__(self, opened: socket.socket) -> None:
         opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in _KEEPALIVE.items():
+            opened.setsockopt(socket.IPPROTO_TCP, option, value)
         self._ready = _Readiness(opened)
         self._local = local_endpoint(opened)
         self._remote = Endpoint(*opened.getpeername()[:2])

@@ -18,7 +18,7 @@ class StreamDatagrams:
     through = None
 
     def __init__(self, stream: ByteStream) -> None:
-        self._stream = stream
+        self.stream = stream
         self._received = bytearray()
         self._waiting = bytearray()
         self._writing: asyncio.Task[None] | None = None
@@ -26,17 +26,17 @@ class StreamDatagrams:
     @property
     def local(self) -> Endpoint:
         """The local transport address."""
-        return self._stream.local
+        return self.stream.local
 
     @property
     def remote(self) -> Endpoint:
         """Where datagrams can be sent to, and come from."""
-        return self._stream.remote
+        return self.stream.remote
 
     @property
     def packets_sent(self) -> int | None:
         """How many segments have been sent."""
-        return self._stream.packets_sent
+        return self.stream.packets_sent
 
     def send_to(self, data: bytes, remote: Endpoint) -> None:
         """Send one datagram; it is lost where too many wait, where the stream has ended, or where it goes elsewhere."""
@@ -55,16 +55,16 @@ class StreamDatagrams:
                     data = bytes(self._received[_LENGTH.size : end])
                     del self._received[:end]
                     return data, self.remote
-            self._received += await self._stream.read(_READ_BYTES)
+            self._received += await self.stream.read(_READ_BYTES)
 
     def close(self) -> None:
         """Close; idempotent. A pending `receive` raises ConnectionLost."""
         if self._writing:
             self._writing.cancel()
-        self._stream.close()
+        self.stream.close()
 
     async def _write(self) -> None:
         with contextlib.suppress(ConnectionLost):
             while self._waiting:
                 data, self._waiting = bytes(self._waiting), bytearray()
-                await self._stream.write(data)
+                await self.stream.write(data)

@@ -18,23 +18,25 @@ from warpfleet.net.pipe import RECV_BYTES, BasePipe
 
 _CHUNK_BYTES = 262_144  # encrypted and written at once: sixteen records
 _RECORD_BYTES = 16_384  # RFC 8446 section 5.1
-_FLUSH_S = 5.0  # a reader that takes nothing for so long is not waited for
+_FLUSH_S = 2.0  # a peer that takes nothing for so long is not waited for
 # A stream that is closed while the peer still sends is reset, and may take with it what the peer has not read yet: so
 # its end is waited for, as long as it says something (a round trip of a slow path passes before it knows), up to 2 s.
 _SILENCE_S, _FAREWELL_S = 0.25, 2.0
 
 
 @lru_cache(1)
-def _client_context() -> ssl.SSLContext:
+def client_context() -> ssl.SSLContext:
+    """TLS 1.3 that takes any certificate: whose key it has is for the caller to check."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE  # the key is what is checked: the certificate vouches for itself
+    context.verify_mode = ssl.CERT_NONE
     return context
 
 
 @lru_cache(NODES_MAX)
-def _server_context(identity: Identity) -> ssl.SSLContext:
+def server_context(identity: Identity) -> ssl.SSLContext:
+    """TLS 1.3 with a node's certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.num_tickets = 0  # nothing is resumed
@@ -53,7 +55,7 @@ class Tunnel:
     def __init__(self, side: Side, identity: Identity) -> None:
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         server = side is Side.RESPONDER
-        context = _server_context(identity) if server else _client_context()
+        context = server_context(identity) if server else client_context()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=server)
         self._left_over = b""
 
@@ -87,36 +89,47 @@ class Tunnel:
         return self._outgoing.read()
 
     def write(self, data: memoryview | bytes) -> None:
-        """Encrypt."""
-        self._tls.write(data)
+        """Encrypt. ConnectionLost where what came before has broken the tunnel."""
+        try:
+            self._tls.write(data)
+        except ssl.SSLError as error:
+            raise _lost(error) from error
 
     def write_eof(self) -> None:
         """Say that nothing more follows. OpenSSL would then look for the other's end, and stumble over data: there is
         none to be seen."""
         self._left_over += self._tls.read(self._tls.pending()) if self._tls.pending() else b""
         waiting = self._incoming.read()
-        with contextlib.suppress(ssl.SSLWantReadError):
+        try:
             self._tls.unwrap()
+        except ssl.SSLWantReadError:
+            pass
+        except ssl.SSLError as error:
+            raise _lost(error) from error
         self._incoming.write(waiting)
 
     def read(self, max_bytes: int) -> tuple[bytes, bool]:
         """What can be decrypted, and whether that is all that ever comes. ConnectionLost where it was tampered with."""
         found, self._left_over = [self._left_over[:max_bytes]], self._left_over[max_bytes:]
         left = max_bytes - len(found[0])
+        ended = False
         try:
-            while left and (self._incoming.pending or self._tls.pending()):
+            while left and not ended and (self._incoming.pending or self._tls.pending()):
                 data = self._tls.read(min(left, _RECORD_BYTES))
-                if not data:
-                    return b"".join(found), True
+                ended = not data
                 found.append(data)
                 left -= len(data)
         except ssl.SSLWantReadError:  # half a record
             pass
-        except ssl.SSLZeroReturnError:  # the end of the other one, after our own
-            return b"".join(found), True
+        except ssl.SSLZeroReturnError:  # how it tells the other's end once our own was said
+            ended = True
         except ssl.SSLError as error:
-            raise ConnectionLost(f"the tunnel is broken: {error.reason}") from error
-        return b"".join(found), False
+            raise _lost(error) from error
+        return b"".join(found), ended
+
+
+def _lost(error: ssl.SSLError) -> ConnectionLost:
+    return ConnectionLost(f"the tunnel is broken: {error.reason}")
 
 
 class TlsPipe(BasePipe):

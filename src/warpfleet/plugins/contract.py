@@ -19,9 +19,11 @@ from warpfleet.core.peer import ADDRESS_FAMILIES, AddressFamily, PeerView
 from warpfleet.core.targets import USUAL_ALLOWANCE, Allowance
 from warpfleet.net.handshake import Handshake
 from warpfleet.net.interfaces import ByteStream, Count, DatagramSocket, Network, NodeNetwork, Pipe, uncounted
+from warpfleet.net.proved_path import ProvedPath
 from warpfleet.net.proving import Claim, prove_datagram, prove_stream
 from warpfleet.net.quic import DatagramPath, QuicPipe
 from warpfleet.net.quic_engine import QuicEngine
+from warpfleet.net.stream_datagrams import StreamDatagrams
 from warpfleet.net.tls import TlsPipe, Tunnel
 from warpfleet.plugins.room import Room
 from warpfleet.signal.messages import ProtoMessage
@@ -81,6 +83,9 @@ EndpointText = Annotated[str, AfterValidator(_checked_endpoint)]
 
 M = TypeVar("M", bound=AttemptMessage)
 
+Won = Pipe | ProvedPath
+"""What an attempt wins: a pipe, or a path for the relayed one that its connection has already."""
+
 
 @dataclass(frozen=True, slots=True)
 class InboundStream:
@@ -88,6 +93,10 @@ class InboundStream:
 
     stream: ByteStream
     first_frame: bytes
+
+    def discard(self) -> None:
+        """Close it: nobody waits for it."""
+        self.stream.close()
 
 
 class Inbox:
@@ -178,7 +187,7 @@ class NodePorts(Protocol):
         more. At any time."""
 
     async def viewed(self) -> None:
-        """Return once `view` says what is known of the NATs that the node stands behind."""
+        """Return once `view` has been learnt, for the first time or anew."""
 
     def expect(self, news: Callable[[], Awaitable[None]]) -> None:
         """What returns once the address record has something more to say: whoever plans for a whole fleet waits for it,
@@ -286,11 +295,14 @@ class AttemptContext(AttemptSpec):
         """This side's end of the tunnel of a datagram pipe."""
         return QuicEngine(self.side, self.node.identity)
 
-    async def prove_stream(self, stream: ByteStream, first_frame: bytes | None = None) -> Pipe:
-        """Turn a stream into a pipe; the stream is closed where that fails."""
+    async def prove_stream(self, stream: ByteStream, first_frame: bytes | None = None) -> Won:
+        """Turn a stream into a pipe, or a path for one; the stream is closed where that fails."""
         handshake, tunnel = self.handshake(), Tunnel(self.side, self.node.identity)
         async with self._one_claim_at_a_time(stream) as claim:
-            await prove_stream(stream, handshake, claim, first=first_frame, first_flight=tunnel.first_flight)
+            moves = await prove_stream(stream, handshake, claim, first=first_frame, first_flight=tunnel.first_flight)
+            if moves:
+                way = DatagramPath(StreamDatagrams(stream), stream.remote, transport=Transport.TCP)
+                return self._proved_path(moves, way)
             return await TlsPipe.open(stream, tunnel, handshake)
 
     async def prove_datagram(
@@ -302,10 +314,10 @@ class AttemptContext(AttemptSpec):
         relayed: bool = False,
         begun: Begun | None = None,
         later: Coroutine[Any, Any, Sequence[Endpoint]] | None = None,
-    ) -> Pipe:
-        """Turn a UDP socket into a pipe to whichever candidate proves itself; the socket is closed where that fails.
-        `first` is the peer's datagram and its source where it was already read, `begun` what signals have begun, and
-        `later` has more candidates."""
+    ) -> Won:
+        """Turn a UDP socket into a pipe, or a path for one, to whichever candidate proves itself; the socket is closed
+        where that fails. `first` is the peer's datagram and its source where it was already read, `begun` what signals
+        have begun, and `later` has more candidates."""
         handshake, tunnel, flight = begun or Begun(self.handshake(), self.tunnel())
         of_family = [candidate for candidate in candidates if candidate.af == self.combo.af]
         async with self._one_claim_at_a_time(socket) as claim:
@@ -320,21 +332,27 @@ class AttemptContext(AttemptSpec):
                 flight=flight,
                 later=later,
             )
-            path = DatagramPath(self.release(socket), agreed.remote, relayed)
+            socket = self.release(socket)
+            if agreed.moves:
+                return self._proved_path(agreed.moves, DatagramPath(socket, agreed.remote, answer=agreed.answer))
+            path = DatagramPath(socket, agreed.remote, relayed)
             return await QuicPipe.open(
                 tunnel, path, handshake, agreed.early, unanswered=agreed.unanswered, resend_s=agreed.resend_s
             )
+
+    def _proved_path(self, plugin: str, way: DatagramPath) -> ProvedPath:
+        return ProvedPath(plugin, self.connection_id, self.peer.name, self.side, way)
 
     @asynccontextmanager
     async def _one_claim_at_a_time(self, socket: ByteStream | DatagramSocket) -> AsyncIterator[Claim]:
         """Of several sockets that an attempt proves at once, only one may be taken; if that fails, the next may."""
         holds_turn = False
 
-        async def claim() -> None:
+        async def claim() -> str | None:
             nonlocal holds_turn
             await self._turn.acquire()
             holds_turn = True
-            await self.claim()
+            return await self.claim()
 
         try:
             yield claim
@@ -349,7 +367,7 @@ class Strategy(ABC):
     """One traversal technique; an instance is one side of one attempt.
 
     A plugin states what it is by these class attributes, is registered with `@register(phase=...)`, and runs.
-    `result` resolves to the pipe, or to None where the attempt did not win.
+    `result` resolves to what it won, or to None where the attempt did not win.
     """
 
     name: ClassVar[str]
@@ -369,7 +387,7 @@ class Strategy(ABC):
 
     def __init__(self, context: AttemptContext) -> None:
         self.context = context
-        self.result: asyncio.Future[Pipe | None] = asyncio.get_running_loop().create_future()
+        self.result: asyncio.Future[Won | None] = asyncio.get_running_loop().create_future()
 
     @classmethod
     async def setup(cls, _node: NodePorts) -> "AttemptFactory | None":
@@ -377,7 +395,7 @@ class Strategy(ABC):
         return cls
 
     @abstractmethod
-    async def run(self) -> Pipe | None:
+    async def run(self) -> Won | None:
         """Run this side of the attempt until its pipe is agreed on. Anything raised fails the attempt."""
 
 

@@ -7,8 +7,8 @@ from typing import Any
 from warpfleet.core.combo import Reason, RouteType
 from warpfleet.core.endpoint import Endpoint, Scope, scope_of
 from warpfleet.core.peer import AddressFamily, PeerView, shared_subnet
-from warpfleet.net.interfaces import ByteStream, Pipe
-from warpfleet.plugins.contract import AttemptContext, AttemptFailed, InboundStream
+from warpfleet.net.interfaces import ByteStream
+from warpfleet.plugins.contract import AttemptContext, AttemptFailed, InboundStream, Won
 
 TARGETS_MAX = 8  # a peer has a few addresses and ports; more would make us a port scanner
 
@@ -26,7 +26,7 @@ def targets(mine: PeerView, theirs: PeerView, af: AddressFamily, route: RouteTyp
     return found[:TARGETS_MAX]
 
 
-async def dial(context: AttemptContext, endpoints: Sequence[Endpoint]) -> Pipe:
+async def dial(context: AttemptContext, endpoints: Sequence[Endpoint]) -> Won:
     """Connect to every endpoint at once; the first stream to prove itself becomes the pipe, the others are closed.
 
     Where none does, raises what the last one raised: the most patient failure says most.
@@ -34,7 +34,7 @@ async def dial(context: AttemptContext, endpoints: Sequence[Endpoint]) -> Pipe:
     if not endpoints:
         raise AttemptFailed(Reason.NO_ADDRESS, "the peer advertises no address to dial")
 
-    async def dial_one(endpoint: Endpoint) -> Pipe:
+    async def dial_one(endpoint: Endpoint) -> Won:
         stream = await context.network.connect_tcp(endpoint, timeout_s=context.timeout_s)
         return await context.prove_stream(stream)
 
@@ -48,7 +48,7 @@ async def dial(context: AttemptContext, endpoints: Sequence[Endpoint]) -> Pipe:
     return pipe
 
 
-async def _first(racers: Sequence[asyncio.Task[Pipe]]) -> Pipe:
+async def _first(racers: Sequence[asyncio.Task[Won]]) -> Won:
     for racer in asyncio.as_completed(racers):
         try:
             return await racer
@@ -57,12 +57,12 @@ async def _first(racers: Sequence[asyncio.Task[Pipe]]) -> Pipe:
     raise last
 
 
-async def accept(context: AttemptContext) -> Pipe:
+async def accept(context: AttemptContext) -> Won:
     """Wait for the streams that the peer opens for this attempt; the first to prove itself becomes the pipe.
 
     Fails as soon as a stream came and none is left, as the last one did.
     """
-    racers: dict[asyncio.Task[Pipe], ByteStream] = {}
+    racers: dict[asyncio.Task[Won], ByteStream] = {}
     try:
         winner = await _first_accepted(context, racers)
         await _end([racer for racer in racers if racer is not winner])
@@ -74,10 +74,10 @@ async def accept(context: AttemptContext) -> Pipe:
     return winner.result()
 
 
-async def _first_accepted(context: AttemptContext, racers: dict[asyncio.Task[Pipe], ByteStream]) -> asyncio.Task[Pipe]:
+async def _first_accepted(context: AttemptContext, racers: dict[asyncio.Task[Won], ByteStream]) -> asyncio.Task[Won]:
     """Prove each stream that arrives, in a task that is added to `racers`; the first task to succeed."""
     arrival: asyncio.Task[InboundStream] | None = None
-    proving: set[asyncio.Task[Pipe]] = set()
+    proving: set[asyncio.Task[Won]] = set()
     try:
         while True:
             arrival = arrival or asyncio.create_task(context.inbox.stream())
@@ -106,7 +106,7 @@ def _close(streams: Iterable[ByteStream]) -> None:
         stream.close()
 
 
-async def _end(tasks: Sequence[asyncio.Task[Any]], *, keep: Pipe | None = None) -> None:
+async def _end(tasks: Sequence[asyncio.Task[Any]], *, keep: Won | None = None) -> None:
     """Cancel and await the tasks; what they had reached all the same is closed."""
     for task in tasks:
         task.cancel()

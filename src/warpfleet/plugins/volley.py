@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.net.handshake import ProofFailed
-from warpfleet.net.interfaces import DatagramSocket, Network, Pipe
-from warpfleet.plugins.contract import AttemptContext
+from warpfleet.net.interfaces import DatagramSocket, Network
+from warpfleet.plugins.contract import AttemptContext, Won
 
 
 class Heard(NamedTuple):
@@ -53,7 +53,7 @@ class Volley:
         self._sockets.append(socket)
         self._start(self._hear(socket))
 
-    async def prove(self, sending: Coroutine[Any, Any, None] | None = None) -> Pipe:
+    async def prove(self, sending: Coroutine[Any, Any, None] | None = None) -> Won:
         """Turn the first of the sockets that hears the peer into a pipe; `sending` as below."""
         return await self.proved(await self.first_heard(sending))
 
@@ -72,7 +72,7 @@ class Volley:
             close_all([socket for socket in self._sockets if heard is None or socket is not heard.socket])
         return heard
 
-    async def proved(self, heard: Heard) -> Pipe:
+    async def proved(self, heard: Heard) -> Won:
         """The pipe to whom that socket heard."""
         first = heard.data, heard.source
         return await self._context.prove_datagram(heard.socket, [heard.source], first=first)

@@ -179,6 +179,9 @@ class MqttLink:
             if not self.up:
                 self._client = client
                 self._on_change()
+            # Python 3.11's wait_for, beneath the client's calls, loses a cancellation that comes with their answer.
+            if (task := asyncio.current_task()) and task.cancelling():
+                raise asyncio.CancelledError
             await self._wish_changed.wait()
 
     async def _subscribe(self, client: aiomqtt.Client, topics: list[str]) -> None:

@@ -108,10 +108,16 @@ class Network:
 
 
 class Internet(Network):
-    """The network that every router leads to, itself one router."""
+    """The network that every router leads to, itself one router. What passes between two addresses of `cut` is lost."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cut: set[frozenset[str]] = set()
 
     def carry(self, packet: Packet) -> None:
         """Take a packet to where it belongs."""
+        if frozenset((packet.source.ip, packet.destination.ip)) in self.cut:
+            return
         if forwarded := packet.forwarded():
             super().carry(forwarded)
 

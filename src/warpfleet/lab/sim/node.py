@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 
 from warpfleet.actors.coordinator import Coordinator, RecordView, TelemetryPort
-from warpfleet.actors.plugin_host import HostPorts, PluginHost
+from warpfleet.actors.plugin_host import Handed, HeldPipe, HostPorts, PluginHost
 from warpfleet.actors.surroundings import Surroundings
 from warpfleet.actors.values import ConnectionRequest, NodeSpec
 from warpfleet.core.endpoint import Endpoint
@@ -17,7 +17,6 @@ from warpfleet.lab.sim.network import SimNetwork
 from warpfleet.lab.sim.signalling import Mailbox, Signalling
 from warpfleet.net.interfaces import NodeNetwork, Unreachable
 from warpfleet.net.natprobe import probe
-from warpfleet.plugins.contract import InboundStream
 from warpfleet.plugins.loader import registrations
 from warpfleet.telemetry.records import ConnectionRow
 
@@ -25,8 +24,8 @@ _ROW_S = 600.0  # longer than any policy lets a connection take
 
 
 class SimNode:
-    """A node with its coordinator and its plugin hosts. `record_of` has what any node's address record says, and
-    `publish` tells every node that one has changed."""
+    """A node with its coordinator and its plugin hosts. `on_pipe` gets the pipes that are held, `record_of` has what
+    any node's address record says, and `publish` tells every node that one has changed."""
 
     def __init__(
         self,
@@ -36,6 +35,7 @@ class SimNode:
         telemetry: TelemetryPort,
         *,
         machine: str,
+        on_pipe: HeldPipe | None,
         record_of: Callable[[str], PeerView],
         publish: Callable[[str, PeerView], Awaitable[None]],
     ) -> None:
@@ -47,7 +47,8 @@ class SimNode:
         self._mapped: tuple[Endpoint, ...] = ()
         self._coordinator = Coordinator(telemetry, surroundings=surroundings)
         self._hosts = {
-            r.name: PluginHost(network_of=self._network_of, surroundings=surroundings) for r in registrations()
+            r.name: PluginHost(on_pipe=on_pipe, network_of=self._network_of, surroundings=surroundings)
+            for r in registrations()
         }
 
     async def open(self, signalling: Signalling, delay_s: float, roster: Sequence[PublicIdentity]) -> None:
@@ -134,8 +135,8 @@ class SimNode:
     def _network_of(self, _spec: NodeSpec) -> NodeNetwork:
         return self._network
 
-    def _hand_over(self, plugin: str, node: str, inbound: InboundStream) -> None:
-        self._hosts[plugin].adopt(node, inbound)
+    def _hand_over(self, plugin: str, node: str, handed: Handed) -> None:
+        self._hosts[plugin].adopt(node, handed)
 
     async def _own_record(self, node: str) -> bytes:
         return node.encode()  # nobody in memory forges a record: its node's name stands for it

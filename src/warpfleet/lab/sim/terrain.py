@@ -36,7 +36,7 @@ class Terrain:
         self.hosts: dict[str, Host] = {}
         self.delays_s: dict[str, float] = {}
         """One way from each host to the internet."""
-        self._internet = Internet()
+        self.internet = Internet()
         self._seed = seed
         self._routers = {router.name: router for router in topology.all_routers()}
         self._carried = {router.behind for router in self._routers.values()}
@@ -56,7 +56,7 @@ class Terrain:
                 self.hosts[spec.name] = self.hosts[spec.beside]
                 self.delays_s[spec.name] = self.delays_s[spec.beside]
         self.servers = Host([Interface(_DEVICE, ip, 32) for ip in SERVER_ADDRESSES], self._rng("servers"))
-        self.servers.line = self._internet.attach(self.servers, PERFECT, SERVER_ADDRESSES, seed="")
+        self.servers.line = self.internet.attach(self.servers, PERFECT, SERVER_ADDRESSES, seed="")
 
     def _rng(self, name: str) -> random.Random:
         return random.Random(f"{self._seed} {name}")
@@ -92,7 +92,7 @@ class Terrain:
 
     def _before(self, router: RouterSpec) -> Network:
         """The network that a router's outside is attached to."""
-        return self._places[router.behind].router.inside if router.behind else self._internet
+        return self._places[router.behind].router.inside if router.behind else self.internet
 
     def _prefix(self, spec: RouterSpec) -> IPv4Network:
         if not spec.nat.translated:
@@ -126,7 +126,7 @@ class Terrain:
         quality = spec.quality if spec.public or spec.behind else PERFECT
         host = self.hosts[spec.name] = Host(addresses, self._rng(spec.name))
         host.gateway = place.router if place else None
-        network = place.router.inside if place else self._internet
+        network = place.router.inside if place else self.internet
         ips = [interface.ip for interface in addresses]
         host.line = network.attach(host, quality, ips, seed=f"{self._seed} {spec.name}")
         delays_ms = [quality.delay_ms, *(router.delay_ms for router in (place.chain if place else ()))]

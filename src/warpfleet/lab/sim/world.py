@@ -9,9 +9,9 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from warpfleet.actors.surroundings import Surroundings
-from warpfleet.actors.values import ConnectionRequest, NodeSpec
+from warpfleet.actors.values import ConnectionRequest, NodeSpec, Use
 from warpfleet.configs.topology import HostSpec, Topology
-from warpfleet.core.combo import Policy, RouteType
+from warpfleet.core.combo import Policy, RouteType, Side
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.core.identity import Identity
 from warpfleet.core.peer import AddressFamily, PeerView
@@ -23,6 +23,7 @@ from warpfleet.lab.sim.signalling import Signalling
 from warpfleet.lab.sim.terrain import Terrain
 from warpfleet.lab.sim.turn import TurnServer
 from warpfleet.lab.sim.virtual_time import START_S, VirtualTimeLoop
+from warpfleet.net.interfaces import Pipe
 from warpfleet.net.stunserver import StunServer
 from warpfleet.net.vantage import Vantage
 from warpfleet.telemetry.records import AttemptRow, ConnectionRow, StartedRow
@@ -61,7 +62,8 @@ class World:
     """The hosts of a topology on one simulated internet. Use it as a context manager; what it does takes no real time.
 
     Signals take the way of the hosts' lines and of the broker's, and `signal_loss` of their transmissions are lost.
-    `skew_s` has how far the clocks of hosts are ahead. Equal arguments give equal rows.
+    `skew_s` has how far the clocks of hosts are ahead. Where it `holds`, pipes are not measured: each node's last one
+    is in `pipes`. Equal arguments give equal rows.
     """
 
     def __init__(
@@ -71,12 +73,15 @@ class World:
         seed: int = 0,
         signal_loss: float = 0.0,
         skew_s: Mapping[str, float] | None = None,
+        holds: bool = False,
     ) -> None:
         self.rows = Rows()
         self.nodes: dict[str, SimNode] = {}
+        self.pipes: dict[str, Pipe] = {}
         self._topology = topology
         self._seed = seed
         self._skew_s = skew_s or {}
+        self._holds = holds
         self._terrain = Terrain(topology, seed)
         broker_delay_s = topology.broker_delay_ms / 1000
         self._signalling = Signalling(loss=signal_loss, broker_delay_s=broker_delay_s, rng=random.Random(seed))
@@ -130,10 +135,19 @@ class World:
             repeat=0,
             policy=policy,
             pin=Pin(only, af, route),
+            use=Use.HOLD if self._holds else Use.MEASURE,
         )
         row = self.run(self.nodes[initiator].connect(request))
         self.wait(_SETTLED_S)
         return row
+
+    def cut(self, one: str, other: str) -> None:
+        """Let no more packets pass between the external IPv4 addresses of two hosts; what is relayed still does."""
+        self._terrain.internet.cut.add(frozenset(self.nodes[name].view.external[4] for name in (one, other)))
+
+    def mend(self) -> None:
+        """Let all packets pass again."""
+        self._terrain.internet.cut.clear()
 
     def wait(self, seconds: float) -> None:
         """Let virtual time pass."""
@@ -195,9 +209,13 @@ class World:
             surroundings,
             self.rows,
             machine=host.beside or host.name,
+            on_pipe=self._hold if self._holds else None,
             record_of=self._record_of,
             publish=self._publish,
         )
+
+    def _hold(self, node: str, _connection_id: str, _side: Side, pipe: Pipe) -> None:
+        self.pipes[node] = pipe
 
     async def _publish(self, name: str, view: PeerView) -> None:
         for node in self.nodes.values():

@@ -10,8 +10,8 @@ from warpfleet.core.errors import MissingError
 from warpfleet.core.pairing import Requirement
 from warpfleet.core.targets import DIALLING_ALLOWANCE, loopback_alias
 from warpfleet.net.handshake import FRAME_BYTES, Frame, ProofFailed
-from warpfleet.net.interfaces import ByteStream, ConnectionLost, Listener, Pipe, PortLease, Unreachable
-from warpfleet.plugins.contract import AttemptFactory, InboundStream, NodePorts, Strategy
+from warpfleet.net.interfaces import ByteStream, ConnectionLost, Listener, PortLease, Unreachable
+from warpfleet.plugins.contract import AttemptFactory, InboundStream, NodePorts, Strategy, Won
 from warpfleet.plugins.registry import register
 from warpfleet.plugins.streams import accept, dial, targets
 
@@ -55,7 +55,7 @@ class DirectConnect(Strategy):
                     node.spawn(_tell_mapping(node, listener.local, lease))
         return cls
 
-    async def run(self) -> Pipe:
+    async def run(self) -> Won:
         context = self.context
         if context.side is Side.RESPONDER or context.theirs is None:
             return await accept(context)

@@ -7,8 +7,7 @@ from warpfleet.core.endpoint import Endpoint
 from warpfleet.core.pairing import Requirement
 from warpfleet.core.peer import same_network
 from warpfleet.core.targets import DIALLING_ALLOWANCE
-from warpfleet.net.interfaces import Pipe
-from warpfleet.plugins.contract import Strategy
+from warpfleet.plugins.contract import Strategy, Won
 from warpfleet.plugins.registry import register
 from warpfleet.plugins.streams import accept, dial, targets
 
@@ -25,7 +24,7 @@ class FanOut(Strategy):
     reaches = tuple(RouteType)
     accepts_streams = True
 
-    async def run(self) -> Pipe:
+    async def run(self) -> Won:
         if self.context.side is Side.RESPONDER:
             return await accept(self.context)
         candidates = self._candidates()

@@ -8,8 +8,8 @@ from warpfleet.core.combo import Phase, Reason, RouteType, Side, Transport
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.core.pairing import Kind, Requirement, kind_of
 from warpfleet.core.port_range import PortRange
-from warpfleet.net.interfaces import DatagramSocket, Pipe
-from warpfleet.plugins.contract import AttemptFailed, Strategy
+from warpfleet.net.interfaces import DatagramSocket
+from warpfleet.plugins.contract import AttemptFailed, Strategy, Won
 from warpfleet.plugins.random_probe.messages import Answer, Offer
 from warpfleet.plugins.random_probe.plan import ALLOWANCE, HELD_S, MAPPINGS_MAX, ports, times_s
 from warpfleet.plugins.registry import register
@@ -29,12 +29,12 @@ class RandomProbe(Strategy):
     proto_messages = (Offer, Answer)
     allowance = ALLOWANCE
 
-    async def run(self) -> Pipe:
+    async def run(self) -> Won:
         if kind_of(self.context.mine.behaviour(self.context.combo.af)) is Kind.RANDOM:
             return await self._open_mappings()
         return await self._probe()
 
-    async def _open_mappings(self) -> Pipe:
+    async def _open_mappings(self) -> Won:
         context = self.context
         address = context.mine.external.get(context.combo.af)
         if address is None:
@@ -58,7 +58,7 @@ class RandomProbe(Strategy):
             volley.add(socket)
             socket.send_to(opener, remote)
 
-    async def _probe(self) -> Pipe:
+    async def _probe(self) -> Won:
         context = self.context
         socket = await context.network.open_udp(context.combo.af)
         try:

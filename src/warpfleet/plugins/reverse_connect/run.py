@@ -4,8 +4,7 @@ from warpfleet.core.combo import Phase, Reason, RouteType, Side, Transport
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.core.pairing import Requirement
 from warpfleet.core.targets import DIALLING_ALLOWANCE
-from warpfleet.net.interfaces import Pipe
-from warpfleet.plugins.contract import AttemptFailed, Strategy
+from warpfleet.plugins.contract import AttemptFailed, Strategy, Won
 from warpfleet.plugins.registry import register
 from warpfleet.plugins.reverse_connect.messages import DialMe
 from warpfleet.plugins.streams import accept, dial, targets
@@ -22,12 +21,12 @@ class ReverseConnect(Strategy):
     allowance = DIALLING_ALLOWANCE
     proto_messages = (DialMe,)
 
-    async def run(self) -> Pipe:
+    async def run(self) -> Won:
         if self.context.side is Side.INITIATOR:
             return await self._ask()
         return await self._dial()
 
-    async def _ask(self) -> Pipe:
+    async def _ask(self) -> Won:
         context = self.context
         assert context.theirs is not None
         own = targets(context.theirs, context.mine, context.combo.af, context.combo.route)
@@ -36,7 +35,7 @@ class ReverseConnect(Strategy):
         context.send(DialMe, endpoints=[str(endpoint) for endpoint in own])
         return await accept(context)
 
-    async def _dial(self) -> Pipe:
+    async def _dial(self) -> Won:
         opening = self.context.opening
         assert isinstance(opening, DialMe)
         return await dial(self.context, [Endpoint.parse(text) for text in opening.endpoints])

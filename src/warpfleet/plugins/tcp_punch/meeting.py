@@ -6,8 +6,8 @@ import contextlib
 from warpfleet.core.combo import Reason, Side
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.net.handshake import FRAME_BYTES, ProofFailed
-from warpfleet.net.interfaces import ByteStream, ConnectionLost, ConnectRefused, Listener, Pipe, Unreachable
-from warpfleet.plugins.contract import AttemptContext, AttemptFailed
+from warpfleet.net.interfaces import ByteStream, ConnectionLost, ConnectRefused, Listener, Unreachable
+from warpfleet.plugins.contract import AttemptContext, AttemptFailed, Won
 from warpfleet.plugins.tcp_punch.messages import Answer, Offer, Told
 from warpfleet.plugins.tcp_punch.plan import (
     CANDIDATES_MAX,
@@ -122,7 +122,7 @@ class Meeting:
         if candidates and not self._told_at_us.done():
             self._told_at_us.set_result(now_us)
 
-    async def _dial(self, target: Endpoint, step: Step) -> Pipe | None:
+    async def _dial(self, target: Endpoint, step: Step) -> Won | None:
         context, port = self._context, self._listener.local.port
         await asyncio.sleep(max(step.at_us - context.node.now_us(), 0) / 1_000_000)
         with contextlib.suppress(ConnectRefused, ConnectionLost, Unreachable, ProofFailed, OSError):
@@ -147,7 +147,7 @@ class Meeting:
         if not racer.cancelled():  # else it may never have begun, and its stream is ours to close
             del self._unproved[racer]
 
-    async def _admit(self, stream: ByteStream) -> Pipe | None:
+    async def _admit(self, stream: ByteStream) -> Won | None:
         try:
             async with asyncio.timeout(_FIRST_FRAME_S):
                 frame = await stream.read_exactly(FRAME_BYTES)

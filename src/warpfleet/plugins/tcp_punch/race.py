@@ -4,9 +4,9 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any
 
-from warpfleet.net.interfaces import Pipe
+from warpfleet.plugins.contract import Won
 
-Racer = asyncio.Task[Pipe | None]
+Racer = asyncio.Task[Won | None]
 
 
 class Race:
@@ -16,14 +16,14 @@ class Race:
         self._racers: set[Racer] = set()
         self._ended: asyncio.Queue[Racer] = asyncio.Queue()
 
-    def add(self, way: Coroutine[Any, Any, Pipe | None]) -> Racer:
+    def add(self, way: Coroutine[Any, Any, Won | None]) -> Racer:
         """Start a way to a pipe, or a helper, which reaches none. What it raises ends the race."""
         racer = asyncio.create_task(way)
         self._racers.add(racer)
         racer.add_done_callback(self._ended.put_nowait)
         return racer
 
-    async def first(self) -> Pipe:
+    async def first(self) -> Won:
         """The first pipe. Everything else is cancelled and awaited, and what it reached all the same is closed."""
         try:
             pipe = await self._first()
@@ -33,7 +33,7 @@ class Race:
             raise
         return pipe
 
-    async def _first(self) -> Pipe:
+    async def _first(self) -> Won:
         while True:
             ended = await self._ended.get()
             pipe = ended.result()
@@ -41,7 +41,7 @@ class Race:
                 return pipe
             self._racers.discard(ended)
 
-    async def _end(self, *, keep: Pipe | None = None) -> None:
+    async def _end(self, *, keep: Won | None = None) -> None:
         for racer in self._racers:
             racer.cancel()
         for reached in await asyncio.gather(*self._racers, return_exceptions=True):

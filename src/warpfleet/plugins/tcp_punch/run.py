@@ -6,8 +6,7 @@ from warpfleet.core.combo import Phase, RouteType, Side, Transport
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.core.pairing import Requirement
 from warpfleet.core.targets import DIALLING_ALLOWANCE
-from warpfleet.net.interfaces import Pipe
-from warpfleet.plugins.contract import AttemptContext, Strategy
+from warpfleet.plugins.contract import AttemptContext, Strategy, Won
 from warpfleet.plugins.registry import register
 from warpfleet.plugins.tcp_punch.meeting import Meeting
 from warpfleet.plugins.tcp_punch.messages import Answer, Offer, Told
@@ -42,7 +41,7 @@ class TcpPunch(Strategy):
         self._fixed_ip: str | None = None  # the peer's external address, where no NAT changes its ports
         self._took_us = 0  # of the peer's last word, by both clocks
 
-    async def run(self) -> Pipe:
+    async def run(self) -> Won:
         self._race.add(self._meet())
         try:
             return await self._race.first()

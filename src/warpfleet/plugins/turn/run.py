@@ -4,8 +4,8 @@ allocation of its own where UDP does not get out."""
 from warpfleet.core.combo import Phase, Reason, RouteType, Side, Transport
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.core.pairing import Requirement
-from warpfleet.net.interfaces import ConnectRefused, DatagramSocket, Pipe, RelayRefused, Unreachable
-from warpfleet.plugins.contract import AttemptFailed, Strategy
+from warpfleet.net.interfaces import ConnectRefused, DatagramSocket, RelayRefused, Unreachable
+from warpfleet.plugins.contract import AttemptFailed, Strategy, Won
 from warpfleet.plugins.registry import register
 from warpfleet.plugins.turn.messages import RelayAnswer, RelayOffer
 
@@ -23,12 +23,12 @@ class Turn(Strategy):
     routes = (RouteType.EXT,)
     proto_messages = (RelayOffer, RelayAnswer)
 
-    async def run(self) -> Pipe:
+    async def run(self) -> Won:
         if self.context.side is Side.INITIATOR:
             return await self._initiate()
         return await self._respond()
 
-    async def _initiate(self) -> Pipe:
+    async def _initiate(self) -> Won:
         context = self.context
         socket = await self._allocate()
         try:
@@ -39,7 +39,7 @@ class Turn(Strategy):
             raise
         return await context.prove_datagram(socket, [Endpoint.parse(answer.endpoint)], relayed=True)
 
-    async def _respond(self) -> Pipe:
+    async def _respond(self) -> Won:
         context = self.context
         assert isinstance(context.opening, RelayOffer)
         blocked = context.mine.udp_blocked

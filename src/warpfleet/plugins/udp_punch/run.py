@@ -11,8 +11,8 @@ from warpfleet.core.endpoint import Endpoint
 from warpfleet.core.nat import Filtering
 from warpfleet.core.pairing import Kind, Requirement, kind_of
 from warpfleet.core.peer import ADDRESS_FAMILIES
-from warpfleet.net.interfaces import DatagramSocket, Pipe
-from warpfleet.plugins.contract import AttemptContext, AttemptFactory, AttemptFailed, Begun, NodePorts, Strategy
+from warpfleet.net.interfaces import DatagramSocket
+from warpfleet.plugins.contract import AttemptContext, AttemptFactory, AttemptFailed, Begun, NodePorts, Strategy, Won
 from warpfleet.plugins.registry import register
 from warpfleet.plugins.udp_punch.messages import Answer, Greeting, Offer
 from warpfleet.plugins.udp_punch.plan import CANDIDATES_MAX, RUN_SOCKETS, ahead, behind, candidates
@@ -58,7 +58,7 @@ class UdpPunch(Strategy):
             node.on_close(kept.close)
         return functools.partial(cls, turns=_Turns(), standing=standing)
 
-    async def run(self) -> Pipe:
+    async def run(self) -> Won:
         if self._predicts():
             return await (self._lead() if self.context.side is Side.INITIATOR else self._follow())
         theirs = self._their_standing()
@@ -78,7 +78,7 @@ class UdpPunch(Strategy):
         greets = context.opening.greeting and context.opening.candidates
         return Endpoint.parse(context.opening.candidates[0]) if greets else None
 
-    async def _punch_at_once(self, socket: DatagramSocket, own: Endpoint, theirs: Endpoint) -> Pipe:
+    async def _punch_at_once(self, socket: DatagramSocket, own: Endpoint, theirs: Endpoint) -> Won:
         """From our standing socket to theirs: no endpoint is asked for, and the offer greets. A peer whose own one
         speaks with ours already answers from another socket, and is met there."""
         context = self.context
@@ -113,7 +113,7 @@ class UdpPunch(Strategy):
         theirs = kind_of(context.theirs.behaviour(context.combo.af)) if context.theirs else Kind.UNKNOWN
         return context.combo.route is RouteType.EXT and mine is Kind.SEQUENTIAL and theirs is not Kind.EASY
 
-    async def _punch(self) -> Pipe:
+    async def _punch(self) -> Won:
         """From one socket, whose endpoint is known."""
         context = self.context
         socket = await context.network.open_udp(context.combo.af)
@@ -137,7 +137,7 @@ class UdpPunch(Strategy):
         if hidden and context.mine.behaviour(af).filtering is Filtering.ADF:
             self._greet([socket], [Endpoint(theirs.external[af], _DISCARD_PORT)])
 
-    async def _lead(self) -> Pipe:
+    async def _lead(self) -> Won:
         """Say where a run of mappings will be, and open it once it is known towards whom: to the likeliest candidate,
         since each further one would take a run of its own."""
         context = self.context
@@ -161,7 +161,7 @@ class UdpPunch(Strategy):
                 return True
         return False
 
-    async def _follow(self) -> Pipe:
+    async def _follow(self) -> Won:
         """Open a mapping towards the peer, and say where it is: right before the one that STUN shows."""
         context = self.context
         assert isinstance(context.opening, Offer)

@@ -56,13 +56,13 @@ class Standing:
         """Open it where it is of use, and keep its mapping alive and its endpoint true for as long as the node is
         open."""
         await self._node.viewed()
-        try:
-            while lasting(self._node.view, self._af):
-                await self._look()
-                self._looked.set()
-                await asyncio.sleep(UPKEEP_S)
-        finally:
+        while not lasting(self._node.view, self._af):
             self._looked.set()
+            await self._node.viewed()
+        while True:
+            await self._look()
+            self._looked.set()
+            await asyncio.sleep(UPKEEP_S)
 
     def close(self) -> None:
         """Close it; the pipes over it end."""
@@ -74,7 +74,7 @@ class Standing:
         with suppress(TimeoutError, Unreachable, OSError):
             self._shared = self._shared or SharedSocket(await self._node.network.open_udp(self._af))
             endpoint = await self._node.network.external_endpoint(self._shared.socket, timeout_s=_STUN_S)
-        if endpoint and endpoint.ip != self._node.view.external[self._af]:
+        if endpoint and endpoint.ip != self._node.view.external.get(self._af):
             endpoint = None  # of a NAT with several addresses: what our record says does not lead there
         if endpoint != self.endpoint:
             self.endpoint = endpoint
