@@ -7,13 +7,15 @@ from itertools import pairwise
 import pytest
 
 from fake_network import DELAY_S, FakeStream, FakeUdp, Internet
-from fake_node import MALLORY, handshakes, leave_at_once
+from fake_node import ALICE, MALLORY, handshakes, leave_at_once
 from virtual_time import now_s, virtual_time
+from warpfleet.core.combo import Side
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.core.errors import WarpfleetError
 from warpfleet.net.handshake import FRAME_BYTES, Frame, FrameType, ProofFailed
 from warpfleet.net.interfaces import ConnectionLost
 from warpfleet.net.proving import PeerClosed, prove_datagram, prove_stream
+from warpfleet.net.quic_engine import QuicEngine
 
 A, B, B2 = Endpoint("203.0.113.1", 1000), Endpoint("203.0.113.2", 2000), Endpoint("203.0.113.3", 3000)
 NOWHERE = Endpoint("203.0.113.99", 9)
@@ -228,17 +230,15 @@ async def test_where_a_pipe_moves_here_both_ends_know_whose_and_nothing_else_is_
     moves = iter(range(lost))
     internet.loses = lambda data, *_: Frame.parse(data).type is FrameType.MOVE and next(moves, None) is not None
     a, b = handshakes()
-
-    def no_flight() -> Sequence[bytes]:
-        raise AssertionError("there is a tunnel already")
-
+    tunnel = QuicEngine(Side.INITIATOR, ALICE)
     async with asyncio.timeout(20):
-        initiator = asyncio.create_task(prove_datagram(alice, a, move_turn, [B], first_flight=no_flight))
+        initiator = asyncio.create_task(prove_datagram(alice, a, move_turn, [B], tunnel=tunnel))
         responder = await prove_datagram(bob, b, leave_at_once, [A])
         assert ((await initiator).moves, responder.moves) == ("turn", "turn")
     assert Frame.parse(responder.answer).type is FrameType.AGREED
     assert (await initiator).answer == b""
     assert kinds(alice).count(FrameType.MOVE) == lost + 1
+    assert tunnel.due_s is None, "there is a tunnel already"
 
 
 @virtual_time
