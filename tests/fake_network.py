@@ -251,6 +251,7 @@ class FakeNetwork:
         self.stun: Exception | None = None  # what a STUN request raises
         self.turn: Exception | None = None  # what an allocation raises
         self.dialled: list[Endpoint] = []
+        self.permitted: list[str | None] = []  # by each allocation
         self.leases: list[FakeLease] = []
         self.listen_error: Callable[[Endpoint], Exception | None] = lambda _endpoint: None
         self.shift, self.filters, self.refuses = 0, False, False
@@ -316,10 +317,13 @@ class FakeNetwork:
             raise self.stun
         return Endpoint(self.ip, local_port + self.shift)
 
-    async def allocate_relay(self, af: int, *, timeout_s: float, discard: Count = uncounted) -> FakeUdp:
+    async def allocate_relay(
+        self, af: int, *, timeout_s: float, permit: str | None = None, discard: Count = uncounted
+    ) -> FakeUdp:
         await asyncio.sleep(2 * DELAY_S)
         if self.turn:
             raise self.turn
+        self.permitted.append(permit)
         return FakeUdp(self.internet, Endpoint(self.relay_ip, self._next_port()))
 
     def _next_port(self) -> int:

@@ -140,9 +140,12 @@ class Network(Protocol):
         """The server-reflexive address of a TCP port that `connect_tcp` and `listen_tcp` share (RFC 8489). TimeoutError
         where no STUN server answers over TCP."""
 
-    async def allocate_relay(self, af: int, *, timeout_s: float) -> DatagramSocket:
+    async def allocate_relay(self, af: int, *, timeout_s: float, permit: str | None = None) -> DatagramSocket:
         """A relayed transport address (RFC 8656): `local` is the relayed address. TimeoutError, ConnectRefused,
-        Unreachable, or RelayRefused. Whether the server is reached over UDP or TCP is the network's business."""
+        Unreachable, or RelayRefused. Whether the server is reached over UDP or TCP is the network's business.
+
+        What comes from the address `permit` is let in as soon as that can be; else it is once something was sent there.
+        """
 
 
 class CountableNetwork(Network, Protocol):
@@ -164,7 +167,9 @@ class CountableNetwork(Network, Protocol):
     ) -> Endpoint:
         """As above; `discard` gets each stream to a server."""
 
-    async def allocate_relay(self, af: int, *, timeout_s: float, discard: Count = uncounted) -> DatagramSocket:
+    async def allocate_relay(
+        self, af: int, *, timeout_s: float, permit: str | None = None, discard: Count = uncounted
+    ) -> DatagramSocket:
         """As above; `discard` gets each allocation, and each connect for one, that is not returned."""
 
 

@@ -84,8 +84,10 @@ class GuardedNetwork:
         self.sockets += 1
         return await self._network.external_tcp_endpoint(af, local_port, timeout_s=timeout_s, discard=self.count)
 
-    async def allocate_relay(self, af: int, *, timeout_s: float) -> DatagramSocket:
-        return self._guard(await self._network.allocate_relay(af, timeout_s=timeout_s, discard=self.count))
+    async def allocate_relay(self, af: int, *, timeout_s: float, permit: str | None = None) -> DatagramSocket:
+        permit = permit if permit and self._permits(Endpoint(permit, 0)) else None
+        relay = await self._network.allocate_relay(af, timeout_s=timeout_s, permit=permit, discard=self.count)
+        return self._guard(relay)
 
     def release(self, socket: DatagramSocket) -> DatagramSocket:
         """The bare socket: the peer that proved itself on it wants what comes."""

@@ -30,7 +30,8 @@ class Turn(Strategy):
 
     async def _initiate(self) -> Won:
         context = self.context
-        socket = await self._allocate()
+        assert context.theirs is not None
+        socket = await self._allocate(permit=context.theirs.external.get(context.combo.af))
         try:
             context.send(RelayOffer, relayed=str(socket.local))
             answer = await context.inbox.message(RelayAnswer)
@@ -60,9 +61,11 @@ class Turn(Strategy):
             raise AttemptFailed(Reason.STUN_FAILED, "no STUN server has told us our external address")
         return Endpoint(external, socket.local.port)
 
-    async def _allocate(self) -> DatagramSocket:
+    async def _allocate(self, *, permit: str | None = None) -> DatagramSocket:
+        """A relayed address. The peer's first frame is let in where it comes from the address that its record has."""
+        af, network = self.context.combo.af, self.context.network
         try:
-            return await self.context.network.allocate_relay(self.context.combo.af, timeout_s=_ALLOCATE_S)
+            return await network.allocate_relay(af, timeout_s=_ALLOCATE_S, permit=permit)
         except RelayRefused as error:
             raise AttemptFailed(Reason.RELAY_REFUSED, str(error)) from error
         except (TimeoutError, ConnectRefused, Unreachable) as error:
