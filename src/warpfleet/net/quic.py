@@ -124,9 +124,7 @@ class QuicPipe(BasePipe):
             raise ConnectionLost("closed here")
         if path not in self._readers:
             self._readers[path] = asyncio.create_task(self._read(path))
-        self._active = path
-        self._engine.ping()  # the peer hears of it at once
-        self._pump_soon()
+        self._send_on(path)
 
     def watch(self, watcher: Watcher) -> None:
         """Tell somebody what becomes of the paths."""
@@ -235,9 +233,14 @@ class QuicPipe(BasePipe):
     def _fall_back(self) -> None:
         """The socket has gone: an allocation that expired, say."""
         if self._readers:
-            self.move(next(reversed(self._readers)))
+            self._send_on(next(reversed(self._readers)))
         else:
             self._break(ConnectionLost("the path is gone"))
+
+    def _send_on(self, path: DatagramPath) -> None:
+        self._active = path
+        self._engine.ping()  # the peer hears of it at once
+        self._pump_soon()
 
     def _take(self, data: bytes, path: DatagramPath) -> None:
         if self._watcher:
