@@ -33,7 +33,7 @@ class Turn(Strategy):
         assert context.theirs is not None
         socket = await self._allocate(permit=context.theirs.external.get(context.combo.af))
         try:
-            context.send(RelayOffer, relayed=str(socket.local))
+            context.send(RelayOffer, relayed=str(socket.local), hello=context.handshake().opener().hex())
             answer = await context.inbox.message(RelayAnswer)
         except BaseException:
             socket.close()
@@ -51,7 +51,8 @@ class Turn(Strategy):
         except BaseException:
             socket.close()
             raise
-        return await context.prove_datagram(socket, [Endpoint.parse(context.opening.relayed)], relayed=True)
+        relayed, hello = Endpoint.parse(context.opening.relayed), bytes.fromhex(context.opening.hello)
+        return await context.prove_datagram(socket, [relayed], first=(hello, relayed), relayed=True)
 
     def _external(self, socket: DatagramSocket) -> Endpoint:
         """Where we seem to send from. The address is what counts, a permission is for all its ports (RFC 8656 section
