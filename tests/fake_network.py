@@ -22,6 +22,7 @@ class FakeUdp:
         self.internet, self.local, self.seen_as = internet, local, local
         self.packets_sent = 0
         self.sent: list[tuple[bytes, Endpoint]] = []
+        self.permitted: list[str] = []
         self.closed = False
         self._queue: asyncio.Queue[tuple[bytes, Endpoint] | None] = asyncio.Queue()
         internet.udp.append(self)
@@ -31,6 +32,9 @@ class FakeUdp:
             self.packets_sent += 1
             self.sent.append((data, remote))
             self.internet.carry(data, self.source_towards(remote), remote)
+
+    def permit(self, ip: str) -> None:
+        self.permitted.append(ip)
 
     def source_towards(self, _remote: Endpoint) -> Endpoint:
         """Where datagrams to `remote` seem to come from."""
@@ -251,7 +255,6 @@ class FakeNetwork:
         self.stun: Exception | None = None  # what a STUN request raises
         self.turn: Exception | None = None  # what an allocation raises
         self.dialled: list[Endpoint] = []
-        self.permitted: list[str | None] = []  # by each allocation
         self.leases: list[FakeLease] = []
         self.listen_error: Callable[[Endpoint], Exception | None] = lambda _endpoint: None
         self.shift, self.filters, self.refuses = 0, False, False
@@ -317,13 +320,10 @@ class FakeNetwork:
             raise self.stun
         return Endpoint(self.ip, local_port + self.shift)
 
-    async def allocate_relay(
-        self, af: int, *, timeout_s: float, permit: str | None = None, discard: Count = uncounted
-    ) -> FakeUdp:
+    async def allocate_relay(self, af: int, *, timeout_s: float, discard: Count = uncounted) -> FakeUdp:
         await asyncio.sleep(2 * DELAY_S)
         if self.turn:
             raise self.turn
-        self.permitted.append(permit)
         return FakeUdp(self.internet, Endpoint(self.relay_ip, self._next_port()))
 
     def _next_port(self) -> int:

@@ -85,7 +85,8 @@ async def test_datagrams_go_both_ways_through_the_relay(coturn: Coturn, opened: 
 async def test_a_peer_that_is_permitted_is_heard_before_anything_was_sent_to_it(coturn: Coturn, opened: Open) -> None:
     network = opened(coturn.server())
     peer = await network.open_udp(4)
-    relayed = await network.allocate_relay(4, timeout_s=DEADLINE_S, permit=peer.local.ip)
+    relayed = await network.allocate_relay(4, timeout_s=DEADLINE_S)
+    relayed.permit(peer.local.ip)
 
     async def knock() -> None:
         while True:  # a permission is there as soon as the server has heard of it
@@ -102,7 +103,8 @@ async def test_a_peer_that_is_permitted_is_heard_before_anything_was_sent_to_it(
 
 
 async def test_a_relay_that_closes_while_it_permits_leaves_nothing_behind(coturn: Coturn, opened: Open) -> None:
-    relayed = await opened(coturn.server()).allocate_relay(4, timeout_s=DEADLINE_S, permit=HOME)
+    relayed = await opened(coturn.server()).allocate_relay(4, timeout_s=DEADLINE_S)
+    relayed.permit(HOME)
     relayed.close()
 
 

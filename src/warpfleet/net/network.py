@@ -81,12 +81,10 @@ class KernelNetwork:
         connect = functools.partial(self.connect_tcp, timeout_s=timeout_s, local_port=local_port, discard=discard)
         return await tcp_endpoint(connect, self.stun_servers, af, timeout_s=timeout_s, discard=discard)
 
-    async def allocate_relay(
-        self, af: int, *, timeout_s: float, permit: str | None = None, discard: Count = uncounted
-    ) -> RelaySocket:
+    async def allocate_relay(self, af: int, *, timeout_s: float, discard: Count = uncounted) -> RelaySocket:
         """A relayed transport address (RFC 8656). TimeoutError, ConnectRefused, Unreachable, or RelayRefused;
         `discard` gets what was tried beside the one that is returned."""
-        return await self.relays.allocate(af, timeout_s=timeout_s, permit=permit, discard=discard)
+        return await self.relays.allocate(af, timeout_s=timeout_s, discard=discard)
 
     def map_port(self, port: int, af: int) -> Lease:
         """Have a TCP port mapped by the gateway of the vantage's default route.

@@ -275,9 +275,7 @@ class Relays:
         self._servers = servers
         self._tasks = _Tasks()
 
-    async def allocate(
-        self, af: int, *, timeout_s: float, permit: str | None = None, discard: Count = uncounted
-    ) -> RelaySocket:
+    async def allocate(self, af: int, *, timeout_s: float, discard: Count = uncounted) -> RelaySocket:
         """A relayed transport address of family 4 or 6: servers over UDP first, over TCP beside them soon after.
 
         RelayRefused, ConnectRefused, Unreachable or TimeoutError. Unreachable, too, where there is no server.
@@ -296,10 +294,7 @@ class Relays:
         ]
         if not ways:
             raise Unreachable("the fleet has no TURN server that can be reached")
-        socket = await race(ways, stagger_s=STAGGER_S, timeout_s=timeout_s, discard=close)
-        if permit:
-            socket.permit(permit)
-        return socket
+        return await race(ways, stagger_s=STAGGER_S, timeout_s=timeout_s, discard=close)
 
     async def close(self) -> None:
         """Wait until closed sockets have deleted their allocations, about a second at most."""

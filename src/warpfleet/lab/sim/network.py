@@ -89,9 +89,7 @@ class SimNetwork:
         connect = functools.partial(self.connect_tcp, timeout_s=timeout_s, local_port=local_port, discard=discard)
         return await tcp_endpoint(connect, self._services.stun, af, timeout_s=timeout_s, discard=discard)
 
-    async def allocate_relay(
-        self, af: int, *, timeout_s: float, permit: str | None = None, discard: Count = uncounted
-    ) -> SimRelay:
+    async def allocate_relay(self, af: int, *, timeout_s: float, discard: Count = uncounted) -> SimRelay:
         """A relayed transport address: over UDP, and over TCP beside it soon after.
 
         TimeoutError, ConnectRefused, Unreachable, or RelayRefused; `discard` gets what was tried beside it.
@@ -109,10 +107,7 @@ class SimNetwork:
         ]
         if not ways:
             raise Unreachable("the laboratory has no TURN server that can be reached")
-        relay = await race(ways, stagger_s=STAGGER_S, timeout_s=timeout_s, discard=close)
-        if permit:
-            relay.permit(permit)
-        return relay
+        return await race(ways, stagger_s=STAGGER_S, timeout_s=timeout_s, discard=close)
 
     def map_port(self, port: int, af: int) -> Lease:
         """Have a TCP port mapped by the router that the host stands behind."""

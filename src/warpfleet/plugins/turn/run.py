@@ -4,7 +4,7 @@ allocation of its own where UDP does not get out."""
 from warpfleet.core.combo import Phase, Reason, RouteType, Side, Transport
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.core.pairing import Requirement
-from warpfleet.net.interfaces import ConnectRefused, DatagramSocket, RelayRefused, Unreachable
+from warpfleet.net.interfaces import ConnectRefused, DatagramSocket, Relay, RelayRefused, Unreachable
 from warpfleet.plugins.contract import AttemptFailed, Strategy, Won
 from warpfleet.plugins.registry import register
 from warpfleet.plugins.turn.messages import RelayAnswer, RelayOffer
@@ -30,8 +30,8 @@ class Turn(Strategy):
 
     async def _initiate(self) -> Won:
         context = self.context
-        assert context.theirs is not None
-        socket = await self._allocate(permit=context.theirs.external.get(context.combo.af))
+        socket = await self._allocate()
+        self._permit_peer(socket)
         try:
             context.send(RelayOffer, relayed=str(socket.local), hello=context.handshake().opener().hex())
             answer = await context.inbox.message(RelayAnswer)
@@ -62,11 +62,17 @@ class Turn(Strategy):
             raise AttemptFailed(Reason.STUN_FAILED, "no STUN server has told us our external address")
         return Endpoint(external, socket.local.port)
 
-    async def _allocate(self, *, permit: str | None = None) -> DatagramSocket:
-        """A relayed address. The peer's first frame is let in where it comes from the address that its record has."""
-        af, network = self.context.combo.af, self.context.network
+    def _permit_peer(self, relay: Relay) -> None:
+        """Let the peer's first frame in, which may come before its answer does. It comes from the address that its
+        record has, or, where UDP does not get out there, from a relay: mostly of the same server."""
+        theirs = self.context.theirs
+        assert theirs is not None
+        if address := relay.local.ip if theirs.udp_blocked else theirs.external.get(self.context.combo.af):
+            relay.permit(address)
+
+    async def _allocate(self) -> Relay:
         try:
-            return await network.allocate_relay(af, timeout_s=_ALLOCATE_S, permit=permit)
+            return await self.context.network.allocate_relay(self.context.combo.af, timeout_s=_ALLOCATE_S)
         except RelayRefused as error:
             raise AttemptFailed(Reason.RELAY_REFUSED, str(error)) from error
         except (TimeoutError, ConnectRefused, Unreachable) as error:
