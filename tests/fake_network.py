@@ -22,6 +22,7 @@ class FakeUdp:
         self.internet, self.local, self.seen_as = internet, local, local
         self.packets_sent = 0
         self.sent: list[tuple[bytes, Endpoint]] = []
+        self.permitted: list[str] = []
         self.closed = False
         self._queue: asyncio.Queue[tuple[bytes, Endpoint] | None] = asyncio.Queue()
         internet.udp.append(self)
@@ -31,6 +32,9 @@ class FakeUdp:
             self.packets_sent += 1
             self.sent.append((data, remote))
             self.internet.carry(data, self.source_towards(remote), remote)
+
+    def permit(self, ip: str) -> None:
+        self.permitted.append(ip)
 
     def source_towards(self, _remote: Endpoint) -> Endpoint:
         """Where datagrams to `remote` seem to come from."""

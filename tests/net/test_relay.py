@@ -82,6 +82,32 @@ async def test_datagrams_go_both_ways_through_the_relay(coturn: Coturn, opened: 
     peer.close()
 
 
+async def test_a_peer_that_is_permitted_is_heard_before_anything_was_sent_to_it(coturn: Coturn, opened: Open) -> None:
+    network = opened(coturn.server())
+    peer = await network.open_udp(4)
+    relayed = await network.allocate_relay(4, timeout_s=DEADLINE_S)
+    relayed.permit(peer.local.ip)
+
+    async def knock() -> None:
+        while True:  # a permission is there as soon as the server has heard of it
+            peer.send_to(b"knock", relayed.local)
+            await asyncio.sleep(0.01)
+
+    knocking = asyncio.create_task(knock())
+    assert await within(relayed.receive()) == (b"knock", peer.local)
+    knocking.cancel()
+    relayed.send_to(b"at once", peer.local)
+    assert await within(peer.receive()) == (b"at once", relayed.local)
+    relayed.close()
+    peer.close()
+
+
+async def test_a_relay_that_closes_while_it_permits_leaves_nothing_behind(coturn: Coturn, opened: Open) -> None:
+    relayed = await opened(coturn.server()).allocate_relay(4, timeout_s=DEADLINE_S)
+    relayed.permit(HOME)
+    relayed.close()
+
+
 async def test_a_peer_that_answers_from_another_port_is_heard(coturn: Coturn, opened: Open) -> None:
     """As one behind an address- and port-dependent mapping does."""
     network = opened(coturn.server())

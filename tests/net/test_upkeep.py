@@ -12,6 +12,7 @@ from virtual_time import now_s, virtual_time
 from warpfleet.core.consent import EXPIRY_S, HOLD_S, LEFT_AFTER_S, LEFT_IN_USE_AFTER_S
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.net.handshake import NONCE_BYTES, Frame, FrameType, is_frame
+from warpfleet.net.interfaces import ConnectionLost
 from warpfleet.net.quic import DatagramPath, QuicPipe
 from warpfleet.net.upkeep import Upkeep
 
@@ -151,6 +152,19 @@ async def test_late_frames_of_the_proof_are_answered_on_the_path_that_it_was_mad
     bench.near.send_to(mover.move("turn"), B)
     await asyncio.sleep(1)
     assert (b"agreed", A) in bench.far.sent
+
+
+@virtual_time
+async def test_a_pipe_that_is_closed_moves_nowhere() -> None:
+    bench = Bench()
+    alice, bob = await quic_pipes(bench.relay, bench.relay_back, relayed=True)
+    closing = asyncio.gather(alice.close(), bob.close())
+    await asyncio.sleep(0)
+    with pytest.raises(ConnectionLost):
+        Upkeep(alice, DatagramPath(bench.near, B), random.Random(1).random)
+    await closing
+    await asyncio.sleep(30)
+    assert bench.near.sent == []
 
 
 @virtual_time

@@ -25,6 +25,15 @@ def guard(*routes: RouteType, budget: Budget | None = None) -> tuple[GuardedNetw
 
 
 @virtual_time
+async def test_a_relay_lets_in_only_whom_it_may_send_to() -> None:
+    guarded, network = guard()
+    relay = await guarded.allocate_relay(4, timeout_s=1)
+    for ip in (PEER.ip, "10.0.0.1", "127.0.0.1"):
+        relay.permit(ip)
+    assert network.internet.udp[0].permitted == [PEER.ip]
+
+
+@virtual_time
 @pytest.mark.parametrize("ip", ["10.0.0.1", "127.0.0.1", "169.254.169.254", "224.0.0.1", "0.0.0.0"])
 async def test_forbidden_targets_get_nothing_by_any_way(ip: str) -> None:
     guarded, network = guard()

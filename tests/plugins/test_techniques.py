@@ -22,7 +22,7 @@ from warpfleet.core.identity import Identity
 from warpfleet.core.nat import Filtering, Mapping, NatBehaviour
 from warpfleet.core.port_range import WHOLE, PortRange
 from warpfleet.core.targets import USUAL_ALLOWANCE, loopback_alias
-from warpfleet.net.handshake import FRAME_BYTES
+from warpfleet.net.handshake import FRAME_BYTES, Frame, FrameType, is_frame
 from warpfleet.net.interfaces import ConnectRefused, Pipe, RelayRefused, Unreachable
 from warpfleet.plugins.contract import AttemptContext, AttemptFailed, AttemptMessage, InboundStream, Strategy
 from warpfleet.plugins.direct_connect import DirectConnect
@@ -386,7 +386,7 @@ def test_an_endpoint_that_is_none_is_refused_when_the_message_is_read(text: str)
         (Offer, {"candidates": (text,)}),
         (Answer, {"candidates": (text,)}),
         (DialMe, {"endpoints": (text,)}),
-        (RelayOffer, {"relayed": text}),
+        (RelayOffer, {"relayed": text, "hello": "00" * FRAME_BYTES}),
         (RelayAnswer, {"endpoint": text}),
     ]
     for kind, fields in makers:
@@ -704,12 +704,27 @@ async def test_the_responder_asks_no_stun_server_and_shows_its_port_with_its_fir
 
 
 @virtual_time
+@pytest.mark.parametrize("forged", [False, True])
+async def test_the_offer_has_the_greeting_and_where_that_is_none_it_comes_over_the_relay(forged: bool) -> None:
+    def greets(data: bytes) -> bool:
+        return is_frame(data) and Frame.parse(data).type is FrameType.HELLO
+
+    internet = Internet(loses=lambda data, *_: not forged and greets(data))
+    alice, bob = two(internet)
+    meeting = Meeting(Turn, alice, bob)
+    if forged:
+        send = meeting.a.send
+        meeting.a.send = lambda kind, **fields: send(kind, **fields | {"hello": "00" * FRAME_BYTES})  # type: ignore[method-assign]
+    await carries(*await meeting.pipes())
+
+
+@virtual_time
 async def test_a_responder_that_does_not_know_its_address_gives_up_and_closes() -> None:
     internet = Internet()
     alice, bob = two(internet)
     bob.view = replace(bob.view, external={})
     meeting = Meeting(Turn, alice, bob)
-    meeting.b.opening = RelayOffer(**HEAD, relayed="198.51.100.9:4000")
+    meeting.b.opening = RelayOffer(**HEAD, relayed="198.51.100.9:4000", hello="00" * FRAME_BYTES)
     with pytest.raises(AttemptFailed) as failed:
         await Turn(meeting.b).run()
     assert reason_of(failed) is Reason.STUN_FAILED

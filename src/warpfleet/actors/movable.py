@@ -5,6 +5,7 @@ import asyncio
 from warpfleet.actors.attempt_run import AttemptRun
 from warpfleet.actors.values import Stage
 from warpfleet.core.combo import Reason, Side
+from warpfleet.net.interfaces import ConnectionLost
 from warpfleet.net.proved_path import ProvedPath
 from warpfleet.net.quic import QuicPipe
 from warpfleet.net.upkeep import Upkeep
@@ -32,10 +33,14 @@ class MovablePipe:
 
     def move(self, path: ProvedPath) -> None:
         """Move it, or close a path that it has no use for."""
-        if self._pipe.closed.done() or self.moved.is_set():
+        if self.moved.is_set():
+            path.discard()
+            return
+        try:
+            Upkeep(self._pipe, path.way, self._run.context.rng.random)
+        except ConnectionLost:
             path.discard()
             return
         self.moved.set()
-        Upkeep(self._pipe, path.way, self._run.context.rng.random)
         if self._run.context.side is Side.INITIATOR:
             self._run.tell(Stage.MOVED)

@@ -73,6 +73,14 @@ class DatagramSocket(Counted, Protocol):
         """Close; idempotent. A pending `receive` raises ConnectionLost."""
 
 
+class Relay(DatagramSocket, Protocol):
+    """A relayed transport address. Only what comes from an address that something was sent to is let in, or that was
+    permitted."""
+
+    def permit(self, ip: str) -> None:
+        """Let in what comes from an address of its family, as soon as the server has heard of it."""
+
+
 class ByteStream(Counted, Protocol):
     """A connected TCP stream (or one that looks like it)."""
 
@@ -140,7 +148,7 @@ class Network(Protocol):
         """The server-reflexive address of a TCP port that `connect_tcp` and `listen_tcp` share (RFC 8489). TimeoutError
         where no STUN server answers over TCP."""
 
-    async def allocate_relay(self, af: int, *, timeout_s: float) -> DatagramSocket:
+    async def allocate_relay(self, af: int, *, timeout_s: float) -> "Relay":
         """A relayed transport address (RFC 8656): `local` is the relayed address. TimeoutError, ConnectRefused,
         Unreachable, or RelayRefused. Whether the server is reached over UDP or TCP is the network's business."""
 
@@ -164,7 +172,7 @@ class CountableNetwork(Network, Protocol):
     ) -> Endpoint:
         """As above; `discard` gets each stream to a server."""
 
-    async def allocate_relay(self, af: int, *, timeout_s: float, discard: Count = uncounted) -> DatagramSocket:
+    async def allocate_relay(self, af: int, *, timeout_s: float, discard: Count = uncounted) -> "Relay":
         """As above; `discard` gets each allocation, and each connect for one, that is not returned."""
 
 

@@ -133,10 +133,10 @@ class QuicPipe(BasePipe):
 
     def move(self, path: DatagramPath) -> None:
         """Send on this path from now on. Datagrams of the others are still taken until they are dropped. What is lost
-        on the move is sent again. ConnectionLost once the pipe has been closed."""
-        if self._closing:
-            raise ConnectionLost("closed here")
+        on the move is sent again. ConnectionLost for a path that is new, once the pipe has been closed."""
         if path not in self._readers:
+            if self._closing:
+                raise ConnectionLost("closed here")
             self._readers[path] = asyncio.create_task(self._read(path))
         self._send_on(path)
 

@@ -5,6 +5,7 @@ What aioice leaves open is closed here: every task is owned, data of unbound pee
 
 import asyncio
 import base64
+import contextlib
 import functools
 import hashlib
 import hmac
@@ -150,6 +151,8 @@ class RelaySocket:
         self._inbox = inbox
         self._tasks = tasks
         self._channels: dict[Endpoint, _Channel] = {}
+        self._permitted: set[str] = set()  # addresses that a channel is to follow to before their permission expires
+        self._permitting: asyncio.Task[None] | None = None
         self._closed = False
         assert client.refresh_task is not None
         client.refresh_task.add_done_callback(self._refresh_ended)
@@ -170,7 +173,7 @@ class RelaySocket:
         return self._client.packets_sent
 
     def send_to(self, data: bytes, remote: Endpoint) -> None:
-        """Send one datagram through the server, as soon as the channel to its peer is bound."""
+        """Send one datagram through the server, as soon as its peer is permitted or the channel to it is bound."""
         if self._inbox.closed:
             return
         channel = self._channels.get(remote)
@@ -182,9 +185,16 @@ class RelaySocket:
         if time.monotonic() < channel.fresh_until_s:
             self._transmit(channel, data)
             return
-        channel.waiting.append(data)
+        if remote.ip in self._permitted and not channel.fresh_until_s:
+            self._indicate(data, remote)
+        else:
+            channel.waiting.append(data)
         if channel.binding is None:
             channel.binding = self._tasks.start(self._bind(channel, remote))
+
+    def permit(self, ip: str) -> None:
+        """Let in what comes from an address of this socket's family, as soon as the server has heard of it."""
+        self._permitting = self._tasks.start(self._permit(ip))
 
     async def receive(self) -> tuple[bytes, Endpoint]:
         """The next datagram and the peer it came from. ConnectionLost once the socket or its allocation is gone."""
@@ -196,9 +206,10 @@ class RelaySocket:
             return
         self._closed = True
         self._inbox.close()
-        for channel in self._channels.values():
-            if channel.binding is not None:
-                channel.binding.cancel()
+        bindings = [channel.binding for channel in self._channels.values()]
+        for task in [*bindings, self._permitting]:
+            if task is not None:
+                task.cancel()
         self._tasks.start(_farewell(self._client))
 
     async def _bind(self, channel: _Channel, remote: Endpoint) -> None:
@@ -214,6 +225,20 @@ class RelaySocket:
         channel.fresh_until_s = time.monotonic() + PERMISSION_REFRESH_S
         while channel.waiting:
             self._transmit(channel, channel.waiting.popleft())
+
+    async def _permit(self, ip: str) -> None:
+        request = stun.Message(stun.Method.CREATE_PERMISSION, stun.Class.REQUEST)
+        request.attributes["XOR-PEER-ADDRESS"] = (ip, 0)
+        with contextlib.suppress(stun.TransactionError, TimeoutError):
+            async with asyncio.timeout(BIND_TIMEOUT_S):
+                await self._client.request_with_retry(request)
+                self._permitted.add(ip)
+
+    def _indicate(self, data: bytes, remote: Endpoint) -> None:
+        indication = stun.Message(stun.Method.SEND, stun.Class.INDICATION)
+        indication.attributes["XOR-PEER-ADDRESS"] = remote
+        indication.attributes["DATA"] = data
+        self._client._send(bytes(indication))
 
     def _transmit(self, channel: _Channel, data: bytes) -> None:
         self._client._send(channel.number.to_bytes(2, "big") + len(data).to_bytes(2, "big") + data)

@@ -14,7 +14,8 @@ _CHALLENGES = 4  # of the last checks, whose answers may still be under way
 
 class Upkeep:
     """Moves a relayed pipe to a direct path, back to the relay where that dies, and to it again once it is good again;
-    each end for itself. Ends with the pipe, or with the direct path. `chance` is from 0 to 1."""
+    each end for itself. Ends with the pipe, or with the direct path. `chance` is from 0 to 1. ConnectionLost where the
+    pipe is closed already."""
 
     def __init__(self, pipe: QuicPipe, direct: DatagramPath, chance: Callable[[], float]) -> None:
         self._pipe = pipe
@@ -24,8 +25,8 @@ class Upkeep:
         self._consent = Consent(self._loop.time(), chance)
         self._challenges: deque[bytes] = deque(maxlen=_CHALLENGES)
         self._timer: asyncio.TimerHandle | None = None
-        pipe.watch(self)
         pipe.move(direct)
+        pipe.watch(self)
         self._arm()
 
     def sent(self, path: DatagramPath) -> None:

@@ -13,6 +13,7 @@ from warpfleet.net.interfaces import (
     Counted,
     DatagramSocket,
     Listener,
+    Relay,
     packets_sent_by,
 )
 from warpfleet.plugins.contract import AttemptFailed
@@ -60,8 +61,9 @@ class GuardedNetwork:
         return self._network.interfaces()
 
     async def open_udp(self, af: int, port: int = 0) -> DatagramSocket:
+        socket = await self._network.open_udp(af, port)
         self.sockets += 1
-        return self.guard(await self._network.open_udp(af, port))
+        return self.guard(socket)
 
     async def connect_tcp(
         self, remote: Endpoint, *, timeout_s: float, local_port: int | None = None, hop_limit: int | None = None
@@ -85,9 +87,11 @@ class GuardedNetwork:
         self.sockets += 1
         return await self._network.external_tcp_endpoint(af, local_port, timeout_s=timeout_s, discard=self.count)
 
-    async def allocate_relay(self, af: int, *, timeout_s: float) -> DatagramSocket:
+    async def allocate_relay(self, af: int, *, timeout_s: float) -> Relay:
+        relay = await self._network.allocate_relay(af, timeout_s=timeout_s, discard=self.count)
         self.sockets += 1
-        return self.guard(await self._network.allocate_relay(af, timeout_s=timeout_s, discard=self.count))
+        self.count(relay)
+        return GuardedRelay(relay, self._check, self._permits)
 
     def release(self, socket: DatagramSocket) -> DatagramSocket:
         """The bare socket: the peer that proved itself on it wants what comes."""
@@ -146,6 +150,18 @@ class GuardedSocket:
 
     def close(self) -> None:
         self.inner.close()
+
+
+class GuardedRelay(GuardedSocket):
+    """A relayed address that lets nobody in whom it may not send to."""
+
+    def __init__(self, inner: Relay, check: Callable[[Endpoint], None], permits: Callable[[Endpoint], bool]) -> None:
+        super().__init__(inner, check, permits)
+        self._relay = inner
+
+    def permit(self, ip: str) -> None:
+        if self._permits(Endpoint(ip, 0)):
+            self._relay.permit(ip)
 
 
 class CountedListener:

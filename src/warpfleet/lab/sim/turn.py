@@ -180,13 +180,17 @@ class SimRelay:
         """Send one datagram through the server, as soon as its peer is permitted."""
         if self._inbox.closed:
             return
-        if remote.ip not in self._permitting:
-            self._permitting[remote.ip] = asyncio.create_task(self._permit(remote))
+        self.permit(remote.ip)
         permitting = self._permitting[remote.ip]
         if permitting.done():
             self._pass_on(data, remote)
         else:
             permitting.add_done_callback(lambda _: self._pass_on(data, remote))
+
+    def permit(self, ip: str) -> None:
+        """Let in what comes from an address, as soon as the server has heard of it."""
+        if ip not in self._permitting:
+            self._permitting[ip] = asyncio.create_task(self._permit(Endpoint(ip, 0)))
 
     async def receive(self) -> tuple[bytes, Endpoint]:
         """The next datagram and the peer it came from. ConnectionLost once the socket is closed."""

@@ -2,16 +2,21 @@
 
 from typing import ClassVar
 
+from pydantic import Field
+
+from warpfleet.net.handshake import FRAME_BYTES
 from warpfleet.plugins.contract import AttemptMessage, EndpointText
 
 
 class RelayOffer(AttemptMessage):
-    """The initiator's relayed transport address, as `ip:port`."""
+    """The initiator's relayed transport address, as `ip:port`, and its HELLO (see `net.handshake`), in hexadecimal, so
+    that it costs no round trip on the path."""
 
     kind: ClassVar[str] = "turn.offer"
     opens: ClassVar[bool] = True
 
     relayed: EndpointText
+    hello: str = Field(pattern=rf"^[0-9a-f]{{{2 * FRAME_BYTES}}}$")
 
 
 class RelayAnswer(AttemptMessage):

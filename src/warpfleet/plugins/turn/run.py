@@ -4,7 +4,7 @@ allocation of its own where UDP does not get out."""
 from warpfleet.core.combo import Phase, Reason, RouteType, Side, Transport
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.core.pairing import Requirement
-from warpfleet.net.interfaces import ConnectRefused, DatagramSocket, RelayRefused, Unreachable
+from warpfleet.net.interfaces import ConnectRefused, DatagramSocket, Relay, RelayRefused, Unreachable
 from warpfleet.plugins.contract import AttemptFailed, Strategy, Won
 from warpfleet.plugins.registry import register
 from warpfleet.plugins.turn.messages import RelayAnswer, RelayOffer
@@ -31,8 +31,9 @@ class Turn(Strategy):
     async def _initiate(self) -> Won:
         context = self.context
         socket = await self._allocate()
+        self._permit_peer(socket)
         try:
-            context.send(RelayOffer, relayed=str(socket.local))
+            context.send(RelayOffer, relayed=str(socket.local), hello=context.handshake().opener().hex())
             answer = await context.inbox.message(RelayAnswer)
         except BaseException:
             socket.close()
@@ -50,7 +51,8 @@ class Turn(Strategy):
         except BaseException:
             socket.close()
             raise
-        return await context.prove_datagram(socket, [Endpoint.parse(context.opening.relayed)], relayed=True)
+        relayed, hello = Endpoint.parse(context.opening.relayed), bytes.fromhex(context.opening.hello)
+        return await context.prove_datagram(socket, [relayed], first=(hello, relayed), relayed=True)
 
     def _external(self, socket: DatagramSocket) -> Endpoint:
         """Where we seem to send from. The address is what counts, a permission is for all its ports (RFC 8656 section
@@ -60,7 +62,15 @@ class Turn(Strategy):
             raise AttemptFailed(Reason.STUN_FAILED, "no STUN server has told us our external address")
         return Endpoint(external, socket.local.port)
 
-    async def _allocate(self) -> DatagramSocket:
+    def _permit_peer(self, relay: Relay) -> None:
+        """Let the peer's first frame in, which may come before its answer does. It comes from the address that its
+        record has, or, where UDP does not get out there, from a relay: mostly of the same server."""
+        theirs = self.context.theirs
+        assert theirs is not None
+        if address := relay.local.ip if theirs.udp_blocked else theirs.external.get(self.context.combo.af):
+            relay.permit(address)
+
+    async def _allocate(self) -> Relay:
         try:
             return await self.context.network.allocate_relay(self.context.combo.af, timeout_s=_ALLOCATE_S)
         except RelayRefused as error:
