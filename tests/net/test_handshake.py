@@ -219,31 +219,6 @@ def test_the_initiator_takes_nothing_of_an_older_run(frame: FrameType) -> None:
         initiator.receive(FRAMES[frame])
 
 
-def test_a_greeting_that_comes_with_a_signal_saves_a_round_trip() -> None:
-    initiator, responder = handshakes()
-    responder.greeted(b"i" * NONCE_BYTES)
-    proof = responder.opener()
-    assert kind(proof) is FrameType.PROOF
-    assert initiator.receive(proof) == Received(Event.PROVED)
-    assert responder.receive(initiator.opener()).event is Event.GREETED, "the HELLO that opened a filter comes, too"
-    assert responder.receive(initiator.take()).event is Event.TAKEN
-
-
-def test_who_is_greeted_by_an_old_signal_takes_nothing_old() -> None:
-    _, responder = handshakes(nonces=b"iR")
-    responder.greeted(b"i" * NONCE_BYTES)
-    for frame in (FrameType.TAKE, FrameType.SEAL):
-        with pytest.raises(ProofFailed, match="earlier"):
-            responder.receive(FRAMES[frame])
-
-
-def test_a_greeting_by_signal_and_another_one_do_not_go_together() -> None:
-    initiator, responder = handshakes(nonces=b"Ir")
-    responder.greeted(b"i" * NONCE_BYTES)
-    with pytest.raises(ProofFailed, match="earlier"):
-        responder.receive(initiator.opener())
-
-
 def test_a_replayed_greeting_does_not_become_a_taken_pipe() -> None:
     _, responder = handshakes(nonces=b"IR")
     responder.receive(FRAMES[FrameType.HELLO])

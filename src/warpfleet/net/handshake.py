@@ -14,9 +14,8 @@ recipient's key; PROOF and what follows also cover both nonces, so that nothing 
     either    -> the other   CHECK    a challenge, on a path of a pipe that is in use: does it still lead to you?
     either    -> the other   CHECKED  the same challenge, on the path that it came by
 
-Every frame may be lost, repeated or reordered: each is answered anew. The initiator's nonce may come with a signal,
-which proves whose it is as a HELLO does: then PROOF is the first frame, and what came in the tunnel behind it shows the
-initiator that the responder waits for TAKE alone.
+Every frame may be lost, repeated or reordered: each is answered anew. HELLO may come with a signal: then PROOF is the
+first frame on the path.
 """
 
 import struct
@@ -174,16 +173,9 @@ class Handshake:
         self._base = Frame(FrameType.CLOSE, combo.plugin, combo.route, connection_id, attempt_id, started_at_us, key)
         self._verified: dict[bytes, Frame] = {}  # frames already verified, so that repeats cost nothing
 
-    def greeted(self, nonce: bytes) -> None:
-        """The initiator's nonce has come with a signal of the peer's. Before anything else."""
-        self._peer_nonce = nonce
-
     def opener(self) -> bytes:
-        """What this side sends unprompted: HELLO from the initiator, KNOCK from a responder, PROOF from one that was
-        greeted."""
-        if self.side is Side.INITIATOR:
-            return self._frame(FrameType.HELLO)
-        return self._frame(FrameType.PROOF if self._peer_nonce else FrameType.KNOCK)
+        """What this side sends unprompted: HELLO from the initiator, KNOCK from the responder."""
+        return self._frame(FrameType.HELLO if self.side is Side.INITIATOR else FrameType.KNOCK)
 
     def take(self) -> bytes:
         """The initiator names this pipe the winner. Only after `Event.PROVED`."""

@@ -124,10 +124,10 @@ async def prove_datagram(
     where it was already read.
 
     An authentic packet from an endpoint that nobody predicted is as good as any: the peer-reflexive candidates of
-    RFC 8445 section 7.3.1.3. What goes behind a frame is not sent again with it, since the tunnel repeats it: `flight`
-    behind the responder's first one and behind answers to a greeting, and what the initiator's `tunnel` begins with
-    behind TAKE. Where its other end is known to be there by then, the responder waits for TAKE alone, and is not waited
-    for. `later` has more candidates: those of a signal, on which the peer speaks first.
+    RFC 8445 section 7.3.1.3. The responder's `flight` goes behind PROOF, and behind TAKE, once, what the initiator's
+    `tunnel` begins with: the tunnel repeats it. Where its other end is known to be there by then, the responder waits
+    for TAKE alone, and is not waited for. `later` has more candidates: those of a signal, on which the peer speaks
+    first.
     PeerClosed, ConnectionLost, or what `claim` or `later` raises. The caller bounds the time; whatever ends the attempt
     without agreement is told to the peer.
     """
@@ -163,7 +163,7 @@ class _DatagramProof:
         later: Coroutine[Any, Any, Sequence[Endpoint]] | None,
     ) -> None:
         self._tunnel = tunnel
-        self._flight = flight  # goes behind the next message
+        self._flight: Sequence[bytes] = ()  # goes behind the next message
         self._proof_flight = flight
         self._later = asyncio.create_task(later) if later else None
         self.resend_first_s = _resend_first_s((rtt_ms or 0) / 1000)

@@ -210,7 +210,7 @@ class NodePorts(Protocol):
 
 
 class Begun(NamedTuple):
-    """A proof and a tunnel that signals have begun; `flight` goes behind the proof's first frame."""
+    """A proof and a tunnel that signals have begun; `flight` goes behind PROOF."""
 
     handshake: Handshake
     tunnel: QuicEngine

@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from warpfleet.net.handshake import NONCE_BYTES
+from warpfleet.net.handshake import FRAME_BYTES
 from warpfleet.plugins.contract import AttemptMessage, EndpointText
 from warpfleet.plugins.udp_punch.plan import CANDIDATES_MAX
 
@@ -13,12 +13,12 @@ _FLIGHT_MAX = 2  # a client's first flight is one datagram
 
 
 class Greeting(BaseModel):
-    """What lets the responder prove itself at once, and begin its end of the tunnel: the initiator's nonce, and the
+    """What lets the responder prove itself at once, and begin its end of the tunnel: the initiator's HELLO, and the
     first flight of its tunnel."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_bytes="base64", val_json_bytes="base64")
 
-    nonce: bytes = Field(min_length=NONCE_BYTES, max_length=NONCE_BYTES)
+    hello: bytes = Field(min_length=FRAME_BYTES, max_length=FRAME_BYTES)
     flight: tuple[Annotated[bytes, Field(max_length=_DATAGRAM_MAX_BYTES)], ...] = Field(max_length=_FLIGHT_MAX)
 
 

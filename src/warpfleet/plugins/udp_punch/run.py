@@ -86,25 +86,22 @@ class UdpPunch(Strategy):
             greeting, begun = self._greeting()
             self._offer([own], greeting)
             return await context.prove_datagram(socket, [theirs], begun=begun, later=self._answer())
-        begun = self._greeted()
-        context.send(Answer, candidates=_texts([own]))
-        return await context.prove_datagram(socket, [theirs], begun=begun)
-
-    def _greeting(self) -> tuple[Greeting, Begun]:
-        context = self.context
-        tunnel = context.tunnel()
-        flight = tuple(tunnel.connect(asyncio.get_running_loop().time(), by_signal=True))
-        return Greeting(nonce=context.nonce, flight=flight), Begun(context.handshake(), tunnel)
-
-    def _greeted(self) -> Begun:
-        context, now_s = self.context, asyncio.get_running_loop().time()
         assert isinstance(context.opening, Offer)
         assert context.opening.greeting
-        handshake, tunnel = context.handshake(), context.tunnel()
-        handshake.greeted(context.opening.greeting.nonce)
-        for data in context.opening.greeting.flight:
+        hello, begun = context.opening.greeting.hello, self._greeted(context.opening.greeting)
+        context.send(Answer, candidates=_texts([own]))
+        return await context.prove_datagram(socket, [theirs], first=(hello, theirs), begun=begun)
+
+    def _greeting(self) -> tuple[Greeting, Begun]:
+        handshake, tunnel = self.context.handshake(), self.context.tunnel()
+        flight = tuple(tunnel.connect(asyncio.get_running_loop().time(), by_signal=True))
+        return Greeting(hello=handshake.opener(), flight=flight), Begun(handshake, tunnel)
+
+    def _greeted(self, greeting: Greeting) -> Begun:
+        tunnel, now_s = self.context.tunnel(), asyncio.get_running_loop().time()
+        for data in greeting.flight:
             tunnel.receive(data, now_s)
-        return Begun(handshake, tunnel, tunnel.outgoing(now_s))
+        return Begun(self.context.handshake(), tunnel, tunnel.outgoing(now_s))
 
     def _predicts(self) -> bool:
         """Whether the peer can only know our port beforehand: it sees it where it is known to be an easy one."""
