@@ -324,3 +324,17 @@ def test_a_datagram_has_the_same_size_whatever_the_keys() -> None:
             flight = receiver.outgoing(0.01)
         sizes.add(tuple(seen))
     assert len(sizes) == 1, "a simulation is to be reproducible"
+
+
+def test_a_first_flight_that_goes_by_a_late_signal_says_nothing_of_the_paths_round_trip() -> None:
+    client, server = QuicEngine(Side.INITIATOR, ALICE), QuicEngine(Side.RESPONDER, BOB)
+    for data in client.connect(0.0, by_signal=True):
+        server.receive(data, 0.6)
+    assert client.begin(server.outgoing(0.6), 0.62) == [], "it goes with what is written first"
+    assert client.established
+    client.write(b"x")
+    [last] = client.outgoing(0.62)
+    server.receive(last, 0.64)
+    assert server.received == b"x"
+    assert client.due_s
+    assert client.due_s < 0.9, "or what is lost would be missed for long"

@@ -5,24 +5,27 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+from pydantic import ValidationError
 
 from fake_nat import NattedNetwork, NattedUdp, sequence
 from fake_network import DELAY_S, STUN_SERVER, FakeUdp, Internet
 from fake_node import ALICE, ATTEMPT_ID, BOB, COMBO, MALLORY, FakeNode, contexts, handshakes, node
 from virtual_time import now_s, virtual_time
 from warpfleet.configs.topology import PRESETS
+from warpfleet.core.combo import RouteType
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.core.identity import Identity
-from warpfleet.net.handshake import Frame, FrameType, is_frame
+from warpfleet.net.handshake import FRAME_BYTES, Frame, FrameType, is_frame
 from warpfleet.net.interfaces import ConnectionLost, Pipe
 from warpfleet.plugins.contract import AttemptContext, AttemptFactory
 from warpfleet.plugins.udp_punch import UdpPunch
-from warpfleet.plugins.udp_punch.messages import Offer
+from warpfleet.plugins.udp_punch.messages import Greeting, Offer
 from warpfleet.plugins.udp_punch.standing import UPKEEP_S
 
 EXTERNAL = {"alice": "203.0.113.1", "bob": "203.0.113.2"}
 OTHER_ID = "b0" * 16
 NOWHERE = 9  # a port
+HEAD = {"attempt_id": ATTEMPT_ID, "af": 4, "route": RouteType.EXT, "started_at_us": 0}
 
 
 def natted(identity: Identity, internet: Internet, preset: str = "eim_random_ports") -> FakeNode:
@@ -265,6 +268,28 @@ async def test_an_offer_that_comes_again_gets_a_proof_of_its_own_and_no_pipe() -
     answering.cancel()
     await asyncio.gather(asking, answering, return_exceptions=True)
     await pair.close()
+
+
+def test_a_greeting_travels_in_an_offer() -> None:
+    greeting = Greeting(
+        hello=bytes(range(FRAME_BYTES % 256)).ljust(FRAME_BYTES, b"\xff"), flight=(bytes(1200), b"\xff")
+    )
+    offer = Offer(**HEAD, candidates=("203.0.113.1:50000",), greeting=greeting)
+    assert Offer.model_validate_json(offer.model_dump_json()) == offer
+
+
+@pytest.mark.parametrize(
+    ("hello", "flight"),
+    [
+        (bytes(FRAME_BYTES - 1), ()),
+        (bytes(FRAME_BYTES + 1), ()),
+        (bytes(FRAME_BYTES), (bytes(1501),)),
+        (bytes(FRAME_BYTES), (b"", b"", b"")),
+    ],
+)
+def test_a_greeting_is_one_frame_and_at_most_two_datagrams(hello: bytes, flight: tuple[bytes, ...]) -> None:
+    with pytest.raises(ValidationError):
+        Greeting(hello=hello, flight=flight)
 
 
 @virtual_time
