@@ -81,26 +81,27 @@ class UdpPunch(Strategy):
     async def _punch_at_once(self, socket: DatagramSocket, own: Endpoint, theirs: Endpoint) -> Won:
         """From our standing socket to theirs: no endpoint is asked for, and the offer greets. A peer whose own one
         speaks with ours already answers from another socket, and is met there."""
-        context = self.context
-        if context.side is Side.INITIATOR:
-            greeting, begun = self._greeting()
-            self._offer([own], greeting)
-            return await context.prove_datagram(socket, [theirs], begun=begun, later=self._answer())
-        assert isinstance(context.opening, Offer)
-        assert context.opening.greeting
-        hello, begun = context.opening.greeting.hello, self._greeted(context.opening.greeting)
-        context.send(Answer, candidates=_texts([own]))
-        return await context.prove_datagram(socket, [theirs], first=(hello, theirs), begun=begun)
+        context, opening = self.context, self.context.opening
+        try:
+            begun = self._greeted(own, opening) if isinstance(opening, Offer) else self._greet_by_signal(own)
+        except BaseException:
+            socket.close()
+            raise
+        if isinstance(opening, Offer) and opening.greeting:
+            return await context.prove_datagram(socket, [theirs], first=(opening.greeting.hello, theirs), begun=begun)
+        return await context.prove_datagram(socket, [theirs], begun=begun, later=self._answer())
 
-    def _greeting(self) -> tuple[Greeting, Begun]:
+    def _greet_by_signal(self, own: Endpoint) -> Begun:
         handshake, tunnel = self.context.handshake(), self.context.tunnel()
-        flight = tuple(tunnel.connect(asyncio.get_running_loop().time(), by_signal=True))
-        return Greeting(hello=handshake.opener(), flight=flight), Begun(handshake, tunnel)
+        flight = tunnel.connect(asyncio.get_running_loop().time(), by_signal=True)
+        self._offer([own], Greeting(hello=handshake.opener(), flight=tuple(flight)))
+        return Begun(handshake, tunnel)
 
-    def _greeted(self, greeting: Greeting) -> Begun:
+    def _greeted(self, own: Endpoint, offer: Offer) -> Begun:
         tunnel, now_s = self.context.tunnel(), asyncio.get_running_loop().time()
-        for data in greeting.flight:
+        for data in offer.greeting.flight if offer.greeting else ():
             tunnel.receive(data, now_s)
+        self.context.send(Answer, candidates=_texts([own]))
         return Begun(self.context.handshake(), tunnel, tunnel.outgoing(now_s))
 
     def _predicts(self) -> bool:
