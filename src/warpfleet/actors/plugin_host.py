@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from warpfleet.actors.attempt_run import AttemptRun
-from warpfleet.actors.echo import echo, measure
+from warpfleet.actors.echo import Measured, echo, measure
 from warpfleet.actors.movable import MovablePipe, Whose, whose
 from warpfleet.actors.open_node import LearnRecord, OpenNode, OwnRecord, kernel_network
 from warpfleet.actors.outbox import Outbox
@@ -374,13 +374,16 @@ class PluginHost:
             self._on_held_pipe(run.node.name, run.context.connection_id, run.context.side, pipe)
         elif run.context.side is Side.RESPONDER:
             await echo(pipe)
-        else:
-            await _measure(run, pipe)
-            if movable and use is Use.KEEP:
-                await movable.moved.wait()
-                await _measure(run, pipe)
-                await asyncio.shield(movable.closed)
+        elif movable and use is Use.KEEP:
+            _tell(run, await measure(pipe))
+            await movable.moved.wait()
+            _tell(run, await measure(pipe))
+            await asyncio.shield(movable.closed)
             await pipe.close()
+        else:
+            measured = await measure(pipe)
+            await pipe.close()  # the connection that begins next may want the same standing socket
+            _tell(run, measured)
 
     def _made_movable(self, run: AttemptRun, pipe: QuicPipe) -> MovablePipe:
         movable = self._movable[whose(run)] = MovablePipe(run, pipe)
@@ -402,8 +405,7 @@ class PluginHost:
             handed.discard()
 
 
-async def _measure(run: AttemptRun, pipe: Pipe) -> None:
-    measured = await measure(pipe)
+def _tell(run: AttemptRun, measured: Measured | None) -> None:
     first_byte_at_s = measured.first_byte_at_s if measured else None
     rtt_ms = measured.rtt_ms if measured else None
     run.tell(Stage.MEASURED, first_byte_at_s=first_byte_at_s, rtt_ms=rtt_ms)

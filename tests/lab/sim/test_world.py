@@ -157,7 +157,7 @@ def test_signals_that_are_late_make_a_punch_late(late_ms: int) -> None:
     row = connect(pair("port_restricted", "port_restricted", broker_delay_ms=late_ms / 2), "a", "b")
     assert row.outcome in (DIRECT, RELAYED)
     assert row.connect_ms
-    assert row.connect_ms > 2 * late_ms
+    assert row.connect_ms > late_ms, "between standing sockets it waits for the offer alone"
 
 
 def test_signals_that_are_lost_are_said_again() -> None:
