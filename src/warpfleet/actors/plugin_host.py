@@ -374,11 +374,12 @@ class PluginHost:
             self._on_held_pipe(run.node.name, run.context.connection_id, run.context.side, pipe)
         elif run.context.side is Side.RESPONDER:
             await echo(pipe)
-        elif movable and use is Use.KEEP:
+        elif movable:
             _tell(run, await measure(pipe))
-            await movable.moved.wait()
-            _tell(run, await measure(pipe))
-            await asyncio.shield(movable.closed)
+            if use is Use.KEEP:
+                await movable.moved.wait()
+                _tell(run, await measure(pipe))
+                await asyncio.shield(movable.closed)
             await pipe.close()
         else:
             measured = await measure(pipe)
