@@ -76,7 +76,7 @@ class Meeting:
             if isinstance(told, Answer):
                 step = initiators_step(told_at_us, heard_at_us, took_us, told.took_us)
             else:
-                step = responders_step(told_at_us, heard_at_us, took_us)
+                step = responders_step(told_at_us, heard_at_us, took_us, corrects=bool(self._targets))
         for text in told.candidates:
             self.dial(Endpoint.parse(text), step)
 
