@@ -11,6 +11,7 @@ from warpfleet.plugins.tcp_punch.plan import (
     CANDIDATES_MAX,
     FIRST_MEETING,
     WINDOW_US,
+    clock_ahead_us,
     initiators_step,
     is_near,
     keeps_ports,
@@ -108,7 +109,7 @@ def test_both_sides_come_to_one_instant_whatever_their_clocks_are_apart(
     if took > 0:  # else the clocks may be off by so little that nobody waits for it
         assert responder.at_us - ahead == initiator.at_us or patience_us(took) < one_way
     if ahead == 0:
-        assert initiator == responder
+        assert initiator.at_us == responder.at_us
         assert responder.at_us <= both_have_heard + one_way // 4
 
 
@@ -128,6 +129,21 @@ def test_clocks_that_cannot_be_right_make_the_responder_wait_as_long_as_most_sig
     took_us: int, patience: int
 ) -> None:
     assert patience_us(took_us) == patience
+
+
+@pytest.mark.parametrize(
+    ("took_us", "their_took_us", "ahead_us"),
+    [
+        (40_000, 40_000, 0),
+        (600_000, 700_000, 0),
+        (100_000, 1_060_000, 480_000),
+        (-1_960_000, 2_040_000, 2_000_000),
+        (2_040_000, -1_960_000, -2_000_000),
+        (-40_000, 50_000, 0),  # what NTP leaves
+    ],
+)
+def test_words_each_way_show_how_far_the_clocks_are_apart(took_us: int, their_took_us: int, ahead_us: int) -> None:
+    assert clock_ahead_us(took_us, their_took_us) == ahead_us
 
 
 @given(now=INSTANTS)

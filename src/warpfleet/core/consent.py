@@ -76,13 +76,13 @@ class Consent:
         """Judge the path as of now; whether to send a check through it."""
         if now_s < self.due_s():
             return False
-        if now_s - self._answered_s >= EXPIRY_S:
+        if now_s >= self._answered_s + EXPIRY_S:  # the sum that `due_s` has: a difference may be rounded below it
             self.state = State.EXPIRED
             return False
         unanswered_s = now_s if self._unanswered_s is None else self._unanswered_s
         if self.state is State.DOUBTFUL and unanswered_s < now_s:
             self._good_since_s = inf
-        if self.state is State.GOOD and now_s - unanswered_s >= _PATIENCE_S:
+        if self.state is State.GOOD and now_s >= unanswered_s + _PATIENCE_S:
             self.state, self._good_since_s = State.DOUBTFUL, inf
         self._unanswered_s = unanswered_s
         self._sent_s = None

@@ -253,7 +253,7 @@ class QuicPipe(BasePipe):
 
     def _send_on(self, path: DatagramPath) -> None:
         self._active = path
-        self._engine.ping()  # the peer hears of it at once
+        self._engine.moved(self._loop.time())
         self._pump_soon()
 
     def _take(self, data: bytes, path: DatagramPath) -> None:

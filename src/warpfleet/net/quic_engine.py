@@ -171,6 +171,14 @@ class QuicEngine:
         if self._connection:
             self._connection.send_ping(0)
 
+    def moved(self, now_s: float) -> None:
+        """The path beneath is another: what was sent last may be lost with the former one, and timers that have backed
+        off begin anew (RFC 9000 section 9.4). The peer hears of it at once."""
+        if self._connection:
+            self._connection._loss._pto_count = 0
+            self._connection._loss.reschedule_data(now=now_s)
+            self._connection.send_ping(0)
+
     def close(self, now_s: float) -> list[bytes]:
         """Close, and the datagrams that say so."""
         if self._connection is None or self.lost is not None:

@@ -32,20 +32,22 @@ _UNPROVED_MAX = 8
 
 
 class Meeting:
-    """A meeting by its number: `listener` is shared, and `race` takes the ways to a pipe that open up."""
+    """A meeting by its number: `listener` is shared, and `race` takes the ways to a pipe that open up. Its clock is the
+    node's, and so much ahead."""
 
-    def __init__(self, context: AttemptContext, race: Race, number: int, listener: Listener) -> None:
+    def __init__(self, context: AttemptContext, race: Race, number: int, listener: Listener, ahead_us: int) -> None:
         self._context = context
         self._race = race
         self._number = number
         self._listener = listener
+        self._ahead_us = ahead_us
         self._targets: set[Endpoint] = set()
         self._unproved: dict[Racer, ByteStream] = {}
         self._took_us = 0  # of the peer's last word, by both clocks; windows do not ask
         self._told_at_us: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
     @classmethod
-    async def open(cls, context: AttemptContext, race: Race, number: int) -> "Meeting":
+    async def open(cls, context: AttemptContext, race: Race, number: int, ahead_us: int) -> "Meeting":
         """Listen, on the first of the meeting's ports that is free, and begin to tell the peer."""
         for port in (*local_ports(context.attempt_id, context.side, number), 0):
             anywhere = Endpoint("::" if context.combo.af == 6 else "0.0.0.0", port)  # noqa: S104 - at the vantage
@@ -55,14 +57,14 @@ class Meeting:
             except OSError:
                 if port == 0:
                     raise
-        meeting = cls(context, race, number, listener)
+        meeting = cls(context, race, number, listener, ahead_us)
         race.add(meeting._tell())
         return meeting
 
     def hear(self, told: Told) -> int:
         """Dial the endpoints that the peer has told, when it dials ours; how long its word took, by both clocks, in
         microseconds."""
-        heard_at_us = self._context.node.now_us()
+        heard_at_us = self._now_us()
         self._took_us = heard_at_us - told.sent_at_us
         self._race.add(self._dial_all(told, heard_at_us, self._took_us))
         return self._took_us
@@ -74,7 +76,7 @@ class Meeting:
             if isinstance(told, Answer):
                 step = initiators_step(told_at_us, heard_at_us, took_us, told.took_us)
             else:
-                step = responders_step(told_at_us, heard_at_us, took_us)
+                step = responders_step(told_at_us, heard_at_us, took_us, corrects=bool(self._targets))
         for text in told.candidates:
             self.dial(Endpoint.parse(text), step)
 
@@ -92,6 +94,9 @@ class Meeting:
         self._listener.close()
         for stream in self._unproved.values():
             stream.close()
+
+    def _now_us(self) -> int:
+        return self._context.node.now_us() + self._ahead_us
 
     async def _tell(self) -> None:
         """Tell the peer where our port may be: at once what we expect, and later what a STUN server saw."""
@@ -113,7 +118,7 @@ class Meeting:
 
     def _send(self, candidates: list[Endpoint]) -> None:
         context = self._context
-        now_us = context.node.now_us()
+        now_us = self._now_us()
         told = {"meeting": self._number, "candidates": [str(each) for each in candidates], "sent_at_us": now_us}
         if context.side is Side.INITIATOR:
             context.send(Offer, **told)
@@ -124,7 +129,7 @@ class Meeting:
 
     async def _dial(self, target: Endpoint, step: Step) -> Won | None:
         context, port = self._context, self._listener.local.port
-        await asyncio.sleep(max(step.at_us - context.node.now_us(), 0) / 1_000_000)
+        await asyncio.sleep(max(step.at_us - self._now_us(), 0) / 1_000_000)
         with contextlib.suppress(ConnectRefused, ConnectionLost, Unreachable, ProofFailed, OSError):
             stream = await context.network.connect_tcp(
                 target, timeout_s=context.timeout_s, local_port=port, hop_limit=step.hop_limit

@@ -22,9 +22,10 @@ WINDOW_US = 1_000_000
 _PATIENCE_US = 1_000_000
 # Clocks that are less than this apart do not spoil the order in which filters are opened and passed.
 _HEAD_START_US = 200_000
-# By pairs of windows since the connection began, in turn. The first pair is the first meeting's, where both SYNs cross;
-# then one goes past the home router alone, or past the carrier's.
-_HOP_LIMITS = (None, 2, 4)
+# Past the home router alone, or past the carrier's.
+_HOME, _CARRIER = 2, 4
+# By pairs of windows since the connection began, in turn. In the first pair both SYNs cross.
+_HOP_LIMITS = (None, _HOME, _CARRIER)
 
 # Clocks that say that a signal took longer, or less than no time, are off by more than it took.
 _SIGNAL_MAX_US = 1_000_000
@@ -85,14 +86,15 @@ def preparation_us(took_us: int) -> int:
     return _PREPARATION_US + patience_us(took_us)
 
 
-def responders_step(told_at_us: int, heard_at_us: int, took_us: int) -> Step:
+def responders_step(told_at_us: int, heard_at_us: int, took_us: int, *, corrects: bool = False) -> Step:
     """What the responder does in the first meeting, having told its endpoints and heard the initiator's, in a word that
     took so long by both clocks.
 
-    Both sides come to the same instant: that at which both have heard, and the responder's patience is over. The two
-    SYNs cross midway, and neither comes to a filter that is not open yet.
+    Both sides come to the same instant: that at which both have heard, and the responder's patience is over. Where the
+    clocks are wrong it is the responder that may come too early: so its first SYN goes no further than its own home,
+    unless the word `corrects` one before: by then the initiator has dialled.
     """
-    return Step(max(heard_at_us, told_at_us + patience_us(took_us)))
+    return Step(max(heard_at_us, told_at_us + patience_us(took_us)), None if corrects else _HOME)
 
 
 def initiators_step(told_at_us: int, heard_at_us: int, took_us: int, their_took_us: int) -> Step:
@@ -100,6 +102,13 @@ def initiators_step(told_at_us: int, heard_at_us: int, took_us: int, their_took_
     apart is in both, with opposite signs."""
     one_way_us = max(took_us + their_took_us, 0) // 2
     return Step(max(heard_at_us, told_at_us + one_way_us, heard_at_us - one_way_us + patience_us(their_took_us)))
+
+
+def clock_ahead_us(took_us: int, their_took_us: int) -> int:
+    """How far the peer's clock is ahead of ours, by the words that took least each way; none, where that spoils no
+    order: NTP knows better than words that do not take the same time."""
+    ahead_us = (their_took_us - took_us) // 2
+    return ahead_us if abs(ahead_us) > _HEAD_START_US else 0
 
 
 def next_window(now_us: int) -> int:

@@ -6,13 +6,14 @@ from warpfleet.core.combo import Phase, RouteType, Side, Transport
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.core.pairing import Requirement
 from warpfleet.core.targets import DIALLING_ALLOWANCE
-from warpfleet.plugins.contract import AttemptContext, Strategy, Won
+from warpfleet.plugins.contract import TIME_US_BOUND, AttemptContext, Strategy, Won
 from warpfleet.plugins.registry import register
 from warpfleet.plugins.tcp_punch.meeting import Meeting
 from warpfleet.plugins.tcp_punch.messages import Answer, Offer, Told
 from warpfleet.plugins.tcp_punch.plan import (
     FIRST_MEETING,
     WINDOW_US,
+    clock_ahead_us,
     is_near,
     keeps_ports,
     local_ports,
@@ -40,6 +41,8 @@ class TcpPunch(Strategy):
         self._meetings: dict[int, Meeting] = {}
         self._fixed_ip: str | None = None  # the peer's external address, where no NAT changes its ports
         self._took_us = 0  # of the peer's last word, by both clocks
+        self._least_us = TIME_US_BOUND, TIME_US_BOUND  # that a word took in the first meeting: the peer's, and ours
+        self._ahead_us = 0  # by how much the initiator sets its clock, where the first exchange shows that one is wrong
 
     async def run(self) -> Won:
         self._race.add(self._meet())
@@ -57,28 +60,37 @@ class TcpPunch(Strategy):
         await self._meeting(FIRST_MEETING)
         if isinstance(context.opening, Offer):
             await self._hear(context.opening)
-        window = next_window(context.node.now_us())
+        window = next_window(self._now_us())
         while True:
             told = await self._told_before(window * WINDOW_US - preparation_us(self._took_us))
             if told:
+                before_us = self._ahead_us
                 await self._hear(told)
+                window = window if self._ahead_us == before_us else next_window(self._now_us())
                 continue
             await self._prepare(window)
             window += 1
+
+    def _now_us(self) -> int:
+        return self.context.node.now_us() + self._ahead_us
 
     async def _told_before(self, at_us: int) -> Told | None:
         context = self.context
         kind = Answer if context.side is Side.INITIATOR else Offer
         try:
-            async with asyncio.timeout((at_us - context.node.now_us()) / 1_000_000):
+            async with asyncio.timeout((at_us - self._now_us()) / 1_000_000):
                 return await context.inbox.message(kind)
         except TimeoutError:
             return None
 
     async def _hear(self, told: Told) -> None:
-        if told.meeting == FIRST_MEETING or is_near(told.meeting, self.context.node.now_us()):
+        if told.meeting == FIRST_MEETING or is_near(told.meeting, self._now_us()):
             meeting = await self._meeting(told.meeting)
             self._took_us = meeting.hear(told)
+            if told.meeting == FIRST_MEETING and isinstance(told, Answer):
+                self._least_us = min(self._least_us[0], self._took_us), min(self._least_us[1], told.took_us)
+                self._ahead_us = clock_ahead_us(*self._least_us)
+                self._took_us += self._ahead_us
             port = self._peer_port(told.meeting)
             for endpoint in map(Endpoint.parse, told.candidates):
                 self._fixed_ip = endpoint.ip if endpoint.port == port else self._fixed_ip
@@ -92,7 +104,9 @@ class TcpPunch(Strategy):
 
     async def _meeting(self, number: int) -> Meeting:
         if number not in self._meetings:
-            self._meetings[number] = await Meeting.open(self.context, self._race, number)
+            self._meetings[number] = await Meeting.open(
+                self.context, self._race, number, 0 if number == FIRST_MEETING else self._ahead_us
+            )
         return self._meetings[number]
 
     def _peer_port(self, number: int) -> int:
