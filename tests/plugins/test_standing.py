@@ -293,6 +293,31 @@ def test_a_greeting_is_one_frame_and_at_most_two_datagrams(hello: bytes, flight:
 
 
 @virtual_time
+async def test_who_repeats_a_greeting_from_elsewhere_gets_no_more_than_it_sends() -> None:
+    pair = await Pair().open()
+    bobs = pair.standing_sockets()[1]
+    bobs.hears = lambda _source, target: target.ip == EXTERNAL["bob"]  # type: ignore[method-assign]
+    offers: list[Offer] = []
+    a, b = contexts(pair.alice.node, pair.bob.node, COMBO)
+    a.post = offers.append  # type: ignore[assignment]
+    asking = asyncio.create_task(pair.alice.run(a))
+    await asyncio.sleep(0)
+    asking.cancel()
+    b.opening = offers[0]
+    answering = asyncio.create_task(pair.bob.run(b))
+    await asyncio.sleep(0.1)
+    stranger = FakeUdp(pair.internet, Endpoint("203.0.113.66", 66))
+    assert offers[0].greeting
+    stranger.send_to(offers[0].greeting.hello, bobs.source_towards(STUN_SERVER))
+    await asyncio.sleep(0.1)
+    assert [len(data) for data, target in bobs.sent if target == stranger.local] == [FRAME_BYTES]
+    answering.cancel()
+    await asyncio.gather(asking, answering, return_exceptions=True)
+    stranger.close()
+    await pair.close()
+
+
+@virtual_time
 async def test_strangers_hear_nothing_from_a_standing_socket() -> None:
     pair = await Pair("full_cone", "full_cone").open()
     alices = pair.standing_sockets()[0]

@@ -124,10 +124,10 @@ async def prove_datagram(
     where it was already read.
 
     An authentic packet from an endpoint that nobody predicted is as good as any: the peer-reflexive candidates of
-    RFC 8445 section 7.3.1.3. The responder's `flight` goes behind PROOF, and behind TAKE, once, what the initiator's
-    `tunnel` begins with: the tunnel repeats it. Where its other end is known to be there by then, the responder waits
-    for TAKE alone, and is not waited for. `later` has more candidates: those of a signal, on which the peer speaks
-    first.
+    RFC 8445 section 7.3.1.3. The responder's `flight` goes behind PROOF to a candidate, and behind TAKE, once, what the
+    initiator's `tunnel` begins with: the tunnel repeats it. Where its other end is known to be there by then, the
+    responder waits for TAKE alone, and is not waited for. `later` has more candidates: those of a signal, on which the
+    peer speaks first.
     PeerClosed, ConnectionLost, or what `claim` or `later` raises. The caller bounds the time; whatever ends the attempt
     without agreement is told to the peer.
     """
@@ -165,6 +165,7 @@ class _DatagramProof:
         self._tunnel = tunnel
         self._flight: Sequence[bytes] = ()  # goes behind the next message
         self._proof_flight = flight
+        self._named_by_peer = frozenset(candidates)
         self._later = asyncio.create_task(later) if later else None
         self.resend_first_s = _resend_first_s((rtt_ms or 0) / 1000)
         self._began_s = asyncio.get_running_loop().time()
@@ -286,7 +287,8 @@ class _DatagramProof:
         except ProofFailed:
             return False
         if received.reply:
-            behind = self._proof_flight if received.event is Event.GREETED else ()
+            # Whoever repeats a HELLO from elsewhere gets no more than it has sent.
+            behind = self._proof_flight if received.event is Event.GREETED and source in self._named_by_peer else ()
             try:
                 for datagram in (received.reply, *behind):
                     self._socket.send_to(datagram, source)
