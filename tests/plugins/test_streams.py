@@ -62,6 +62,30 @@ async def test_of_several_streams_one_becomes_the_pipe_and_the_others_are_closed
 
 
 @virtual_time
+async def test_a_stream_that_takes_long_gets_company(monkeypatch: pytest.MonkeyPatch) -> None:
+    internet = Internet()
+    alice, bob = pair(internet)
+    a, b = contexts(alice, bob, COMBO)
+    endpoints = await open_door(bob, PORTS[:1])
+    syn, lost = internet.syn, []
+
+    def lose_the_first(source: Endpoint, remote: Endpoint, hop_limit: int | None) -> None:
+        if lost:
+            syn(source, remote, hop_limit)
+        lost.append(source)
+
+    monkeypatch.setattr(internet, "syn", lose_the_first)
+    async with asyncio.timeout(5):
+        pipe, other = await asyncio.gather(dial(a, endpoints), accept(b))
+    assert now_s() == pytest.approx(0.7 + 7 * DELAY_S)
+    assert len(lost) == 2
+    await settle()
+    assert len(internet.open_sockets()) == 2
+    await asyncio.gather(pipe.close(), other.close())
+    await bob.close()
+
+
+@virtual_time
 async def test_only_one_stream_at_a_time_asks_to_be_taken_and_the_next_may_when_it_dies() -> None:
     internet = Internet()
     alice, bob = pair(internet)
@@ -115,9 +139,10 @@ async def test_where_none_wins_the_most_patient_failure_is_told() -> None:
     listener = await bob.network.listen_tcp(Endpoint("0.0.0.0", 443))
 
     async def hang_up_later() -> None:
-        stream = await listener.accept()
+        streams = [await listener.accept(), await listener.accept()]  # the one that takes long, and its company
         await asyncio.sleep(2)
-        stream.close()
+        for stream in streams:
+            stream.close()
 
     bob.spawn(hang_up_later())
     with pytest.raises(ConnectionLost):

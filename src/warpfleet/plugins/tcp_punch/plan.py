@@ -119,7 +119,7 @@ def next_window(now_us: int) -> int:
 def is_near(window: int, now_us: int) -> bool:
     """Whether a peer whose clock is less than a window off may be preparing this window, or be in it: windows B and
     B + 1 overlap."""
-    return abs(window * WINDOW_US - _PREPARATION_US - now_us) < 2 * WINDOW_US
+    return abs(window * WINDOW_US - preparation_us(_SIGNAL_US) - now_us) < 2 * WINDOW_US
 
 
 def window_step(side: Side, window: int, started_at_us: int) -> Step:

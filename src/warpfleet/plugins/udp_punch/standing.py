@@ -11,9 +11,9 @@ from warpfleet.net.interfaces import Unreachable
 from warpfleet.net.shared import Loan, SharedSocket
 from warpfleet.plugins.contract import NodePorts
 
-# RFC 4787 REQ-5 has a mapping live for two minutes, 30 s is what is met with (`net.lifetime`), and a request may get
-# lost. Two datagrams of 20 and 44 bytes each time.
-UPKEEP_S = 15.0
+# RFC 4787 REQ-5 has a mapping live for two minutes; what is met with is 30 s, and 15 s by routers that are short of
+# room. Two datagrams of 20 and 44 bytes each time.
+UPKEEP_S = 7.0
 _STUN_S = 3.0  # a server that has not answered three retransmissions will not be of use
 
 
