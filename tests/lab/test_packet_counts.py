@@ -127,7 +127,7 @@ STANDING_S = 10.0
 def punching() -> Iterator[Lab]:
     """A host behind each NAT, which counts the packets that leave it, but for those of the node: to the broker, to NTP
     servers, to a gateway that might map ports. What keeps a standing socket is not looked at: it goes out when a node
-    opens, and every 15 s. ICMP is the kernel's."""
+    opens, and every 7 s. ICMP is the kernel's."""
     names = sorted({name for pair in PUNCHES.values() for name in pair})
     hosts = [{"name": name, "nat": name, "delay_ms": 20} for name in names]
     with laboratory(Topology.model_validate({"version": 1, "name": "punch-counts", "hosts": hosts})) as made:
