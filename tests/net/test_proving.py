@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from fake_network import DELAY_S, FakeStream, FakeUdp, Internet
+from fake_network import DELAY_S, FakeUdp, Internet
 from fake_node import ALICE, MALLORY, handshakes, leave_at_once
 from virtual_time import now_s, virtual_time
 from warpfleet.core.combo import Side
@@ -14,12 +14,11 @@ from warpfleet.core.endpoint import Endpoint
 from warpfleet.core.errors import WarpfleetError
 from warpfleet.net.handshake import FRAME_BYTES, Frame, FrameType, ProofFailed
 from warpfleet.net.interfaces import ConnectionLost
-from warpfleet.net.proving import PeerClosed, prove_datagram, prove_stream
+from warpfleet.net.proving import PeerClosed, prove_datagram
 from warpfleet.net.quic_engine import QuicEngine
 
 A, B, B2 = Endpoint("203.0.113.1", 1000), Endpoint("203.0.113.2", 2000), Endpoint("203.0.113.3", 3000)
 NOWHERE = Endpoint("203.0.113.99", 9)
-FROM_ALICE, FROM_BOB = Endpoint("203.0.113.1", 5), Endpoint("203.0.113.2", 6)
 
 
 def kinds(socket: FakeUdp, to: Endpoint | None = None) -> list[FrameType]:
@@ -239,106 +238,6 @@ async def test_where_a_pipe_moves_here_both_ends_know_whose_and_nothing_else_is_
     assert (await initiator).answer == b""
     assert kinds(alice).count(FrameType.MOVE) == lost + 1
     assert tunnel.due_s is None, "there is a tunnel already"
-
-
-@virtual_time
-async def test_a_pipe_may_move_to_a_stream() -> None:
-    near, far = streams()
-    a, b = handshakes()
-    both_ends = asyncio.gather(prove_stream(near, a, move_turn), prove_stream(far, b, leave_at_once))
-    async with asyncio.timeout(20):
-        assert await both_ends == ["turn", "turn"]
-
-
-def streams() -> tuple[FakeStream, FakeStream]:
-    return Internet().stream_pair(FROM_ALICE, FROM_BOB)
-
-
-@virtual_time
-@pytest.mark.parametrize("dialler", ["initiator", "responder", "both"])
-async def test_whoever_dialled_both_ends_agree_and_the_stream_is_clean(dialler: str) -> None:
-    a, b = handshakes()
-    near, far = streams()
-
-    async def accept(stream: FakeStream) -> bytes | None:
-        return await stream.read_exactly(FRAME_BYTES)
-
-    async def end(stream: FakeStream, me: object, *, dials: bool) -> None:
-        first = None if dials else await accept(stream)
-        await prove_stream(stream, me, leave_at_once, first=first)  # type: ignore[arg-type]
-
-    async with asyncio.timeout(5):
-        await asyncio.gather(end(near, a, dials=dialler != "responder"), end(far, b, dials=dialler != "initiator"))
-        await near.write(b"from alice")
-        await far.write(b"from bob")
-        assert await far.read(100) == b"from alice"
-        assert await near.read(100) == b"from bob"
-
-
-@virtual_time
-async def test_openers_that_cross_claim_once() -> None:
-    a, b = handshakes()
-    near, far = streams()
-    claims: list[float] = []
-
-    async def claim() -> None:
-        claims.append(now_s())
-
-    async with asyncio.timeout(5):
-        await asyncio.gather(prove_stream(near, a, claim), prove_stream(far, b, leave_at_once))
-    assert len(claims) == 1
-
-
-@virtual_time
-async def test_a_claim_that_raises_ends_a_stream() -> None:
-    a, b = handshakes()
-    near, far = streams()
-    responding = asyncio.create_task(prove_stream(far, b, leave_at_once))
-    with pytest.raises(NotNamedError):
-        await prove_stream(near, a, refuse)
-    near.close()
-    with pytest.raises(ConnectionLost):
-        await responding
-
-
-@virtual_time
-async def test_a_stranger_on_a_stream_fails_the_proof() -> None:
-    a, _ = handshakes()
-    _, mallory = handshakes(responder=MALLORY)
-    near, far = streams()
-    pretending = asyncio.create_task(prove_stream(far, mallory, leave_at_once))
-    with pytest.raises(ProofFailed):
-        await prove_stream(near, a, leave_at_once)
-    pretending.cancel()
-
-
-@virtual_time
-async def test_a_peer_that_closes_the_pipe_says_so() -> None:
-    a, b = handshakes()
-    near, far = streams()
-    await far.write(b.close())
-    with pytest.raises(PeerClosed):
-        await prove_stream(near, a, leave_at_once)
-
-
-@virtual_time
-@pytest.mark.parametrize("says", [b"", b"SSH-2.0-", bytes(FRAME_BYTES - 1)])
-async def test_a_stream_that_stops_half_way_costs_no_more_than_the_callers_time(says: bytes) -> None:
-    near, far = streams()
-    if says:
-        await far.write(says)
-    with pytest.raises(TimeoutError):
-        async with asyncio.timeout(3):
-            await prove_stream(near, handshakes()[0], leave_at_once)
-    assert now_s() == pytest.approx(3)
-
-
-@virtual_time
-async def test_a_stream_that_ends_half_way_is_lost() -> None:
-    near, far = streams()
-    far.close()
-    with pytest.raises(ConnectionLost):
-        await prove_stream(near, handshakes()[0], leave_at_once)
 
 
 @virtual_time

@@ -7,12 +7,13 @@ import pytest
 from fake_network import DELAY_S, Internet
 from fake_node import ALICE, BOB, MALLORY, FakeNode, contexts, handshakes, node, view
 from virtual_time import now_s, virtual_time
-from warpfleet.core.combo import Combo, Reason, RouteType
+from warpfleet.core.combo import Combo, Reason, RouteType, Side
 from warpfleet.core.endpoint import Endpoint, Interface
 from warpfleet.core.peer import PeerView
 from warpfleet.net.handshake import FRAME_BYTES, ProofFailed
 from warpfleet.net.interfaces import ConnectionLost, ConnectRefused
-from warpfleet.net.proving import prove_stream
+from warpfleet.net.stream_proof import prove_stream
+from warpfleet.net.tls import Tunnel
 from warpfleet.plugins.contract import AttemptContext, AttemptFailed, InboundStream
 from warpfleet.plugins.streams import TARGETS_MAX, accept, dial, targets
 
@@ -52,7 +53,7 @@ async def test_of_several_streams_one_becomes_the_pipe_and_the_others_are_closed
     endpoints = await open_door(bob)
     async with asyncio.timeout(5):
         pipe, other = await asyncio.gather(dial(a, endpoints), accept(b))
-    assert now_s() == pytest.approx(7 * DELAY_S), "SYN, SYN-ACK, HELLO, PROOF, TAKE, AGREED, SEAL"
+    assert now_s() == pytest.approx(5 * DELAY_S), "SYN, SYN-ACK, HELLO, PROOF, TAKE"
     await settle()
     assert len(internet.open_sockets()) == 2
     assert pipe.path.remote == other.path.local
@@ -77,7 +78,7 @@ async def test_a_stream_that_takes_long_gets_company(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(internet, "syn", lose_the_first)
     async with asyncio.timeout(5):
         pipe, other = await asyncio.gather(dial(a, endpoints), accept(b))
-    assert now_s() == pytest.approx(0.7 + 7 * DELAY_S)
+    assert now_s() == pytest.approx(0.7 + 5 * DELAY_S)
     assert len(lost) == 2
     await settle()
     assert len(internet.open_sockets()) == 2
@@ -119,7 +120,7 @@ async def test_a_wrong_host_at_the_address_never_wins() -> None:
     async def pretend() -> None:
         stream = await listener.accept()
         _, forged = handshakes(responder=MALLORY)
-        await prove_stream(stream, forged, a.claim)
+        await prove_stream(stream, forged, a.claim, Tunnel(Side.RESPONDER, MALLORY))
 
     mallory.spawn(pretend())
     with pytest.raises(ProofFailed):

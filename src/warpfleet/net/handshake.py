@@ -15,7 +15,7 @@ recipient's key; PROOF and what follows also cover both nonces, so that nothing 
     either    -> the other   CHECKED  the same challenge, on the path that it came by
 
 Every frame may be lost, repeated or reordered: each is answered anew. HELLO may come with a signal: then PROOF is the
-first frame on the path.
+first frame on the path. So may PROOF, ahead of a stream that the initiator dials: then TAKE is.
 """
 
 import struct
@@ -28,7 +28,7 @@ from warpfleet.core.errors import WarpfleetError
 from warpfleet.core.identity import Identity, PublicIdentity
 
 # RFC 7983 and RFC 9443 leave first bytes of 4 to 15 free, so that a frame is never taken for STUN, TURN or QUIC.
-_MAGIC = b"\x05WF2"
+_MAGIC = b"\x05WF3"
 # magic, type, route type, plugin name, connection id, attempt id, start of the connection, sender's key, both nonces
 _BODY = struct.Struct("!4sBB16s16s16sQ32s16s16s")
 _ROUTES = (RouteType.NIC, RouteType.EXT, RouteType.LOOPBACK)
@@ -37,7 +37,7 @@ FRAME_BYTES = _BODY.size + _SIGNATURE_BYTES
 NONCE_BYTES = 16  # 128 bits: no two runs share a nonce
 PLUGIN_NAME_MAX_BYTES = 16
 _NO_NONCE = bytes(NONCE_BYTES)
-_SIGNATURE_CONTEXT = b"warpfleet pipe 2"  # keeps these signatures apart from those over signals and records
+_SIGNATURE_CONTEXT = b"warpfleet pipe 3"  # keeps these signatures apart from those over signals and records
 
 
 def is_frame(data: bytes) -> bool:
@@ -172,6 +172,11 @@ class Handshake:
         key = identity.public.key
         self._base = Frame(FrameType.CLOSE, combo.plugin, combo.route, connection_id, attempt_id, started_at_us, key)
         self._verified: dict[bytes, Frame] = {}  # frames already verified, so that repeats cost nothing
+
+    @property
+    def proved(self) -> bool:
+        """Whether the peer's nonce is known: to the initiator, that its responder is proved."""
+        return self._peer_nonce is not None
 
     def opener(self) -> bytes:
         """What this side sends unprompted: HELLO from the initiator, KNOCK from the responder."""

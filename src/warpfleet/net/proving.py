@@ -1,4 +1,4 @@
-"""Drives the handshake over streams and datagrams until both ends agree on the pipe."""
+"""Drives the handshake over datagrams until both ends agree on the pipe."""
 
 import asyncio
 import contextlib
@@ -8,8 +8,8 @@ from typing import Any, NamedTuple, Protocol
 
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.core.errors import WarpfleetError
-from warpfleet.net.handshake import FRAME_BYTES, Event, Handshake, ProofFailed, is_frame
-from warpfleet.net.interfaces import ByteStream, ConnectionLost, DatagramSocket
+from warpfleet.net.handshake import Event, Handshake, ProofFailed, is_frame
+from warpfleet.net.interfaces import ConnectionLost, DatagramSocket
 
 # The first resends come fast, since a punch often needs two packets to open both filters; then they give way.
 _RESEND_FIRST_S = 0.05
@@ -29,15 +29,6 @@ def next_resend_s(interval_s: float) -> float:
 Claim = Callable[[], Awaitable[str | None]]
 """Asks whoever names the winner for leave to take this pipe; raises where another was named. Returns the plugin whose
 pipe is to move here, None where this is to become a pipe of its own."""
-
-
-FirstFlight = Callable[[], Sequence[bytes]]
-"""What the initiator sends right behind TAKE: the beginning of the tunnel, which so costs no round trip of its own."""
-
-
-def nothing() -> Sequence[bytes]:
-    """For whoever has no first flight."""
-    return ()
 
 
 class Tunnel(Protocol):
@@ -67,44 +58,6 @@ class Agreed(NamedTuple):
 
 class PeerClosed(ConnectionLost):
     """The peer said that this pipe is not needed."""
-
-
-async def prove_stream(
-    stream: ByteStream,
-    handshake: Handshake,
-    claim: Claim,
-    *,
-    first: bytes | None = None,
-    first_flight: FirstFlight = nothing,
-) -> str | None:
-    """Prove both ends on a stream and agree that it is the winner.
-
-    `first` is the peer's frame where it was already read (an inbound stream). Returns once both agree; what follows on
-    the stream is the tunnel's. Where a pipe moves here, returns the plugin whose it is.
-    ProofFailed, PeerClosed, ConnectionLost, or what `claim` raises. The caller bounds the time.
-    """
-    frame = first
-    claimed = False
-    moves: str | None = None
-    if frame is None:
-        await stream.write(handshake.opener())
-        frame = await stream.read_exactly(FRAME_BYTES)
-    while True:
-        received = handshake.receive(frame)
-        if received.reply:
-            await stream.write(received.reply)
-        if received.event is Event.PROVED and not claimed:  # openers that crossed are answered by two proofs
-            claimed = True
-            moves = await claim()
-            named = (handshake.move(moves),) if moves else (handshake.take(), *first_flight())
-            await stream.write(b"".join(named))
-        elif received.event is Event.CLOSED:
-            raise PeerClosed("the peer closed this pipe")
-        elif received.event is Event.MOVED and received.frame:
-            return received.frame.plugin
-        elif received.event in (Event.TAKEN, Event.AGREED):
-            return moves
-        frame = await stream.read_exactly(FRAME_BYTES)
 
 
 async def prove_datagram(

@@ -12,12 +12,14 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from warpfleet.core.combo import Side, Transport
 from warpfleet.core.identity import Identity
 from warpfleet.net.certificate import NODES_MAX, certificate_of, key_of
-from warpfleet.net.handshake import FRAME_BYTES, Event, Handshake, ProofFailed
+from warpfleet.net.handshake import FRAME_BYTES, Event, Handshake, ProofFailed, is_frame
 from warpfleet.net.interfaces import ByteStream, ConnectionLost, PipePath
 from warpfleet.net.pipe import RECV_BYTES, BasePipe
+from warpfleet.net.stream_pieces import read_piece
 
 _CHUNK_BYTES = 262_144  # encrypted and written at once: sixteen records
 _RECORD_BYTES = 16_384  # RFC 8446 section 5.1
+_AGREE_S = 3.0  # a responder that waits for us alone answers within a round trip
 _FLUSH_S = 2.0  # a peer that takes nothing for so long is not waited for
 # A stream that is closed while the peer still sends is reset, and may take with it what the peer has not read yet: so
 # its end is waited for, as long as it says something (a round trip of a slow path passes before it knows), up to 2 s.
@@ -135,26 +137,34 @@ def _lost(error: ssl.SSLError) -> ConnectionLost:
 class TlsPipe(BasePipe):
     """A pipe over TCP."""
 
-    def __init__(self, stream: ByteStream, tunnel: Tunnel, peer: str) -> None:
-        super().__init__(peer)
+    def __init__(self, stream: ByteStream, tunnel: Tunnel, handshake: Handshake, *, agreed: bool) -> None:
+        super().__init__(handshake.peer.name)
         self._stream = stream
         self._tunnel = tunnel
+        self._handshake = handshake
+        self._agreed = agreed
+        self._answer = b""  # the frame that says so, as far as it has come
         self._writing, self._reading = asyncio.Lock(), asyncio.Lock()
         self._eof_sent = False
         self._ended = False
         self._closing: asyncio.Task[None] | None = None
 
     @classmethod
-    async def open(cls, stream: ByteStream, tunnel: Tunnel, handshake: Handshake) -> Self:
-        """The pipe, once both ends have proved to be at the ends of the tunnel.
+    async def open(cls, stream: ByteStream, tunnel: Tunnel, handshake: Handshake, *, agreed: bool = True) -> Self:
+        """The pipe, once both ends have proved to be at the ends of the tunnel. Unless the peer has `agreed` already, it
+        is to say so before its first byte in the tunnel, and within seconds of the first `recv`.
 
         ProofFailed or ConnectionLost; the caller bounds the time, and closes the stream where it fails.
         """
-        pipe = cls(stream, tunnel, handshake.peer.name)
+        pipe = cls(stream, tunnel, handshake, agreed=agreed)
         while not tunnel.shake_hands():
             await pipe._flush()
-            tunnel.feed(await stream.read(_CHUNK_BYTES))
-        await pipe._seal(handshake)
+            piece = await read_piece(stream)
+            if is_frame(piece):
+                pipe._hear(piece)
+            else:
+                tunnel.feed(piece)
+        await pipe._seal()
         return pipe
 
     @property
@@ -204,6 +214,8 @@ class TlsPipe(BasePipe):
 
     async def _recv(self, max_bytes: int) -> bytes:
         async with self._reading:  # who still receives goes on while the pipe is being closed
+            if not self._agreed:
+                await self._until_agreed()
             while not self._ended:
                 data, self._ended = self._tunnel.read(max_bytes)
                 if data:
@@ -212,8 +224,25 @@ class TlsPipe(BasePipe):
                     self._tunnel.feed(await self._stream.read(_CHUNK_BYTES))
         return b""
 
-    async def _seal(self, handshake: Handshake) -> None:
+    async def _until_agreed(self) -> None:
+        """Whoever is cancelled here leaves what has come to the next. ConnectionLost where the peer does not agree."""
+        try:
+            async with asyncio.timeout(_AGREE_S):
+                while len(self._answer) < FRAME_BYTES:
+                    self._answer += await self._stream.read(FRAME_BYTES - len(self._answer))
+            self._hear(self._answer)
+        except (TimeoutError, ProofFailed) as error:
+            self._stream.close()
+            raise ConnectionLost("the peer did not agree") from error
+
+    def _hear(self, frame: bytes) -> None:
+        if self._handshake.receive(frame).event is not Event.AGREED:
+            raise ProofFailed("the peer did not agree")
+        self._agreed = True
+
+    async def _seal(self) -> None:
         """The client checks whose certificate it is before it sends anything; the server waits for its proof."""
+        handshake = self._handshake
         if handshake.side is Side.INITIATOR:
             if self._tunnel.peer_key != handshake.peer.key:
                 raise ProofFailed(f"the tunnel does not end at {self.peer}")

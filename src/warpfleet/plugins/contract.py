@@ -20,10 +20,11 @@ from warpfleet.core.targets import USUAL_ALLOWANCE, Allowance
 from warpfleet.net.handshake import Handshake
 from warpfleet.net.interfaces import ByteStream, Count, DatagramSocket, Network, NodeNetwork, Pipe, uncounted
 from warpfleet.net.proved_path import ProvedPath
-from warpfleet.net.proving import Claim, prove_datagram, prove_stream
+from warpfleet.net.proving import Claim, prove_datagram
 from warpfleet.net.quic import DatagramPath, QuicPipe
 from warpfleet.net.quic_engine import QuicEngine
 from warpfleet.net.stream_datagrams import StreamDatagrams
+from warpfleet.net.stream_proof import prove_stream
 from warpfleet.net.tls import TlsPipe, Tunnel
 from warpfleet.plugins.room import Room
 from warpfleet.signal.messages import ProtoMessage
@@ -217,6 +218,14 @@ class Begun(NamedTuple):
     flight: Sequence[bytes] = ()
 
 
+class BegunStream(NamedTuple):
+    """The same for a stream; `opening` is what this end says first on one that it dials, where it is not its opener."""
+
+    handshake: Handshake
+    tunnel: Tunnel
+    opening: bytes = b""
+
+
 @dataclass(kw_only=True)
 class AttemptSpec:
     """Which attempt it is. Ids are 32 hexadecimal digits; `started_at_us` is when the connection began by its
@@ -295,15 +304,18 @@ class AttemptContext(AttemptSpec):
         """This side's end of the tunnel of a datagram pipe."""
         return QuicEngine(self.side, self.node.identity)
 
-    async def prove_stream(self, stream: ByteStream, first_frame: bytes | None = None) -> Won:
-        """Turn a stream into a pipe, or a path for one; the stream is closed where that fails."""
-        handshake, tunnel = self.handshake(), Tunnel(self.side, self.node.identity)
+    async def prove_stream(
+        self, stream: ByteStream, first_frame: bytes | None = None, *, begun: BegunStream | None = None
+    ) -> Won:
+        """Turn a stream into a pipe, or a path for one; the stream is closed where that fails. `begun` is what signals
+        have begun."""
+        handshake, tunnel, opening = begun or BegunStream(self.handshake(), Tunnel(self.side, self.node.identity))
         async with self._one_claim_at_a_time(stream) as claim:
-            moves = await prove_stream(stream, handshake, claim, first=first_frame, first_flight=tunnel.first_flight)
+            moves = await prove_stream(stream, handshake, claim, tunnel, first=first_frame, opening=opening)
             if moves:
                 way = DatagramPath(StreamDatagrams(stream), stream.remote, transport=Transport.TCP)
                 return self._proved_path(moves, way)
-            return await TlsPipe.open(stream, tunnel, handshake)
+            return await TlsPipe.open(stream, tunnel, handshake, agreed=self.side is Side.RESPONDER)
 
     async def prove_datagram(
         self,

@@ -1,19 +1,29 @@
 """TCP streams of one attempt: where to dial, racing several of them, and waiting for those that the peer opens."""
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
 from warpfleet.core.combo import Reason, RouteType
 from warpfleet.core.endpoint import Endpoint, Scope, scope_of
 from warpfleet.core.peer import AddressFamily, PeerView, shared_subnet
+from warpfleet.net.handshake import ProofFailed
 from warpfleet.net.interfaces import ByteStream
-from warpfleet.plugins.contract import AttemptContext, AttemptFailed, InboundStream, Won
+from warpfleet.plugins.contract import AttemptContext, AttemptFailed, BegunStream, InboundStream, Won
+from warpfleet.plugins.head_start import HeadStart, goes_on
 
 TARGETS_MAX = 8  # a peer has a few addresses and ports; more would make us a port scanner
 # TCP sends a lost SYN again after 1 s, the next one 2 s later (RFC 6298 section 2.1), and has then forgotten how long a
 # round trip is (section 5.7): a second stream is there sooner. Most paths need no more than this for the first.
 _AGAIN_S = 0.7
+
+Begins = Callable[[Endpoint, float], Awaitable[BegunStream | None]]
+"""Asked for a stream to an endpoint, which took so many seconds to connect: what signals have begun for it, if any."""
+
+
+async def not_begun(_endpoint: Endpoint, _took_s: float) -> BegunStream | None:
+    """For streams on which everything is said."""
+    return None
 
 
 def targets(mine: PeerView, theirs: PeerView, af: AddressFamily, route: RouteType) -> list[Endpoint]:
@@ -29,7 +39,7 @@ def targets(mine: PeerView, theirs: PeerView, af: AddressFamily, route: RouteTyp
     return found[:TARGETS_MAX]
 
 
-async def dial(context: AttemptContext, endpoints: Sequence[Endpoint]) -> Won:
+async def dial(context: AttemptContext, endpoints: Sequence[Endpoint], begins: Begins = not_begun) -> Won:
     """Connect to every endpoint at once, and once more where that takes long; the first stream to prove itself becomes
     the pipe, the others are closed.
 
@@ -39,8 +49,15 @@ async def dial(context: AttemptContext, endpoints: Sequence[Endpoint]) -> Won:
         raise AttemptFailed(Reason.NO_ADDRESS, "the peer advertises no address to dial")
 
     async def dial_one(endpoint: Endpoint) -> Won:
+        loop = asyncio.get_running_loop()
+        began_s = loop.time()
         stream = await context.network.connect_tcp(endpoint, timeout_s=context.timeout_s)
-        return await context.prove_stream(stream)
+        try:
+            begun = await begins(endpoint, loop.time() - began_s)
+        except BaseException:
+            stream.close()
+            raise
+        return await context.prove_stream(stream, begun=begun)
 
     async def dial_again(endpoint: Endpoint, first: asyncio.Task[Won]) -> Won:
         """A second stream beside one that takes long, and no longer than that."""
@@ -75,14 +92,15 @@ async def _first(racers: Sequence[asyncio.Task[Won]]) -> Won:
     raise last
 
 
-async def accept(context: AttemptContext) -> Won:
-    """Wait for the streams that the peer opens for this attempt; the first to prove itself becomes the pipe.
+async def accept(context: AttemptContext, head_start: HeadStart | None = None) -> Won:
+    """Wait for the streams that the peer opens for this attempt; the first to prove itself becomes the pipe. One of them
+    may go on with the head start.
 
     Fails as soon as a stream came and none is left, as the last one did.
     """
     racers: dict[asyncio.Task[Won], ByteStream] = {}
     try:
-        winner = await _first_accepted(context, racers)
+        winner = await _first_accepted(context, head_start, racers)
         await _end([racer for racer in racers if racer is not winner])
     except BaseException:
         _close(racers.values())
@@ -92,7 +110,9 @@ async def accept(context: AttemptContext) -> Won:
     return winner.result()
 
 
-async def _first_accepted(context: AttemptContext, racers: dict[asyncio.Task[Won], ByteStream]) -> asyncio.Task[Won]:
+async def _first_accepted(
+    context: AttemptContext, head_start: HeadStart | None, racers: dict[asyncio.Task[Won], ByteStream]
+) -> asyncio.Task[Won]:
     """Prove each stream that arrives, in a task that is added to `racers`; the first task to succeed."""
     arrival: asyncio.Task[InboundStream] | None = None
     proving: set[asyncio.Task[Won]] = set()
@@ -105,7 +125,7 @@ async def _first_accepted(context: AttemptContext, racers: dict[asyncio.Task[Won
                 if len(proving) >= TARGETS_MAX:
                     inbound.stream.close()
                     continue
-                racer = asyncio.create_task(context.prove_stream(inbound.stream, inbound.first_frame))
+                racer = asyncio.create_task(_prove_inbound(context, head_start, inbound))
                 racers[racer] = inbound.stream
                 proving.add(racer)
             for racer in proving & done:
@@ -116,6 +136,16 @@ async def _first_accepted(context: AttemptContext, racers: dict[asyncio.Task[Won
     finally:
         if arrival:
             await _end([arrival])
+
+
+async def _prove_inbound(context: AttemptContext, head_start: HeadStart | None, inbound: InboundStream) -> Won:
+    begun = None
+    if goes_on(inbound.first_frame):
+        begun = head_start.begun() if head_start else None
+        if begun is None:
+            inbound.stream.close()
+            raise ProofFailed("it goes on with what was not begun, or what another stream goes on with")
+    return await context.prove_stream(inbound.stream, inbound.first_frame, begun=begun)
 
 
 def _close(streams: Iterable[ByteStream]) -> None:

@@ -32,7 +32,8 @@ def connect(topology: Topology, a: str, b: str, *, policy: Policy = Policy.STAGG
 def test_a_direct_connection_takes_as_many_round_trips_as_it_must() -> None:
     row = connect(pair("full_cone", "public"), "a", "b")
     assert (row.outcome, row.plugin, row.remote_endpoint) == (DIRECT, "direct_connect", "198.18.0.2:443")
-    assert row.connect_ms == pytest.approx(3 * 80, abs=0.1)  # SYN, HELLO and PROOF, TAKE and AGREED
+    assert row.connect_ms == pytest.approx(80, abs=0.1)  # SYN, and HELLO and PROOF by signal meanwhile
+    assert row.first_byte_ms == pytest.approx(2 * 80, abs=0.1)  # TAKE and the first byte, and its echo
     assert row.rtt_ms == pytest.approx(80, abs=0.1)
     assert row.started_at.timestamp() >= EPOCH_S
 

@@ -2,19 +2,34 @@
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 
 from warpfleet.core.combo import Phase, RouteType, Side, Transport
 from warpfleet.core.endpoint import Endpoint, Scope, scope_of
 from warpfleet.core.errors import MissingError
 from warpfleet.core.pairing import Requirement
+from warpfleet.core.peer import PeerView
 from warpfleet.core.targets import DIALLING_ALLOWANCE, loopback_alias
 from warpfleet.net.handshake import FRAME_BYTES, Frame, ProofFailed
 from warpfleet.net.interfaces import ByteStream, ConnectionLost, Listener, PortLease, Unreachable
-from warpfleet.plugins.contract import AttemptFactory, InboundStream, NodePorts, Strategy, Won
+from warpfleet.plugins.contract import (
+    AttemptFactory,
+    AttemptFailed,
+    BegunStream,
+    InboundStream,
+    NodePorts,
+    Strategy,
+    Won,
+)
+from warpfleet.plugins.direct_connect.messages import Answer, Greeting
+from warpfleet.plugins.head_start import HeadStart
 from warpfleet.plugins.registry import register
 from warpfleet.plugins.streams import accept, dial, targets
 
+# A stream waits no longer for an answer by signal, however long it took to connect itself: a signal across a continent,
+# and back.
+_ANSWER_MAX_S = 0.2
+_SIGNAL_MIN_MS = 10.0  # no signal is there and back sooner, by a broker and several processes
 # A peer sends its first frame right after connecting: three round trips of a slow path.
 _FIRST_FRAME_S = 3.0
 # Whoever has seen a frame could open attempts with it for ever. Streams are opened in the first seconds of a
@@ -39,6 +54,7 @@ class DirectConnect(Strategy):
     routes = (RouteType.NIC, RouteType.EXT, RouteType.LOOPBACK)
     allowance = DIALLING_ALLOWANCE
     accepts_streams = True
+    proto_messages = (Greeting, Answer)
 
     @classmethod
     async def setup(cls, node: NodePorts) -> AttemptFactory | None:
@@ -58,8 +74,49 @@ class DirectConnect(Strategy):
     async def run(self) -> Won:
         context = self.context
         if context.side is Side.RESPONDER or context.theirs is None:
-            return await accept(context)
-        return await dial(context, targets(context.mine, context.theirs, context.combo.af, context.combo.route))
+            return await self._accept()
+        endpoints = targets(context.mine, context.theirs, context.combo.af, context.combo.route)
+        sure = self._sure(endpoints, context.theirs)
+        if not sure:
+            return await dial(context, endpoints)
+        return await self._dial_ahead(endpoints, sure)
+
+    def _sure(self, endpoints: Sequence[Endpoint], theirs: PeerView) -> Collection[Endpoint]:
+        """Where nobody but the peer can be met, by its record: a pipe is handed over there before the stream itself has
+        shown that it leads to the peer."""
+        context = self.context
+        af, rtt_ms = context.combo.af, context.rtt_ms
+        one_exit = context.mine.external.get(af) == theirs.external.get(af)
+        if context.combo.route is not RouteType.EXT or one_exit or (rtt_ms is not None and rtt_ms < _SIGNAL_MIN_MS):
+            return ()
+        return endpoints if theirs.behaviour(af).open else theirs.mappings(af)
+
+    async def _dial_ahead(self, endpoints: Sequence[Endpoint], sure: Collection[Endpoint]) -> Won:
+        """Greet by signal, too: the answer comes with the stream, or soon after it. Who waits for it in vain waits no
+        longer than the round trip that it would have saved, and greets on the stream."""
+        context, head_start = self.context, HeadStart(self.context)
+        context.send(Greeting, opening=head_start.greet())
+
+        async def begun(endpoint: Endpoint, took_s: float) -> BegunStream | None:
+            if endpoint not in sure:
+                return None
+            try:
+                async with asyncio.timeout(min(took_s, _ANSWER_MAX_S)):
+                    answer = await context.inbox.message(Answer)
+                head_start.hear(answer.opening)
+            except (TimeoutError, AttemptFailed, ProofFailed):
+                return None
+            return head_start.begun()
+
+        return await dial(context, endpoints, begun)
+
+    async def _accept(self) -> Won:
+        context, opening = self.context, self.context.opening
+        if not isinstance(opening, Greeting) or not _is_recent(context.node, opening.started_at_us):
+            return await accept(context)  # an answer would have the peer count on a door that lets it in
+        head_start = HeadStart(context)
+        context.send(Answer, opening=head_start.answer(opening.opening))
+        return await accept(context, head_start)
 
 
 def _listen_endpoints(node: NodePorts) -> Iterator[Endpoint]:
@@ -69,6 +126,11 @@ def _listen_endpoints(node: NodePorts) -> Iterator[Endpoint]:
         yield Endpoint("0.0.0.0", port)  # noqa: S104 - a vantage binds it to its own address or interface
         yield Endpoint("::", port)
     yield Endpoint(loopback_alias(node.identity.public.key), 0)
+
+
+def _is_recent(node: NodePorts, started_at_us: int) -> bool:
+    """Whether a connection may have begun then that is still being made."""
+    return abs(node.now_us() - started_at_us) <= _FRAME_AGE_MAX_US
 
 
 async def _listen(node: NodePorts, endpoint: Endpoint) -> Listener | None:
@@ -130,7 +192,7 @@ class _Door:
             peer = self._node.peer_by_key(frame.sender)
             if peer is None or not frame.verify(peer, self._node.identity.public):
                 raise ProofFailed("a stranger")
-            if abs(self._node.now_us() - frame.started_at_us) > _FRAME_AGE_MAX_US:
+            if not _is_recent(self._node, frame.started_at_us):
                 raise ProofFailed("a frame of long ago")
         except (TimeoutError, ConnectionLost, ProofFailed):
             stream.close()

@@ -5,13 +5,15 @@ from typing import ClassVar
 from pydantic import Field
 
 from warpfleet.plugins.contract import AttemptMessage, EndpointText
+from warpfleet.plugins.head_start import Opening
 from warpfleet.plugins.streams import TARGETS_MAX
 
 
 class DialMe(AttemptMessage):
-    """Please dial one of these `ip:port` endpoints of mine."""
+    """Please dial one of these `ip:port` endpoints of mine; this is what I would say first."""
 
     kind: ClassVar[str] = "reverse_connect.dial_me"
     opens: ClassVar[bool] = True
 
     endpoints: tuple[EndpointText, ...] = Field(min_length=1, max_length=TARGETS_MAX)
+    opening: Opening

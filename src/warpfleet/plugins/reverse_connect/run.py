@@ -4,7 +4,8 @@ from warpfleet.core.combo import Phase, Reason, RouteType, Side, Transport
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.core.pairing import Requirement
 from warpfleet.core.targets import DIALLING_ALLOWANCE
-from warpfleet.plugins.contract import AttemptFailed, Strategy, Won
+from warpfleet.plugins.contract import AttemptFailed, BegunStream, Strategy, Won
+from warpfleet.plugins.head_start import HeadStart
 from warpfleet.plugins.registry import register
 from warpfleet.plugins.reverse_connect.messages import DialMe
 from warpfleet.plugins.streams import accept, dial, targets
@@ -32,10 +33,17 @@ class ReverseConnect(Strategy):
         own = targets(context.theirs, context.mine, context.combo.af, context.combo.route)
         if not own:
             raise AttemptFailed(Reason.NOT_LISTENING, "we have no address that the peer could dial")
-        context.send(DialMe, endpoints=[str(endpoint) for endpoint in own])
-        return await accept(context)
+        head_start = HeadStart(context)
+        context.send(DialMe, endpoints=[str(endpoint) for endpoint in own], opening=head_start.greet())
+        return await accept(context, head_start)
 
     async def _dial(self) -> Won:
         opening = self.context.opening
         assert isinstance(opening, DialMe)
-        return await dial(self.context, [Endpoint.parse(text) for text in opening.endpoints])
+        head_start = HeadStart(self.context)
+        head_start.answer(opening.opening)
+
+        async def begun(_endpoint: Endpoint, _took_s: float) -> BegunStream | None:
+            return head_start.begun()
+
+        return await dial(self.context, [Endpoint.parse(text) for text in opening.endpoints], begun)
