@@ -12,7 +12,7 @@ from virtual_time import now_s, virtual_time
 from warpfleet.core.combo import Side
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.core.errors import WarpfleetError
-from warpfleet.net.handshake import FRAME_BYTES, Frame, FrameType, ProofFailed
+from warpfleet.net.handshake import FRAME_BYTES, Frame, FrameType
 from warpfleet.net.interfaces import ConnectionLost
 from warpfleet.net.proving import PeerClosed, prove_datagram
 from warpfleet.net.quic_engine import QuicEngine

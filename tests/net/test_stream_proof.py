@@ -242,9 +242,10 @@ async def test_a_pipe_whose_peer_never_agrees_breaks_within_seconds(says: str) -
         await pipe.recv()
     assert now_s() - began_s <= 3.0 + DELAY_S
     with pytest.raises(ConnectionLost):
-        await pipe.send(b"x")
         await pipe.recv()
     await pipe.close()
+    assert far.other
+    assert far.other.closed
 
 
 @virtual_time

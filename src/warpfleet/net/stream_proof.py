@@ -29,9 +29,9 @@ async def prove_stream(
     """Prove both ends on a stream, and name it the winner, or hear that it is.
 
     `first` is the peer's frame where it was already read (an inbound stream), `opening` what this end says first where
-    that is not its opener. An initiator that has had PROOF by signal says TAKE at once. What follows on the stream is the
-    tunnel's, except for AGREED, which the initiator does not wait for. Where a pipe moves here, it does; then returns the
-    plugin whose pipe it is.
+    that is not its opener. An initiator that has had PROOF by signal says TAKE at once. What follows on the stream is
+    the tunnel's, except for AGREED, which the initiator does not wait for. Where a pipe moves here, it does; then
+    returns the plugin whose pipe it is.
     ProofFailed, PeerClosed, ConnectionLost, or what `claim` raises. The caller bounds the time.
     """
     proof = _StreamProof(stream, handshake, tunnel)

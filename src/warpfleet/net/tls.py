@@ -151,8 +151,8 @@ class TlsPipe(BasePipe):
 
     @classmethod
     async def open(cls, stream: ByteStream, tunnel: Tunnel, handshake: Handshake, *, agreed: bool = True) -> Self:
-        """The pipe, once both ends have proved to be at the ends of the tunnel. Unless the peer has `agreed` already, it
-        is to say so before its first byte in the tunnel, and within seconds of the first `recv`.
+        """The pipe, once both ends have proved to be at the ends of the tunnel. Unless the peer has `agreed` already,
+        it is to say so before its first byte in the tunnel, and within seconds of the first `recv`.
 
         ProofFailed or ConnectionLost; the caller bounds the time, and closes the stream where it fails.
         """

@@ -1,4 +1,4 @@
-"""The handshake of a stream, sent ahead of it by signal: whoever dials has little to wait for once the stream is there."""
+"""The handshake of a stream, sent ahead of it by signal: once the stream is there, little is left to wait for."""
 
 from typing import Annotated
 

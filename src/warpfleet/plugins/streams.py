@@ -93,8 +93,8 @@ async def _first(racers: Sequence[asyncio.Task[Won]]) -> Won:
 
 
 async def accept(context: AttemptContext, head_start: HeadStart | None = None) -> Won:
-    """Wait for the streams that the peer opens for this attempt; the first to prove itself becomes the pipe. One of them
-    may go on with the head start.
+    """Wait for the streams that the peer opens for this attempt; the first to prove itself becomes the pipe. One may go
+    on with the head start.
 
     Fails as soon as a stream came and none is left, as the last one did.
     """
