@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from warpfleet.net.handshake import FRAME_BYTES, Frame, FrameType
+from warpfleet.net.handshake import FRAME_BYTES, Frame, FrameType, ProofFailed, Received
 from warpfleet.net.tls import Tunnel
 from warpfleet.plugins.contract import AttemptContext, BegunStream
 
@@ -31,15 +31,13 @@ class HeadStart:
     def answer(self, greeting: bytes) -> bytes:
         """The responder's opening, also for the stream where it is the one to dial. ProofFailed where the greeting is
         not the peer's."""
-        proof = self._handshake.receive(greeting[:FRAME_BYTES]).reply or b""
-        self._feed(greeting)
+        proof = self._take(greeting).reply or b""
         self._opening = proof + self._tunnel.outgoing()
         return self._opening
 
     def hear(self, answer: bytes) -> None:
         """The initiator takes the responder's opening. ProofFailed where it is not the peer's."""
-        self._handshake.receive(answer[:FRAME_BYTES])
-        self._feed(answer)
+        self._take(answer)
 
     def begun(self) -> BegunStream | None:
         """For the stream that goes on with it; None for any other."""
@@ -48,9 +46,13 @@ class HeadStart:
         self._spent = True
         return BegunStream(self._handshake, self._tunnel, self._opening)
 
-    def _feed(self, opening: bytes) -> None:
+    def _take(self, opening: bytes) -> Received:
+        received = self._handshake.receive(opening[:FRAME_BYTES])
+        if not self._handshake.proved:
+            raise ProofFailed("neither a greeting nor a proof")
         self._tunnel.feed(opening[FRAME_BYTES:])
         self._tunnel.shake_hands()
+        return received
 
 
 def goes_on(first_frame: bytes) -> bool:
