@@ -487,6 +487,22 @@ async def test_an_inbound_stream_opens_an_attempt_and_is_handed_to_it() -> None:
 
 
 @virtual_time
+async def test_a_signal_that_comes_after_its_stream_has_been_served_opens_nothing() -> None:
+    async def body(context: AttemptContext) -> None:
+        (await context.inbox.stream()).discard()
+
+    Fake.body = body  # type: ignore[assignment]
+    bench = Bench()
+    host = await bench.open()
+    host.adopt("bob", bench.stream(hello())[1])
+    await asyncio.sleep(0.1)
+    await host.deliver([signal(Ask(**HEAD))])
+    await asyncio.sleep(0.1)
+    assert len([r for r in bench.reports if r.stage is Stage.OPENED]) == 1
+    await host.close()
+
+
+@virtual_time
 @pytest.mark.parametrize("frame", [hello(type=FrameType.KNOCK), hello(type=FrameType.CLOSE)])
 async def test_a_stream_that_opens_nothing_is_closed(frame: Frame) -> None:
     bench = Bench()

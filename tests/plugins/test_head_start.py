@@ -30,8 +30,8 @@ FRAME_AGE_MAX_US = 120_000_000
 
 
 class Meeting:
-    """One attempt between Alice and Bob, who both listen at these ports. Bob opens his side as soon as he hears of it: by
-    a signal, or by a stream."""
+    """One attempt between Alice and Bob, who listen at these ports. Bob opens his side as soon as he hears of it: by a
+    signal, or by a stream."""
 
     def __init__(self, technique: type[Strategy], ports: tuple[int, ...] = (443,), **b: NatBehaviour) -> None:
         self.internet = Internet()

@@ -47,7 +47,7 @@ _RESPONDER_ATTEMPTS_MAX = 128
 _ATTEMPTS_OF_A_PEER_MAX = 48  # so that one peer leaves room for others
 _SETTLE_S = 3.0  # a router that has answered maps within tens of milliseconds, a slow one over HTTP within seconds
 _BUDGETS_MAX = 4096  # pairs of which what they may send is remembered; those of long ago have filled up again
-_ANSWERED_MAX = 1024  # attempts that a stream has opened and that are over: a signal is late by seconds, not by minutes
+_ANSWERED_MAX = 1024  # a signal is late by seconds: that is hundreds of attempts a second
 _CONNECTION_ID = re.compile(r"[0-9a-f]{32}")
 
 _log = logging.getLogger(__name__)
@@ -99,7 +99,7 @@ class PluginHost:
         self._nodes: dict[str, OpenNode] = {}
         self._runs: dict[tuple[str, str], AttemptRun] = {}  # by node and attempt id: both sides may be served here
         self._uses: dict[tuple[str, str], Use] = {}
-        self._answered: dict[tuple[str, str], None] = {}  # attempts of peers that are over, the latest at the end
+        self._answered: dict[tuple[str, str], None] = {}  # attempts that streams have opened and that are over
         self._movable: dict[Whose, MovablePipe] = {}
         self._early_paths: dict[Whose, ProvedPath] = {}  # for pipes whose tunnel is still being made
         self._roster: dict[bytes, PublicIdentity] = {}
@@ -353,7 +353,7 @@ class PluginHost:
             self._tasks.discard(task)
             self._runs.pop(key, None)
             self._uses.pop(key, None)
-            if spec.side is Side.RESPONDER:
+            if spec.side is Side.RESPONDER and spec.opening is None:
                 self._answered[key] = None
                 while len(self._answered) > _ANSWERED_MAX:
                     del self._answered[next(iter(self._answered))]
