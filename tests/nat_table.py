@@ -85,8 +85,8 @@ def bound_ms(way: Way, plugin: str) -> float:
     """How long a connection may take that this plugin has won, in the median: round trips of the signal, of the path,
     and what a technique takes besides. Each has one to spare for programs that take their time."""
     return {
-        "direct_connect": 4 * PATH_RTT_MS,  # SYN, HELLO and PROOF, TAKE and AGREED
-        "reverse_connect": 2 * SIGNAL_RTT_MS + 4 * PATH_RTT_MS,
+        "direct_connect": 3 * PATH_RTT_MS,  # SYN, and HELLO and PROOF on the stream where a signal is late
+        "reverse_connect": SIGNAL_RTT_MS + 3 * PATH_RTT_MS,
         "udp_punch": 4 * SIGNAL_RTT_MS + 2 * PATH_RTT_MS,
         "tcp_punch": 4 * SIGNAL_RTT_MS + 2 * PATH_RTT_MS + 300.0,
         "random_probe": 15_000.0,

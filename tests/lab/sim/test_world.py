@@ -38,6 +38,19 @@ def test_a_direct_connection_takes_as_many_round_trips_as_it_must() -> None:
     assert row.started_at.timestamp() >= EPOCH_S
 
 
+def test_a_peer_that_dials_back_takes_half_a_round_trip_of_the_signal_more() -> None:
+    row = connect(pair("full_cone", "public"), "b", "a")
+    assert (row.outcome, row.plugin) == (DIRECT, "reverse_connect")
+    assert row.connect_ms == pytest.approx(2 * 80, abs=0.1)  # signal, SYN, SYN-ACK, PROOF
+    assert row.first_byte_ms == pytest.approx(3 * 80, abs=0.1)  # TAKE and the first byte, and its echo
+
+
+def test_behind_a_broker_that_is_far_away_a_stream_greets_by_itself() -> None:
+    row = connect(pair("full_cone", "public", broker_delay_ms=60), "a", "b")
+    assert (row.outcome, row.plugin) == (DIRECT, "direct_connect")
+    assert row.first_byte_ms == pytest.approx(4 * 80, abs=0.1)  # SYN, as long again in vain, HELLO and PROOF, the echo
+
+
 def test_both_sides_of_the_winning_attempt_have_a_row() -> None:
     with World(pair("port_restricted", "eim_random_ports")) as world:
         row = world.connect("a", "b")
