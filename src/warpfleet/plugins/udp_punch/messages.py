@@ -23,7 +23,8 @@ class Greeting(BaseModel):
 
 
 class Offer(AttemptMessage):
-    """The initiator's candidate endpoints, as `ip:port`; with a greeting, where its standing socket is."""
+    """The initiator's candidate endpoints, as `ip:port`. With a greeting, they are where it expects the responder's first
+    frame: at its standing socket, at predicted ports, or, with `HIDDEN_PORT`, where the responder will have to see."""
 
     kind: ClassVar[str] = "udp_punch.offer"
     opens: ClassVar[bool] = True
@@ -33,7 +34,7 @@ class Offer(AttemptMessage):
 
 
 class Answer(AttemptMessage):
-    """The responder's candidate endpoints, as `ip:port`."""
+    """The responder's candidate endpoints, as `ip:port`; none where it cannot know them, and has spoken already."""
 
     kind: ClassVar[str] = "udp_punch.answer"
 
