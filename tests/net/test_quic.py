@@ -239,7 +239,9 @@ async def test_noise_before_the_first_flight_does_not_keep_it_out() -> None:
     internet = Internet()
     a, b = FakeUdp(internet, A), FakeUdp(internet, B)
     initiator, responder = proved()
-    responding = asyncio.create_task(QuicPipe.open(QuicEngine(Side.RESPONDER, BOB, ATTEMPT_ID), DatagramPath(b, A), responder))
+    responding = asyncio.create_task(
+        QuicPipe.open(QuicEngine(Side.RESPONDER, BOB, ATTEMPT_ID), DatagramPath(b, A), responder)
+    )
     a.send_to(b"\xc0\0\0\0\1\x08" + bytes(1300), B)  # the shape of an Initial packet that nobody can decrypt
     await asyncio.sleep(0.1)
     client = QuicEngine(Side.INITIATOR, ALICE, ATTEMPT_ID)

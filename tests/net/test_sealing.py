@@ -169,7 +169,9 @@ async def test_a_responder_that_gives_up_tells_the_initiator() -> None:
     internet = Internet()
     a, b = FakeUdp(internet, A), FakeUdp(internet, B)
     initiator, responder = proved()
-    giving_up = asyncio.create_task(QuicPipe.open(QuicEngine(Side.RESPONDER, BOB, ATTEMPT_ID), DatagramPath(b, A), responder))
+    giving_up = asyncio.create_task(
+        QuicPipe.open(QuicEngine(Side.RESPONDER, BOB, ATTEMPT_ID), DatagramPath(b, A), responder)
+    )
     client = QuicEngine(Side.INITIATOR, ALICE, ATTEMPT_ID)
     client.connect(asyncio.get_running_loop().time())  # and loses its first flight
     waiting = asyncio.create_task(QuicPipe.open(client, DatagramPath(a, B), initiator))

@@ -194,9 +194,7 @@ class _DatagramProof:
         self._taking: bytes | None = None
         self._early: deque[tuple[bytes, Endpoint]] = deque(maxlen=_EARLY_MAX)  # the tunnel's, that overtook a frame
 
-    async def run(
-        self, first: tuple[bytes, Endpoint] | None, hello: bytes | None, resend_s: float | None
-    ) -> Endpoint:
+    async def run(self, first: tuple[bytes, Endpoint] | None, hello: bytes | None, resend_s: float | None) -> Endpoint:
         if first and (agreed := await self._go_on_from(*first)):
             return agreed
         if hello:
