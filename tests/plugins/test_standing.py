@@ -92,12 +92,58 @@ async def test_a_pipe_whose_peer_never_agrees_breaks_within_seconds() -> None:
     pipe = await proving
     began_s = now_s()
     await pipe.send(b"x")
-    with pytest.raises(ConnectionLost, match="did not agree"):
-        await pipe.recv()
+    for ends in (pipe.recv, pipe.agreed):
+        with pytest.raises(ConnectionLost, match="did not agree"):
+            await ends()
     assert now_s() - began_s < 3.5
     assert not answering.done(), "Bob has heard nothing: he hands no pipe over"
     answering.cancel()
     await asyncio.gather(answering, pipe.close(), return_exceptions=True)
+    await pair.close()
+
+
+@virtual_time
+@pytest.mark.parametrize("lost", [None, FrameType.AGREED])
+async def test_whatever_comes_back_first_shows_that_the_peer_has_agreed(lost: FrameType | None) -> None:
+    pair = await Pair().open()
+    pair.internet.loses = lambda data, *_: is_frame(data) and Frame.parse(data).type is lost
+    began_s = now_s()
+    mine, theirs = await pair.connect()
+    await mine.agreed()
+    assert now_s() - began_s == pytest.approx(4 * DELAY_S)
+    await carries(mine, theirs)
+    await asyncio.gather(mine.close(), theirs.close())
+    await pair.close()
+
+
+def restart_nat(socket: FakeUdp) -> None:
+    """Forget all mappings: the next one has another port."""
+    assert isinstance(socket, NattedUdp)
+    socket.mappings.clear()
+
+
+@virtual_time
+@pytest.mark.parametrize("restarted", ["alice", "bob"])
+@pytest.mark.parametrize(
+    ("alice", "bob"),
+    [
+        ("eim_random_ports", "port_restricted"),
+        ("full_cone", "symmetric_random"),
+        ("symmetric_random", "addr_restricted"),
+        ("port_restricted", "symmetric_sequential"),
+        ("symmetric_sequential", "port_restricted"),
+    ],
+)
+async def test_a_mapping_that_has_just_died_costs_half_a_second(alice: str, bob: str, restarted: str) -> None:
+    pair = await Pair(alice, bob).open()
+    for socket in pair.standing_sockets():
+        if socket.source_towards(STUN_SERVER).ip == EXTERNAL[restarted]:
+            restart_nat(socket)
+    began_s = now_s()
+    mine, theirs = await pair.connect()
+    assert now_s() - began_s < 0.5 + 14 * DELAY_S, "the patience, and the ordinary way"
+    await carries(mine, theirs)
+    await asyncio.gather(mine.close(), theirs.close())
     await pair.close()
 
 

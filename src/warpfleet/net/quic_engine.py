@@ -119,6 +119,11 @@ class QuicEngine:
         return key_in(certificate) if certificate else None
 
     @property
+    def confirmed(self) -> bool:
+        """Whether the other end is known to have completed the handshake (RFC 9001 section 4.1.2), at the client's."""
+        return self._connection is not None and (self._connection._handshake_confirmed or bool(self.received))
+
+    @property
     def due_s(self) -> float | None:
         """When to call `tick`."""
         return self._connection.get_timer() if self._connection and self.lost is None else None
