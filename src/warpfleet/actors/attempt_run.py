@@ -3,9 +3,10 @@
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import fields
 from ipaddress import ip_address
+from typing import Any
 
 from warpfleet.actors.open_node import OpenNode
 from warpfleet.actors.surroundings import MACHINE, Surroundings
@@ -70,7 +71,7 @@ class AttemptRun:
         *,
         report: Callable[[Report], None],
         post: Callable[[OutgoingSignal], None],
-        on_pipe: Callable[["AttemptRun", Pipe], Awaitable[None]],
+        on_pipe: Callable[["AttemptRun", Pipe], Coroutine[Any, Any, None]],
         on_path: Callable[["AttemptRun", ProvedPath], None],
         room: Room,
         surroundings: Surroundings = MACHINE,

@@ -20,7 +20,7 @@ class BasePipe(ABC):
     def path(self) -> PipePath:
         """What carries the bytes now."""
 
-    async def agreed(self) -> None:
+    async def agreed(self) -> None:  # noqa: B027 - there is nothing to wait for where it has agreed before
         """Return once the peer is known to have agreed."""
 
     @abstractmethod

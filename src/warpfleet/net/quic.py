@@ -155,8 +155,8 @@ class QuicPipe(BasePipe):
             path.socket.close()
 
     async def agreed(self) -> None:
-        """Return once anything of the peer shows that it has agreed: AGREED, or the end of the tunnel's handshake, which
-        it completes only then. ConnectionLost where it has not within seconds."""
+        """Return once AGREED has come, or what the peer's end of the tunnel says only then. ConnectionLost where
+        neither does within seconds."""
         await self._until(lambda: self._asking is None)
 
     async def send(self, data: bytes) -> None:

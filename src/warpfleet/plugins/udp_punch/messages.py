@@ -23,8 +23,8 @@ class Greeting(BaseModel):
 
 
 class Offer(AttemptMessage):
-    """The initiator's candidate endpoints, as `ip:port`. With a greeting, it is there already: at its standing socket, at
-    one of the predicted ports, or, with `HIDDEN_PORT`, at one that its first frame will show."""
+    """The initiator's candidate endpoints, as `ip:port`. With a greeting, it is there already: at its standing socket,
+    at one of the predicted ports, or, with `HIDDEN_PORT`, at one that its first frame will show."""
 
     kind: ClassVar[str] = "udp_punch.offer"
     opens: ClassVar[bool] = True
