@@ -4,11 +4,12 @@ import asyncio
 
 import pytest
 
-from fake_network import DELAY_S, STUN_SERVER
+from fake_network import DELAY_S, STUN_SERVER, FakeUdp
 from fake_node import COMBO, contexts
 from standing_pair import EXTERNAL, Pair
 from virtual_time import virtual_time
 from warpfleet.core.endpoint import Endpoint
+from warpfleet.plugins.contract import AttemptContext
 from warpfleet.plugins.udp_punch.plan import HIDDEN_PORT
 
 EASY = ("public", "full_cone", "addr_restricted")
@@ -74,4 +75,31 @@ async def test_only_a_filter_for_addresses_is_opened_by_hand(ours: str, opened: 
     assert [target for _, target in alices.sent if target != STUN_SERVER] == opened
     punching.cancel()
     await asyncio.gather(punching, return_exceptions=True)
+    await pair.close()
+
+
+@virtual_time
+@pytest.mark.parametrize("repeated", [1, 3])
+async def test_who_repeats_what_a_hidden_initiator_sends_gets_no_more_than_it_sends(repeated: int) -> None:
+    pair = await Pair("symmetric_random", "full_cone").open()
+    [bobs] = pair.standing_sockets()
+    opened: list[AttemptContext] = []
+    a, _ = contexts(pair.alice.node, pair.bob.node, COMBO, opened=opened.append)
+    asking = asyncio.create_task(pair.alice.run(a))
+    await asyncio.sleep(DELAY_S / 2)
+    asking.cancel()
+    flight, hello = (data for data, _ in pair.standing_sockets()[1].sent)
+    pair.internet.loses = lambda _data, source, _target: source.ip == EXTERNAL["alice"]
+    await asyncio.sleep(DELAY_S)
+    answering = asyncio.create_task(pair.bob.run(opened[0]))
+    stranger = FakeUdp(pair.internet, Endpoint("203.0.113.66", 66))
+    for data in (flight, *[hello] * repeated):
+        stranger.send_to(data, bobs.source_towards(STUN_SERVER))
+    await asyncio.sleep(0.1)
+    got = [data for data, target in bobs.sent if target == stranger.local]
+    assert len(got) == repeated + 1, "a PROOF for each HELLO, and one flight for the other"
+    assert sum(map(len, got)) <= sum(len(data) for data, _ in stranger.sent)
+    answering.cancel()
+    await asyncio.gather(asking, answering, return_exceptions=True)
+    stranger.close()
     await pair.close()

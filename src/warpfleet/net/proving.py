@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -173,6 +173,7 @@ class _DatagramProof:
         self._ahead: Sequence[bytes] = flight if greets else ()  # goes ahead of each greeting
         self._proof_flight: Sequence[bytes] = () if greets else flight
         self._named_by_peer = frozenset(candidates)
+        self._given_bytes: Counter[Endpoint] = Counter()  # of the flight, to others
         self._later = asyncio.create_task(later) if later else None
         self.resend_first_s = _resend_first_s((rtt_ms or 0) / 1000)
         self._began_s = asyncio.get_running_loop().time()
@@ -316,9 +317,15 @@ class _DatagramProof:
 
     def _flight_behind(self, event: Event, source: Endpoint) -> Sequence[bytes]:
         """Whoever repeats a HELLO from elsewhere gets no more than it has sent."""
-        sent_bytes = sum(len(data) for data, whence in self._early if whence == source)
-        trusted = source in self._named_by_peer or sent_bytes >= sum(map(len, self._proof_flight))
-        return self._proof_flight if event is Event.GREETED and trusted else ()
+        if event is not Event.GREETED:
+            return ()
+        if source not in self._named_by_peer:
+            sent_bytes = sum(len(data) for data, whence in self._early if whence == source)
+            due_bytes = self._given_bytes[source] + sum(map(len, self._proof_flight))
+            if sent_bytes < due_bytes:
+                return ()
+            self._given_bytes[source] = due_bytes
+        return self._proof_flight
 
     def _note(self, event: Event, source: Endpoint) -> None:
         if event is Event.KNOCKED and self._chosen is None and source not in self._targets:
