@@ -31,6 +31,7 @@ TURNS = 5  # of each contender, one after another: what else the machine does me
 ROUNDS = 500
 CHUNK_BYTES = 262_144
 STREAM_BYTES, DATAGRAM_BYTES = 256 * 2**20, 16 * 2**20  # about a second of each
+ATTEMPT_ID = "a0" * 16
 ALICE, BOB = (Identity.generate(name, secrets.token_bytes(32)) for name in ("alice", "bob"))
 
 
@@ -93,7 +94,7 @@ async def quic_pipe() -> AsyncIterator[Pair]:
     """Our pipe over UDP."""
     alice, bob = _proved()
     near, far = _udp(), _udp()
-    client, server = QuicEngine(Side.INITIATOR, ALICE), QuicEngine(Side.RESPONDER, BOB)
+    client, server = QuicEngine(Side.INITIATOR, ALICE, ATTEMPT_ID), QuicEngine(Side.RESPONDER, BOB, ATTEMPT_ID)
     for data in client.connect(asyncio.get_running_loop().time()):
         near.send_to(data, far.local)
     pipes = await asyncio.gather(
@@ -168,7 +169,7 @@ def _proved() -> tuple[Handshake, Handshake]:
             identity=me,
             peer=peer.public,
             connection_id="c0" * 16,
-            attempt_id="a0" * 16,
+            attempt_id=ATTEMPT_ID,
             combo=Combo("bench", 4, RouteType.LOOPBACK),
             started_at_us=0,
             nonce=secrets.token_bytes(16),

@@ -3,9 +3,10 @@
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import fields
 from ipaddress import ip_address
+from typing import Any
 
 from warpfleet.actors.open_node import OpenNode
 from warpfleet.actors.surroundings import MACHINE, Surroundings
@@ -70,7 +71,7 @@ class AttemptRun:
         *,
         report: Callable[[Report], None],
         post: Callable[[OutgoingSignal], None],
-        on_pipe: Callable[["AttemptRun", Pipe], Awaitable[None]],
+        on_pipe: Callable[["AttemptRun", Pipe], Coroutine[Any, Any, None]],
         on_path: Callable[["AttemptRun", ProvedPath], None],
         room: Room,
         surroundings: Surroundings = MACHINE,
@@ -104,6 +105,7 @@ class AttemptRun:
         self._peer_knows = spec.opening is not None
         self._timeout: asyncio.Timeout | None = None
         self._task: asyncio.Task[None] | None = None
+        self._using: asyncio.Task[None] | None = None  # the pipe
         self._running = False
 
     def start(self, factory: AttemptFactory) -> asyncio.Task[None]:
@@ -156,6 +158,7 @@ class AttemptRun:
     async def _run(self, factory: AttemptFactory) -> None:
         strategy: Strategy | None = None
         won: Won | None = None
+        agreed: Won | None = None
         self._running = True
         try:
             if self._cancel_reason:
@@ -163,6 +166,7 @@ class AttemptRun:
             async with asyncio.timeout(self.context.timeout_s) as self._timeout:
                 strategy = factory(self.context)
                 won = await self._named_only(await strategy.run())
+                agreed = await self._agreed(won)
         except TimeoutError:
             self._end(AttemptOutcome.TIMEOUT, Reason.NO_ANSWER)
         except asyncio.CancelledError:
@@ -175,11 +179,13 @@ class AttemptRun:
                 self._end(AttemptOutcome.LOST, Reason.REFRESHED)
         finally:
             if strategy and not strategy.result.done():
-                strategy.result.set_result(won)
+                strategy.result.set_result(agreed)
             self._timeout = None
             self.context.inbox.close()
-        if won is not None:
-            await self._use(won)
+        if agreed is not None:
+            await self._use(agreed)
+        elif won is not None:
+            await self._close(won)
         self._network.settle()
 
     async def _named_only(self, won: Won | None) -> Won | None:
@@ -203,10 +209,27 @@ class AttemptRun:
         if isinstance(won, ProvedPath):
             self._on_path(self, won)
             return
+        assert self._using
         try:
-            await self._on_pipe(self, won)
+            await self._using
         except asyncio.CancelledError:
             await won.close()
+
+    async def _agreed(self, won: Won | None) -> Won | None:
+        """The same, once the peer is known to have agreed. A pipe is in use before: what is sent first goes along with
+        what the peer agrees to."""
+        if won is None or isinstance(won, ProvedPath):
+            return won
+        self._using = asyncio.create_task(self._on_pipe(self, won))
+        await won.agreed()
+        return won
+
+    async def _close(self, won: Won) -> None:
+        """Nobody has agreed to it."""
+        if self._using:
+            self._using.cancel()
+            await asyncio.wait([self._using])
+        await won.close()
 
     async def _claim(self) -> str | None:
         if not self._proved:

@@ -31,6 +31,7 @@ from warpfleet.core.identity import Identity, PublicIdentity
 _MAGIC = b"\x05WF3"
 # magic, type, route type, plugin name, connection id, attempt id, start of the connection, sender's key, both nonces
 _BODY = struct.Struct("!4sBB16s16s16sQ32s16s16s")
+_ATTEMPT = slice(38, 54)  # where the attempt id is
 _ROUTES = (RouteType.NIC, RouteType.EXT, RouteType.LOOPBACK)
 _SIGNATURE_BYTES = 64
 FRAME_BYTES = _BODY.size + _SIGNATURE_BYTES
@@ -43,6 +44,11 @@ _SIGNATURE_CONTEXT = b"warpfleet pipe 3"  # keeps these signatures apart from th
 def is_frame(data: bytes) -> bool:
     """Whether a datagram is a frame of this protocol, or pretends to be one; any other may be the tunnel's."""
     return data.startswith(_MAGIC)
+
+
+def attempt_in(data: bytes) -> str:
+    """The id of the attempt that a frame is said to be of; garbage where it is none."""
+    return data[_ATTEMPT].hex()
 
 
 class ProofFailed(WarpfleetError):

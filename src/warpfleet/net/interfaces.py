@@ -232,6 +232,10 @@ class Pipe(Protocol):
     def path(self) -> PipePath:
         """What carries the bytes now."""
 
+    async def agreed(self) -> None:
+        """Return once the peer is known to have agreed to this pipe, which may be sent on before. ConnectionLost where
+        it has not within seconds."""
+
     async def send(self, data: bytes) -> None:
         """Send any number of bytes; waits while the peer does not read. ConnectionLost once the pipe has ended."""
 

@@ -20,6 +20,9 @@ class BasePipe(ABC):
     def path(self) -> PipePath:
         """What carries the bytes now."""
 
+    async def agreed(self) -> None:  # noqa: B027 - there is nothing to wait for where it has agreed before
+        """Return once the peer is known to have agreed."""
+
     @abstractmethod
     async def send(self, data: bytes) -> None:
         """Send bytes."""

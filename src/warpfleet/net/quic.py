@@ -154,6 +154,11 @@ class QuicPipe(BasePipe):
             reader.cancel()
             path.socket.close()
 
+    async def agreed(self) -> None:
+        """Return once AGREED has come, or what the peer's end of the tunnel says only then. ConnectionLost where
+        neither does within seconds."""
+        await self._until(lambda: self._asking is None)
+
     async def send(self, data: bytes) -> None:
         """Send any number of bytes; waits while the peer does not read. ConnectionLost once the pipe has ended."""
         left = memoryview(data)
@@ -264,6 +269,8 @@ class QuicPipe(BasePipe):
         else:
             self._heard = True  # frames are none of QUIC's, whose idle timeout they do not keep off
             self._engine.receive(data, self._loop.time())
+            if self._engine.confirmed:
+                self._agree()
             self._news.set()  # before the pump is due, so that an answer leaves with it
             self._pump_soon()
 
@@ -276,13 +283,18 @@ class QuicPipe(BasePipe):
             return
         if received.reply:
             path.send(received.reply)
-        if received.event is Event.AGREED and self._asking:
-            self._asking.cancel()
-            self._asking = None
+        if received.event is Event.AGREED:
+            self._agree()
         if received.event is Event.CHECKED and received.frame and self._watcher:
             self._watcher.checked(path, received.frame.initiator_nonce)
         if received.event is Event.CLOSED and (self._asking or not self._sealed):
             self._break(PeerClosed("the peer closed this pipe"))
+
+    def _agree(self) -> None:
+        if self._asking:
+            self._asking.cancel()
+            self._asking = None
+            self._news.set()
 
     async def _ask(self, frame: bytes, interval_s: float) -> None:
         end_s = self._loop.time() + _AGREE_S

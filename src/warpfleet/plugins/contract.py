@@ -211,11 +211,14 @@ class NodePorts(Protocol):
 
 
 class Begun(NamedTuple):
-    """A proof and a tunnel that signals have begun; `flight` goes behind PROOF."""
+    """A proof and a tunnel that signals have begun. `flight` goes ahead of HELLO, or behind PROOF; `hello` is the
+    initiator's, at the responder's end. `resend_s` is when to greet again, where that is not the usual time."""
 
     handshake: Handshake
     tunnel: QuicEngine
     flight: Sequence[bytes] = ()
+    hello: bytes | None = None
+    resend_s: float | None = None
 
 
 class BegunStream(NamedTuple):
@@ -302,7 +305,7 @@ class AttemptContext(AttemptSpec):
 
     def tunnel(self) -> QuicEngine:
         """This side's end of the tunnel of a datagram pipe."""
-        return QuicEngine(self.side, self.node.identity)
+        return QuicEngine(self.side, self.node.identity, self.attempt_id)
 
     async def prove_stream(
         self, stream: ByteStream, first_frame: bytes | None = None, *, begun: BegunStream | None = None
@@ -326,20 +329,23 @@ class AttemptContext(AttemptSpec):
         relayed: bool = False,
         begun: Begun | None = None,
         later: Coroutine[Any, Any, Sequence[Endpoint]] | None = None,
+        on_proved: Callable[[], None] = lambda: None,
     ) -> Won:
         """Turn a UDP socket into a pipe, or a path for one, to whichever candidate proves itself; the socket is closed
         where that fails. `first` is the peer's datagram and its source where it was already read, `begun` what signals
-        have begun, and `later` has more candidates."""
-        handshake, tunnel, flight = begun or Begun(self.handshake(), self.tunnel())
+        have begun, and `later` has more candidates. The initiator hears by `on_proved` that the peer is there."""
+        handshake, tunnel, flight, hello, resend_s = begun or Begun(self.handshake(), self.tunnel())
         of_family = [candidate for candidate in candidates if candidate.af == self.combo.af]
-        async with self._one_claim_at_a_time(socket) as claim:
+        async with self._one_claim_at_a_time(socket, on_proved) as claim:
             agreed = await prove_datagram(
                 socket,
                 handshake,
                 claim,
                 of_family,
                 first=first,
+                hello=hello,
                 rtt_ms=self.rtt_ms,
+                resend_s=resend_s,
                 tunnel=tunnel,
                 flight=flight,
                 later=later,
@@ -356,12 +362,15 @@ class AttemptContext(AttemptSpec):
         return ProvedPath(plugin, self.connection_id, self.peer.name, self.side, way)
 
     @asynccontextmanager
-    async def _one_claim_at_a_time(self, socket: ByteStream | DatagramSocket) -> AsyncIterator[Claim]:
+    async def _one_claim_at_a_time(
+        self, socket: ByteStream | DatagramSocket, on_proved: Callable[[], None] = lambda: None
+    ) -> AsyncIterator[Claim]:
         """Of several sockets that an attempt proves at once, only one may be taken; if that fails, the next may."""
         holds_turn = False
 
         async def claim() -> str | None:
             nonlocal holds_turn
+            on_proved()
             await self._turn.acquire()
             holds_turn = True
             return await self.claim()

@@ -1,5 +1,6 @@
 """Whole connections in the simulated laboratory: the roles and the plugins as they are, on virtual time."""
 
+import asyncio
 import statistics
 import subprocess
 import sys
@@ -172,6 +173,20 @@ def test_signals_that_are_late_make_a_punch_late(late_ms: int) -> None:
     assert row.outcome in (DIRECT, RELAYED)
     assert row.connect_ms
     assert row.connect_ms > late_ms, "between standing sockets it waits for the offer alone"
+
+
+def test_a_path_that_dies_right_behind_the_proof_costs_three_seconds_and_not_the_connection() -> None:
+    async def cut_soon() -> None:
+        asyncio.get_running_loop().call_later(0.085, world.cut, "a", "b")  # TAKE is under way, and the pipe in use
+
+    with World(pair("port_restricted", "port_restricted")) as world:
+        world.run(cut_soon())
+        row = world.connect("a", "b")
+    ends = {(attempt.plugin, attempt.side, attempt.outcome) for attempt in world.rows.attempts_ended}
+    assert ("udp_punch", Side.INITIATOR, AttemptOutcome.TIMEOUT) in ends
+    assert (row.outcome, row.plugin) == (RELAYED, "turn")
+    assert row.connect_ms
+    assert 3_000 < row.connect_ms < 3_500
 
 
 def test_signals_that_are_lost_are_said_again() -> None:
