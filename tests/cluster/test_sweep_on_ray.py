@@ -257,4 +257,3 @@ async def test_every_listener_is_on_loopback(cluster: ClusterClient) -> None:
             listening |= {socket.laddr.ip for socket in sockets if socket.status == psutil.CONN_LISTEN}
     assert listening
     assert listening <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
-
