@@ -49,9 +49,10 @@ class UpnpMapper:
         await (await self._found()).unmap(external)
 
     async def _found(self) -> "InternetGateway":
-        device = self._device = self._device or await asyncio.to_thread(self._make_device)
-        device.found_at(self._location)
-        return device
+        if self._device is None:
+            self._device = await asyncio.to_thread(self._make_device)
+        self._device.found_at(self._location)
+        return self._device
 
     def _make_device(self) -> "InternetGateway":
         # HTTP and XML take 0.1 s and 15 MB, which nodes whose gateway does not answer by UPnP save.
