@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from warpfleet.actors.signal_host import NodeReport
+from warpfleet.actors.own_node import NodeReport
 from warpfleet.cluster.progress import Progress
 from warpfleet.cluster.supervisor import ClusterLost, Supervisor
 from warpfleet.cluster.sweep import run_sweep

@@ -10,6 +10,7 @@ from typing import Any
 
 from ray.exceptions import RayError
 
+from warpfleet.actors.own_node import NodeReport
 from warpfleet.actors.ray_actors import (
     CoordinatorActor,
     Handle,
@@ -19,7 +20,6 @@ from warpfleet.actors.ray_actors import (
     TelemetryActor,
     remote,
 )
-from warpfleet.actors.signal_host import NodeReport
 from warpfleet.actors.values import NodeSpec
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.core.errors import MissingError
