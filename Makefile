@@ -34,10 +34,10 @@ test: setup check ## formatting, lint, types, layers, then every test
 	@echo "test: unit and laboratory tests, beside those of clusters: either half waits for timers most of the time"
 	@$(MAKE) --no-print-directory --jobs 2 --output-sync test-clusters test-others
 
-test-clusters:
+test-clusters: setup
 	@$(BIN)/pytest -m ray
 
-test-others:
+test-others: setup
 	@$(BIN)/pytest -m "not ray"
 
 check: setup ## ruff format, ruff, mypy strict, import-linter
