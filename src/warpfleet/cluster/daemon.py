@@ -24,7 +24,7 @@ from uuid import uuid4
 import psutil
 import ray
 
-from warpfleet.actors.signal_host import NodeReport
+from warpfleet.actors.own_node import NodeReport
 from warpfleet.actors.values import NodeSpec
 from warpfleet.cluster.control import (
     ClusterBusy,

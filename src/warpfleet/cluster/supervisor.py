@@ -10,6 +10,7 @@ from typing import Any
 
 from ray.exceptions import RayError
 
+from warpfleet.actors.own_node import NodeReport
 from warpfleet.actors.ray_actors import (
     CoordinatorActor,
     Handle,
@@ -19,7 +20,6 @@ from warpfleet.actors.ray_actors import (
     TelemetryActor,
     remote,
 )
-from warpfleet.actors.signal_host import NodeReport
 from warpfleet.actors.values import NodeSpec
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.core.errors import MissingError
@@ -69,6 +69,7 @@ class Supervisor:
         self.reports: list[NodeReport] = []
         self.probes_counted = False  # whether a sweep has recorded what it took to find them out
         self._spare: Handle = None
+        self._writer: Handle = None  # the telemetry actor that has the open sweeps: another one would drop their rows
         self._specs: Sequence[NodeSpec] = ()
         self._opened: dict[str, dict[str, list[Endpoint] | None]] = {}
         self._sweeps: dict[str, tuple[Path, Sweep]] = {}
@@ -78,7 +79,6 @@ class Supervisor:
         """Start and introduce all actors, and watch over them. MissingError."""
         for role in (TELEMETRY, OBSERVATORY, COORDINATOR, SIGNAL, *self._plugins):
             self.actors[role] = Actor(role, self._create(role))
-        self._spare = PluginActor.remote()
         try:
             async with asyncio.timeout(_START_S):
                 await asyncio.gather(*(self._greet(actor) for actor in self.actors.values()))
@@ -90,6 +90,7 @@ class Supervisor:
         for actor in self.actors.values():
             actor.ready.set()
             self._keepers.append(asyncio.create_task(self._keep(actor)))
+        self._spare = PluginActor.remote()  # not before: its start takes what theirs need
 
     async def open(self, specs: Sequence[NodeSpec]) -> None:
         """Open a fleet's nodes. MissingError where a broker, a port or a peer's record is out of reach."""
@@ -206,11 +207,11 @@ class Supervisor:
         """The new one takes the open sweeps over before anybody offers it rows."""
         for directory, sweep in self._sweeps.values():
             await self.call(TELEMETRY, "open_sweep")(directory, sweep, resume=True, take_over=True)
+        self._writer = self.actors[TELEMETRY].handle
         await self._introduce_observatory()
 
     async def _introduce_observatory(self) -> None:
-        telemetry, observatory = self.actors[TELEMETRY].handle, self.actors[OBSERVATORY].handle
-        await self.call(COORDINATOR, "connect_hosts")(telemetry, observatory)
+        await self.call(COORDINATOR, "connect_hosts")(self._writer, self.actors[OBSERVATORY].handle)
         await self._tell_signal({})
 
     async def _acquaint(self, plugin: str) -> None:
