@@ -4,6 +4,7 @@ import asyncio
 import math
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from difflib import get_close_matches
 from pathlib import Path
@@ -89,17 +90,20 @@ class Node:
         ntp: Sequence[str | NtpServer] = (),
         vantage: Vantage | None = None,
         listen: Sequence[int] = (0,),
+        plain: bool = False,
         telemetry: Path | None = None,
         surroundings: Surroundings = MACHINE,
     ) -> AsyncIterator[Self]:
         """The node, open until the block ends. Services are written as in a fleet file, `telemetry` is a directory, and
-        `surroundings` are this machine's clock and chance unless given.
+        `surroundings` are this machine's clock and chance unless given. A node that is `plain` does without TLS over
+        TCP, with peers that are, too: whoever is on the path can then read the bytes, and change them.
 
         Peers may come up later than we do. InputError for an argument that is wrong, MissingError where a port is taken
         or no broker answers in time.
         """
         vantage = vantage or Vantage()
-        spec = _spec(identity, vantage, listen, {"mqtt": mqtt, "stun": stun, "turn": turn, "ntp": ntp})
+        services = {"mqtt": mqtt, "stun": stun, "turn": turn, "ntp": ntp}
+        spec = replace(_spec(identity, vantage, listen, services), plain=plain)
         vantage.check()
         node = cls(spec, surroundings)
         try:

@@ -31,7 +31,7 @@ from warpfleet.core.identity import PublicIdentity
 from warpfleet.core.peer import AddressFamily, PeerView
 from warpfleet.core.targets import Budget
 from warpfleet.net import descriptors
-from warpfleet.net.handshake import Frame, FrameType
+from warpfleet.net.handshake import Frame, FrameType, Wishes
 from warpfleet.net.interfaces import NodeNetwork, Pipe
 from warpfleet.net.proved_path import ProvedPath
 from warpfleet.net.quic import QuicPipe
@@ -76,8 +76,8 @@ HeldPipe = Callable[[str, str, Side, Pipe], None]
 
 
 class PluginHost:
-    """Runs the attempts of one plugin. `on_pipe` gets the pipes that are held rather than measured: those of
-    `Use.HOLD`, and, where the program accepts pipes itself, those that peers open. `network_of` makes a node's network.
+    """Runs the attempts of one plugin. `on_pipe` gets the pipes that are held rather than measured, of either side.
+    `network_of` makes a node's network.
     """
 
     registration: Registration
@@ -277,6 +277,7 @@ class PluginHost:
             timeout_s=order.timeout_s,
             theirs=order.theirs,
             rtt_ms=order.rtt_ms,
+            wishes=_wishes(node) | (Wishes.NONE if order.use is Use.HOLD else Wishes.MEASURED),
         )
         self._uses[order.node, order.attempt_id] = order.use
         self._run(node, peer, spec)
@@ -296,6 +297,7 @@ class PluginHost:
             timeout_s=message.timeout_s,
             opening=message,
             rtt_ms=message.rtt_ms,
+            wishes=_wishes(node),
         )
         self._respond(node, peer, spec)
 
@@ -310,6 +312,7 @@ class PluginHost:
             side=Side.RESPONDER,
             combo=Combo(self.registration.name, af, frame.route),
             timeout_s=_STREAM_TIMEOUT_S,
+            wishes=_wishes(node),
         )
         return self._respond(node, self._roster[frame.sender], spec)
 
@@ -369,7 +372,7 @@ class PluginHost:
         use = self._uses.get((run.node.name, run.context.attempt_id))
         hold = use is Use.HOLD
         if run.context.side is Side.RESPONDER:
-            hold = self._on_held_pipe is not None
+            hold = self._on_held_pipe is not None and Wishes.MEASURED not in run.context.peer_wishes
         if hold and self._on_held_pipe:
             self._on_held_pipe(run.node.name, run.context.connection_id, run.context.side, pipe)
         elif run.context.side is Side.RESPONDER:
@@ -404,6 +407,10 @@ class PluginHost:
             self._ports.hand_over(plugin, node, handed)
         else:
             handed.discard()
+
+
+def _wishes(node: OpenNode) -> Wishes:
+    return Wishes.PLAIN if node.spec.plain else Wishes.NONE
 
 
 def _tell(run: AttemptRun, measured: Measured | None) -> None:

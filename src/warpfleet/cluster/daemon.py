@@ -228,6 +228,7 @@ def _spec(node: FleetNode, fleet: Fleet) -> NodeSpec:
         turn=services.turn,
         ntp=tuple(str(server) for server in services.ntp),
         realm=fleet.realm,
+        plain=node.plain,
     )
 
 

@@ -190,6 +190,12 @@ class QuicPipe(BasePipe):
             self._closing = asyncio.create_task(self._close())
         await asyncio.shield(self._closing)
 
+    async def abort(self) -> None:
+        """Break it off: the peer's reader has ConnectionLost. Nothing, where it is closed already."""
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._end())
+        await asyncio.shield(self._closing)
+
     async def _close(self) -> None:
         with contextlib.suppress(ConnectionLost, TimeoutError):
             await self.send_eof()

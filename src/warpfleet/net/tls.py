@@ -1,7 +1,5 @@
 """The pipe over a stream: TLS 1.3 (RFC 8446) by Python's ssl, on whatever carries its bytes."""
 
-import asyncio
-import contextlib
 import os
 import ssl
 from functools import lru_cache
@@ -9,19 +7,15 @@ from typing import Self
 
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from warpfleet.core.combo import Side, Transport
+from warpfleet.core.combo import Side
 from warpfleet.core.identity import Identity
 from warpfleet.net.certificate import NODES_MAX, certificate_of, key_of
 from warpfleet.net.handshake import FRAME_BYTES, Event, Handshake, ProofFailed
-from warpfleet.net.interfaces import ByteStream, ConnectionLost, PipePath
-from warpfleet.net.pipe import RECV_BYTES, BasePipe
+from warpfleet.net.interfaces import ByteStream, ConnectionLost
+from warpfleet.net.stream_pipe import StreamPipe
 
 _CHUNK_BYTES = 262_144  # encrypted and written at once: sixteen records
 _RECORD_BYTES = 16_384  # RFC 8446 section 5.1
-_FLUSH_S = 2.0  # a peer that takes nothing for so long is not waited for
-# A stream that is closed while the peer still sends is reset, and may take with it what the peer has not read yet: so
-# its end is waited for, as long as it says something (a round trip of a slow path passes before it knows), up to 2 s.
-_SILENCE_S, _FAREWELL_S = 0.25, 2.0
 
 
 @lru_cache(1)
@@ -132,17 +126,13 @@ def _lost(error: ssl.SSLError) -> ConnectionLost:
     return ConnectionLost(f"the tunnel is broken: {error.reason}")
 
 
-class TlsPipe(BasePipe):
-    """A pipe over TCP."""
+class TlsPipe(StreamPipe):
+    """A pipe over TCP, sealed."""
 
     def __init__(self, stream: ByteStream, tunnel: Tunnel, peer: str) -> None:
-        super().__init__(peer)
-        self._stream = stream
+        super().__init__(stream, peer)
         self._tunnel = tunnel
-        self._writing, self._reading = asyncio.Lock(), asyncio.Lock()
-        self._eof_sent = False
         self._ended = False
-        self._closing: asyncio.Task[None] | None = None
 
     @classmethod
     async def open(cls, stream: ByteStream, tunnel: Tunnel, handshake: Handshake) -> Self:
@@ -157,59 +147,24 @@ class TlsPipe(BasePipe):
         await pipe._seal(handshake)
         return pipe
 
-    @property
-    def path(self) -> PipePath:
-        """What carries the bytes."""
-        return PipePath(Transport.TCP, self._stream.local, self._stream.remote)
-
-    async def send(self, data: bytes) -> None:
-        """Send any number of bytes; waits while the peer does not read. ConnectionLost once the pipe has ended."""
+    async def _write(self, data: bytes) -> None:
         left = memoryview(data)
-        async with self._writing:
-            while left:
-                if self._eof_sent:
-                    raise ConnectionLost("the end was sent")
-                self._tunnel.write(left[:_CHUNK_BYTES])
-                left = left[_CHUNK_BYTES:]
-                await self._flush()
+        while left:
+            self._tunnel.write(left[:_CHUNK_BYTES])
+            left = left[_CHUNK_BYTES:]
+            await self._flush()
 
-    async def send_eof(self) -> None:
-        """Send no more; the peer reads what was sent before, and then the end. Idempotent."""
-        async with self._writing:
-            if not self._eof_sent:
-                self._eof_sent = True
-                self._tunnel.write_eof()
-                await self._flush()
+    async def _write_eof(self) -> None:
+        self._tunnel.write_eof()
+        await self._flush()
 
-    async def recv(self, max_bytes: int = RECV_BYTES) -> bytes:
-        """At least one byte; none at the end. ConnectionLost where the pipe broke before, or was closed here."""
-        if self._closing:
-            raise ConnectionLost("closed here")
-        return await self._recv(max_bytes)
-
-    async def close(self) -> None:
-        """Close both ends, once what was sent is on its way; idempotent."""
-        if self._closing is None:
-            self._closing = asyncio.create_task(self._close())
-        await asyncio.shield(self._closing)
-
-    async def _close(self) -> None:
-        with contextlib.suppress(ConnectionLost, TimeoutError):
-            async with asyncio.timeout(_FLUSH_S):
-                await self.send_eof()
-            async with asyncio.timeout(_FAREWELL_S):
-                while await asyncio.wait_for(self._recv(RECV_BYTES), _SILENCE_S):
-                    continue
-        self._stream.close()
-
-    async def _recv(self, max_bytes: int) -> bytes:
-        async with self._reading:  # who still receives goes on while the pipe is being closed
-            while not self._ended:
-                data, self._ended = self._tunnel.read(max_bytes)
-                if data:
-                    return data
-                if not self._ended:
-                    self._tunnel.feed(await self._stream.read(_CHUNK_BYTES))
+    async def _read(self, max_bytes: int) -> bytes:
+        while not self._ended:
+            data, self._ended = self._tunnel.read(max_bytes)
+            if data:
+                return data
+            if not self._ended:
+                self._tunnel.feed(await self._stream.read(_CHUNK_BYTES))
         return b""
 
     async def _seal(self, handshake: Handshake) -> None:

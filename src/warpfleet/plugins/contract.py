@@ -17,8 +17,9 @@ from warpfleet.core.identity import Identity, PublicIdentity
 from warpfleet.core.pairing import Requirement
 from warpfleet.core.peer import ADDRESS_FAMILIES, AddressFamily, PeerView
 from warpfleet.core.targets import USUAL_ALLOWANCE, Allowance
-from warpfleet.net.handshake import Handshake
+from warpfleet.net.handshake import Handshake, Wishes
 from warpfleet.net.interfaces import ByteStream, Count, DatagramSocket, Network, NodeNetwork, Pipe, uncounted
+from warpfleet.net.plain import PlainPipe
 from warpfleet.net.proved_path import ProvedPath
 from warpfleet.net.proving import Claim, prove_datagram, prove_stream
 from warpfleet.net.quic import DatagramPath, QuicPipe
@@ -224,7 +225,7 @@ class AttemptSpec:
 
     `theirs` is the peer's address record (None on the responder's side), `opening` the message that opened the
     responder's side (None on the initiator's, and where a stream opened it). `rtt_ms` is the round trip that earlier
-    pipes of this plugin had between the two exits, by what the initiator knows.
+    pipes of this plugin had between the two exits, by what the initiator knows. `wishes` are ours of the pipe.
     """
 
     attempt_id: str
@@ -236,6 +237,7 @@ class AttemptSpec:
     theirs: PeerView | None = None
     opening: AttemptMessage | None = None
     rtt_ms: float | None = None
+    wishes: Wishes = Wishes.NONE
 
 
 @dataclass(kw_only=True)
@@ -245,7 +247,7 @@ class AttemptContext(AttemptSpec):
     `nonce` is 16 bytes for the proof of identity; `claim` asks for leave to take a proved pipe (see `net.proving`);
     `post` sends a message to the peer's side; `guard` puts a socket that the node has open anyway under the budget,
     `release` lifts it from the socket of a pipe that has won; `room` is to be taken before hundreds of sockets are
-    opened.
+    opened. `peer_wishes` are the peer's of the pipe, once there is one.
     """
 
     node: NodePorts
@@ -259,6 +261,7 @@ class AttemptContext(AttemptSpec):
     release: Callable[[DatagramSocket], DatagramSocket]
     inbox: Inbox = field(default_factory=Inbox)
     room: Room = field(default_factory=Room)
+    peer_wishes: Wishes = Wishes.NONE
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
@@ -289,6 +292,7 @@ class AttemptContext(AttemptSpec):
             combo=self.combo,
             started_at_us=self.started_at_us,
             nonce=self.nonce,
+            wishes=self.wishes,
         )
 
     def tunnel(self) -> QuicEngine:
@@ -298,11 +302,18 @@ class AttemptContext(AttemptSpec):
     async def prove_stream(self, stream: ByteStream, first_frame: bytes | None = None) -> Won:
         """Turn a stream into a pipe, or a path for one; the stream is closed where that fails."""
         handshake, tunnel = self.handshake(), Tunnel(self.side, self.node.identity)
+
+        def first_flight() -> Sequence[bytes]:
+            return () if handshake.plain else tunnel.first_flight()
+
         async with self._one_claim_at_a_time(stream) as claim:
-            moves = await prove_stream(stream, handshake, claim, first=first_frame, first_flight=tunnel.first_flight)
+            moves = await prove_stream(stream, handshake, claim, first=first_frame, first_flight=first_flight)
+            self.peer_wishes = handshake.peer_wishes
             if moves:
                 way = DatagramPath(StreamDatagrams(stream), stream.remote, transport=Transport.TCP)
                 return self._proved_path(moves, way)
+            if handshake.plain:
+                return PlainPipe(stream, self.peer.name)
             return await TlsPipe.open(stream, tunnel, handshake)
 
     async def prove_datagram(
@@ -332,6 +343,7 @@ class AttemptContext(AttemptSpec):
                 flight=flight,
                 later=later,
             )
+            self.peer_wishes = handshake.peer_wishes
             socket = self.release(socket)
             if agreed.moves:
                 return self._proved_path(agreed.moves, DatagramPath(socket, agreed.remote, answer=agreed.answer))
