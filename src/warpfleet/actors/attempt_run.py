@@ -5,8 +5,10 @@ import logging
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import fields
+from functools import partial
 from ipaddress import ip_address
 
+from warpfleet.actors.lander import Lander
 from warpfleet.actors.open_node import OpenNode
 from warpfleet.actors.surroundings import MACHINE, Surroundings
 from warpfleet.actors.values import OutgoingSignal, PipeFacts, Report, Stage
@@ -14,6 +16,7 @@ from warpfleet.core.combo import AttemptOutcome, Reason, RouteType, Side
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.core.identity import PublicIdentity
 from warpfleet.core.targets import Budget, loopback_alias
+from warpfleet.net.handed_over import HandedOver
 from warpfleet.net.handshake import NONCE_BYTES, ProofFailed
 from warpfleet.net.interfaces import ConnectionLost, ConnectRefused, Pipe, RelayRefused, Unreachable
 from warpfleet.net.proved_path import ProvedPath
@@ -58,7 +61,8 @@ _log = logging.getLogger(__name__)
 class AttemptRun:
     """One side of one attempt. `report` hears of each stage, `post` takes messages for the peer, and `on_pipe` gets the
     pipe that it won, or `on_path` the path for the one that its connection has; `targets` are the route types whose
-    addresses it may send to. `budget` it shares with the other attempts with that peer, `room` with all of the host."""
+    addresses it may send to. `budget` it shares with the other attempts with that peer, `room` with all of the host.
+    `lander` reaches the program that the pipe may be for, where that is another process."""
 
     def __init__(
         self,
@@ -73,6 +77,7 @@ class AttemptRun:
         on_pipe: Callable[["AttemptRun", Pipe], Awaitable[None]],
         on_path: Callable[["AttemptRun", ProvedPath], None],
         room: Room,
+        lander: Lander | None = None,
         surroundings: Surroundings = MACHINE,
     ) -> None:
         self._network = GuardedNetwork(node.network, targets, loopback_alias(peer.key), budget)
@@ -91,6 +96,8 @@ class AttemptRun:
             inbox=Inbox(self._network.count),
             room=room,
         )
+        if lander:
+            self.context.hand_over = partial(lander.hand_over, self.context)
         self._report = report
         self._post_signal = post
         self._on_pipe = on_pipe
@@ -202,6 +209,9 @@ class AttemptRun:
         self.tell(Stage.WON, outcome=AttemptOutcome.WON, pipe=facts, moves=moves)
         if isinstance(won, ProvedPath):
             self._on_path(self, won)
+            return
+        if isinstance(won, HandedOver):
+            won.keep()
             return
         try:
             await self._on_pipe(self, won)

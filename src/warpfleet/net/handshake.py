@@ -29,7 +29,8 @@ from warpfleet.core.identity import Identity, PublicIdentity
 
 # RFC 7983 and RFC 9443 leave first bytes of 4 to 15 free, so that a frame is never taken for STUN, TURN or QUIC.
 _MAGIC = b"\x05WF3"
-# magic, type, route type, wishes, plugin name, connection id, attempt id, start of the connection, sender's key, both nonces
+# magic, type, route type, wishes, plugin name, connection id, attempt id, start of the connection, sender's key, and
+# both nonces
 _BODY = struct.Struct("!4sBBB16s16s16sQ32s16s16s")
 _ROUTES = (RouteType.NIC, RouteType.EXT, RouteType.LOOPBACK)
 _SIGNATURE_BYTES = 64
@@ -65,8 +66,8 @@ class FrameType(IntEnum):
 
 
 class Wishes(IntFlag):
-    """What the sender of a frame wants of the pipe. It is in every frame, and so signed; what is agreed on is taken from
-    frames over both nonces alone."""
+    """What the sender of a frame wants of the pipe. It is in every frame, and so signed; what both agree on is taken
+    from frames over both nonces alone."""
 
     NONE = 0
     PLAIN = 1  # no tunnel, where the other end wants none either and the path is a TCP stream
@@ -140,8 +141,9 @@ class Frame:
         except (ValueError, IndexError) as error:
             raise ProofFailed(f"not a frame of the pipe protocol: {error}") from error
         ids = connection.hex(), attempt.hex()
+        started_at_us, sender, *nonces = rest
         signature = data[_BODY.size :]
-        return cls(frame_type, name, route_type, *ids, *rest, signature, Wishes(wishes))
+        return cls(frame_type, name, route_type, *ids, started_at_us, sender, *nonces, signature, Wishes(wishes))
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,9 +183,16 @@ class Handshake:
         self.peer_nonce = peer_nonce
         self._identity = identity
         self._nonce = nonce
-        key = identity.public.key
-        of = FrameType.CLOSE, combo.plugin, combo.route, connection_id, attempt_id, started_at_us, key
-        self._base = Frame(*of, wishes=wishes)
+        self._base = Frame(
+            FrameType.CLOSE,
+            combo.plugin,
+            combo.route,
+            connection_id,
+            attempt_id,
+            started_at_us,
+            identity.public.key,
+            wishes=wishes,
+        )
         self._verified: dict[bytes, Frame] = {}  # frames already verified, so that repeats cost nothing
 
     @property

@@ -207,8 +207,8 @@ class RelayRefused(WarpfleetError):
 
 @dataclass(frozen=True, slots=True)
 class PipePath:
-    """What carries a pipe's bytes: TCP or UDP, direct or `relayed`; `through` which TURN server, where that is ours. They
-    are `sealed`, unless both ends want them plain."""
+    """What carries a pipe's bytes: TCP or UDP, direct or `relayed`; `through` which TURN server, where that is ours.
+    They are `sealed`, unless both ends want them plain."""
 
     transport: Transport
     local: Endpoint

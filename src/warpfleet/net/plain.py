@@ -1,5 +1,5 @@
-"""The pipe over a stream without a tunnel, where both ends want it so: bytes behind their number, so that an end is told
-from a break. Whoever is on the path can read and change them."""
+"""The pipe over a stream without a tunnel, where both ends want it so. Bytes come behind their number, so that an end
+is told from a break; whoever is on the path can read and change them."""
 
 import struct
 

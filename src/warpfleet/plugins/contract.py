@@ -17,6 +17,7 @@ from warpfleet.core.identity import Identity, PublicIdentity
 from warpfleet.core.pairing import Requirement
 from warpfleet.core.peer import ADDRESS_FAMILIES, AddressFamily, PeerView
 from warpfleet.core.targets import USUAL_ALLOWANCE, Allowance
+from warpfleet.net.handed_over import HandedOver
 from warpfleet.net.handshake import Handshake, Wishes
 from warpfleet.net.interfaces import ByteStream, Count, DatagramSocket, Network, NodeNetwork, Pipe, uncounted
 from warpfleet.net.plain import PlainPipe
@@ -84,8 +85,11 @@ EndpointText = Annotated[str, AfterValidator(_checked_endpoint)]
 
 M = TypeVar("M", bound=AttemptMessage)
 
-Won = Pipe | ProvedPath
-"""What an attempt wins: a pipe, or a path for the relayed one that its connection has already."""
+Won = Pipe | ProvedPath | HandedOver
+"""What an attempt wins: a pipe, which may be in another process, or a path for the one that its connection has."""
+
+HandOver = Callable[[ByteStream, Handshake], Awaitable[HandedOver | None]]
+"""Has the pipe of a stream made by the program that it is for; None where no program is there to do so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,7 +251,8 @@ class AttemptContext(AttemptSpec):
     `nonce` is 16 bytes for the proof of identity; `claim` asks for leave to take a proved pipe (see `net.proving`);
     `post` sends a message to the peer's side; `guard` puts a socket that the node has open anyway under the budget,
     `release` lifts it from the socket of a pipe that has won; `room` is to be taken before hundreds of sockets are
-    opened. `peer_wishes` are the peer's of the pipe, once there is one.
+    opened. `hand_over` is given where a program in another process may be there for the pipe. `peer_wishes` are the
+    peer's of the pipe, once there is one.
     """
 
     node: NodePorts
@@ -261,6 +266,7 @@ class AttemptContext(AttemptSpec):
     release: Callable[[DatagramSocket], DatagramSocket]
     inbox: Inbox = field(default_factory=Inbox)
     room: Room = field(default_factory=Room)
+    hand_over: HandOver | None = None
     peer_wishes: Wishes = Wishes.NONE
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -304,7 +310,7 @@ class AttemptContext(AttemptSpec):
         handshake, tunnel = self.handshake(), Tunnel(self.side, self.node.identity)
 
         def first_flight() -> Sequence[bytes]:
-            return () if handshake.plain else tunnel.first_flight()
+            return () if handshake.plain or self.hand_over else tunnel.first_flight()
 
         async with self._one_claim_at_a_time(stream) as claim:
             moves = await prove_stream(stream, handshake, claim, first=first_frame, first_flight=first_flight)
@@ -312,6 +318,9 @@ class AttemptContext(AttemptSpec):
             if moves:
                 way = DatagramPath(StreamDatagrams(stream), stream.remote, transport=Transport.TCP)
                 return self._proved_path(moves, way)
+            hand_over = self.hand_over if Wishes.MEASURED not in self.peer_wishes else None
+            if hand_over and (handed_over := await hand_over(stream, handshake)):
+                return handed_over
             if handshake.plain:
                 return PlainPipe(stream, self.peer.name)
             return await TlsPipe.open(stream, tunnel, handshake)
