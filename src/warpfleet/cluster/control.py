@@ -191,7 +191,7 @@ class ClusterClient:
     """A cluster, as commands see it."""
 
     def __init__(self, socket: Path) -> None:
-        self._socket = socket
+        self.socket = socket
 
     async def ask(
         self,
@@ -207,13 +207,13 @@ class ClusterClient:
         """
         try:
             async with asyncio.timeout(_CONNECT_S):
-                wire = Wire(*await asyncio.open_unix_connection(str(self._socket)))
+                wire = Wire(*await asyncio.open_unix_connection(str(self.socket)))
         except (OSError, TimeoutError) as error:
             raise MissingError("the cluster does not answer; see `warpfleet cluster status`") from error
         stopper = asyncio.create_task(_tell_to_stop(wire, stopping)) if stopping else None
         try:
             if not wire.is_private:
-                raise MissingError(f"what listens at {self._socket} is another user's")
+                raise MissingError(f"what listens at {self.socket} is another user's")
             await wire.send((version("warpfleet"), request))
             while not isinstance(message := await wire.receive(), Done | Failed):
                 on_event(message)
