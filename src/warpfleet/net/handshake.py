@@ -131,9 +131,7 @@ class Frame:
         """Read a frame; ProofFailed for anything else. The signature is not looked at."""
         if len(data) != FRAME_BYTES:
             raise ProofFailed("not a frame of the pipe protocol: wrong length")
-        magic, kind, route, wishes, plugin, connection, attempt, started_at_us, sender, *nonces = _BODY.unpack_from(
-            data
-        )
+        magic, kind, route, wishes, plugin, connection, attempt, *rest = _BODY.unpack_from(data)
         try:
             if magic != _MAGIC:
                 raise ValueError("wrong magic")
@@ -143,6 +141,7 @@ class Frame:
         except (ValueError, IndexError) as error:
             raise ProofFailed(f"not a frame of the pipe protocol: {error}") from error
         ids = connection.hex(), attempt.hex()
+        started_at_us, sender, nonce_i, nonce_r = rest
         signature = data[_BODY.size :]
         wanted = Wishes(wishes)
         return cls(frame_type, name, route_type, *ids, started_at_us, sender, nonce_i, nonce_r, signature, wanted)
