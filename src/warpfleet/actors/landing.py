@@ -79,35 +79,40 @@ class Landing:
             raise
         words = await Words.over(connected)
         try:
-            pipe = await self._made(arrival, given, words)
-        except BaseException as error:
-            given.close()
-            if isinstance(error, WarpfleetError | OSError):
-                words.say(Word.FAILED, str(error))
+            async with asyncio.timeout(_ARRIVAL_S):
+                pipe = await self._made(arrival, given, words)
+        except (WarpfleetError, OSError) as error:
+            words.say(Word.FAILED, str(error))
             words.close()
-            if not isinstance(error, WarpfleetError | OSError):
-                raise
+        except BaseException:
+            words.close()
+            raise
         else:
             self._take(arrival.connection_id, arrival.side, pipe)
 
     async def _made(self, arrival: Arrival, given: socket.socket, words: Words) -> Pipe:
         """The pipe, once it is said to have won. Its tunnel is made before, so that one which fails wins nothing."""
-        async with asyncio.timeout(_ARRIVAL_S):
-            made = await self._tunnel(arrival, arrival.proof, given) if arrival.proof else None
+        made = await self._tunnel(arrival, arrival.proof, given) if arrival.proof else None
+        try:
             words.say(Word.READY)
             said = await words.hear()
             if not said or said.word is not Word.YOURS:
-                if made:
-                    await made.abort()
                 raise Refused("another pipe has won")
             if made:
                 words.close()
                 return made
             assert arrival.path
             return await ServedPipe.over(arrival.peer, arrival.path, words, given)
+        except BaseException:
+            await made.abort() if made else given.close()
+            raise
 
     async def _tunnel(self, arrival: Arrival, proof: Proof, given: socket.socket) -> Pipe:
-        stream = TcpStream.from_socket(given)
+        try:
+            stream = TcpStream.from_socket(given)
+        except OSError:
+            given.close()  # the peer has reset it on its way here
+            raise
         if proof.plain:
             return PlainPipe(stream, arrival.peer)
         handshake = Handshake(

@@ -17,11 +17,10 @@ from warpfleet.configs.fleet import Fleet
 from warpfleet.configs.loader import load
 from warpfleet.core.combo import Reason
 from warpfleet.core.errors import MissingError, WarpfleetError
-from warpfleet.net import descriptors
 from warpfleet.net.interfaces import ConnectionLost
 from warpfleet.telemetry.records import ConnectionRow
 
-_ATTACH_S = 10.0  # the daemon has everything at hand; one that opens a fleet's nodes meanwhile takes longer
+_ANSWER_S = 10.0  # the daemon has everything at hand, unless it opens a fleet's nodes just now
 
 
 class AttachedNode(BaseNode):
@@ -55,14 +54,13 @@ class AttachedNode(BaseNode):
         """
         fleet = load(fleet, Fleet) if isinstance(fleet, Path) else fleet
         client = cluster or _running(fleet)
-        descriptors.raise_limit()
         done = asyncio.Event()
         answer: asyncio.Future[Attached] = asyncio.get_running_loop().create_future()
         request = AttachRequest(name, fleet)
         holding = asyncio.ensure_future(client.ask(request, stopping=done, on_event=partial(_answer, answer)))
         try:
             waiting: set[asyncio.Future[Any]] = {holding, answer}
-            await asyncio.wait(waiting, timeout=_ATTACH_S, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(waiting, timeout=_ANSWER_S, return_when=asyncio.FIRST_COMPLETED)
             if holding.done():
                 holding.result()
             if not answer.done():
@@ -76,15 +74,18 @@ class AttachedNode(BaseNode):
         finally:
             done.set()
             with suppress(WarpfleetError, TimeoutError):
-                async with asyncio.timeout(_ATTACH_S):
+                async with asyncio.timeout(_ANSWER_S):
                     await holding
 
     async def _begin(self, request: ConnectionRequest) -> None:
         self._links.start(self._link(request))
 
     async def _cancel(self, connection_id: str, reason: Reason) -> None:
-        with suppress(WarpfleetError):  # the end of the cluster is the end of the connection
-            await self._client.ask(CancelRequest(self.name, connection_id, reason))
+        try:
+            async with asyncio.timeout(_ANSWER_S):
+                await self._client.ask(CancelRequest(self.name, connection_id, reason))
+        except (WarpfleetError, TimeoutError):
+            self._fail(connection_id, ConnectionLost("the cluster does not answer"))
 
     async def _link(self, request: ConnectionRequest) -> None:
         try:
@@ -121,7 +122,7 @@ class AttachedNode(BaseNode):
         await self._close_pipes()
         await self._landing.close()
         await self._last_said()
-        await self._links.cancel(after_s=_ATTACH_S)
+        await self._links.cancel(after_s=_ANSWER_S)
 
 
 def _running(fleet: Fleet | None) -> ClusterClient:

@@ -92,8 +92,8 @@ class ByteStream(Counted, Protocol):
     def remote(self) -> Endpoint:
         """The remote transport address."""
 
-    async def write(self, data: bytes) -> None:
-        """Write all of `data`. ConnectionLost where the stream has ended."""
+    async def write(self, data: bytes, *more: bytes) -> None:
+        """Write all of `data`, then what else is given. ConnectionLost where the stream has ended."""
 
     async def read(self, max_bytes: int) -> bytes:
         """At least one byte and at most `max_bytes`. ConnectionLost at the end of the stream."""

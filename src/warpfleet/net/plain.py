@@ -8,7 +8,6 @@ from warpfleet.net.stream_pipe import StreamPipe
 
 _LENGTH = struct.Struct("!I")  # of what follows; 0 at the end
 _RUN_MAX_BYTES = 2**30
-_COPIED_MAX_BYTES = 16_384  # up to here one segment for both is worth more than a copy
 
 
 class PlainPipe(StreamPipe):
@@ -25,12 +24,7 @@ class PlainPipe(StreamPipe):
     async def _write(self, data: bytes) -> None:
         for start in range(0, len(data), _RUN_MAX_BYTES):
             run = data if len(data) <= _RUN_MAX_BYTES else data[start : start + _RUN_MAX_BYTES]
-            length = _LENGTH.pack(len(run))
-            if len(run) <= _COPIED_MAX_BYTES:
-                await self._stream.write(length + run)
-            else:
-                await self._stream.write(length)
-                await self._stream.write(run)
+            await self._stream.write(_LENGTH.pack(len(run)), run)
 
     async def _write_eof(self) -> None:
         await self._stream.write(_LENGTH.pack(0))
