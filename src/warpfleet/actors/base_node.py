@@ -16,6 +16,7 @@ from warpfleet.core.identity import PublicIdentity
 from warpfleet.core.peer import ADDRESS_FAMILIES, AddressFamily, PeerView
 from warpfleet.core.plan import Pin
 from warpfleet.net.interfaces import ConnectionLost, Pipe
+from warpfleet.plugins.loader import registrations
 from warpfleet.plugins.registry import REGISTRY
 from warpfleet.telemetry.reasons import sentence
 from warpfleet.telemetry.records import ConnectionRow
@@ -181,6 +182,7 @@ class BaseNode(ABC):
 
 
 def _pin(plugin: str | None, af: AddressFamily | None, route: RouteType | None) -> Pin:
+    registrations()  # which loads the plugins, where nothing here runs any
     if plugin is not None and not REGISTRY.get(plugin).strategy.carries_pipe:
         raise InputError(f"plugin {plugin!r} carries no pipe; pin another")
     if af is not None and af not in ADDRESS_FAMILIES:

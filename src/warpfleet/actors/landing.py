@@ -77,7 +77,11 @@ class Landing:
         except BaseException:
             connected.close()
             raise
-        words = await Words.over(connected)
+        try:
+            words = await Words.over(connected)
+        except BaseException:
+            given.close()
+            raise
         try:
             async with asyncio.timeout(_ARRIVAL_S):
                 pipe = await self._made(arrival, given, words)

@@ -88,7 +88,11 @@ class Words:
     @classmethod
     async def over(cls, connected: socket.socket) -> Self:
         """Over a connected Unix socket, which is owned from here on."""
-        return cls(*await asyncio.open_unix_connection(sock=connected, limit=LINE_MAX_BYTES))
+        try:
+            return cls(*await asyncio.open_unix_connection(sock=connected, limit=LINE_MAX_BYTES))
+        except BaseException:
+            connected.close()
+            raise
 
     def say(self, word: Word, detail: str = "", path: PipePath | None = None) -> None:
         """Say something; it is lost where the other process is gone."""

@@ -65,7 +65,10 @@ class AttachedNode(BaseNode):
                 holding.result()
             if not answer.done():
                 raise MissingError("the cluster does not answer; see `warpfleet cluster status`")
-            node = cls(client, answer.result())
+            try:
+                node = cls(client, answer.result())
+            except OSError as error:
+                raise MissingError(f"no pipes can be taken from the cluster: {error.strerror}") from None
             holding.add_done_callback(node._on_lost)
             try:
                 yield node
