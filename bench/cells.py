@@ -4,9 +4,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 BARE_TCP, BARE_UDP = "bare tcp", "bare udp"
-STAGGERED, STRICT, NODE = "staggered", "strict", "node"
+STAGGERED, STRICT, RELAY_FIRST, NODE = "staggered", "strict", "relay_first", "node"
 AIOICE, WARPGATE = "aioice", "warpgate"
-CONTENDERS = (BARE_TCP, BARE_UDP, STAGGERED, STRICT, NODE, AIOICE, WARPGATE)
+CONTENDERS = (BARE_TCP, BARE_UDP, STAGGERED, STRICT, RELAY_FIRST, NODE, AIOICE, WARPGATE)
 
 # One pair of each kind that theory tells apart: EIM with EIM, easy and hard; a symmetric NAT with each filtering and
 # each port assignment; a public host; a network that blocks UDP, with a direct path and without.
@@ -54,13 +54,17 @@ class Try:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Upkeep:
-    """What a contender costs while it does nothing, and when many connections are under way at once."""
+    """What a contender costs while it does nothing, and when many connections are under way at once.
+
+    `crowd_cpu_ms` is that of one connection of each pair that was asked, all processes together, at `CROWD` in flight;
+    None where not all came about, or for a contender that was not asked.
+    """
 
     contender: str
     nodes: int
     memory_mib: float  # a node
     idle_cpu_ms_s: float  # all its processes, a second
-    crowd_cpu_ms: float | None  # a connection, at `CROWD` in flight
+    crowd_cpu_ms: tuple[float | None, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 
 from bench import cells, meter
-from bench.cells import AIOICE, BARE_TCP, BARE_UDP, CONTENDERS, NODE, STAGGERED, STRICT, WARPGATE
+from bench.cells import AIOICE, BARE_TCP, BARE_UDP, CONTENDERS, NODE, RELAY_FIRST, STAGGERED, STRICT, WARPGATE
 from bench.contenders import ClusterContender, Contender, ProgramContender, Programs, of_hosts
 from bench.environments import python_of
 from warpfleet.cli.options import load_fleet, sayer
@@ -23,6 +23,8 @@ from warpfleet.lab.laboratory import Lab
 TOPOLOGY = Path(__file__).with_name("lab.yaml")
 TARGET, NEAR = "open", ("near_one", "near_two")  # hosts of that laboratory which are no contender's at a pair
 CROWD = 32
+_CROWDED = 2  # pairs: the first two of a default run are direct, one over TCP and one over UDP
+_POLICIES = {STAGGERED: Policy.STAGGERED, STRICT: Policy.STRICT, RELAY_FIRST: Policy.RELAY_FIRST}
 _IDLE_S = 3.0  # over which CPU at rest is measured
 _SETTLE_S = 0.3  # four round trips: what the last contender still sends is not counted for the next
 _MODULES = {NODE: "bench.inline_node", AIOICE: "bench.rival_aioice", WARPGATE: "bench.rival_warpgate"}
@@ -46,6 +48,11 @@ class Comparison:
         self._contenders: dict[str, Contender] = {}
         self._programs: dict[str, Programs] = {}
 
+    @property
+    def crowded(self) -> Sequence[tuple[str, str]]:
+        """The pairs of which many connections are made at once."""
+        return self._pairs[:_CROWDED]
+
     async def run(self, repeats: int) -> None:
         """Start the contenders, measure, end them."""
         async with AsyncExitStack() as life:
@@ -53,7 +60,7 @@ class Comparison:
             for name in _MODULES:
                 if name in self._chosen:
                     await self._start_programs(name, life)
-            if {STAGGERED, STRICT} & set(self._chosen):
+            if _POLICIES.keys() & set(self._chosen):
                 await self._start_cluster(life)
             running = [name for name in CONTENDERS if name in self._contenders]
             idle_ms_s = await self._idle()
@@ -95,7 +102,7 @@ class Comparison:
         client = await life.enter_async_context(own_cluster(fleet, _say))
         [daemon] = [child.pid for child in psutil.Process().children() if child.pid not in before]
         await client.ask(OpenRequest(fleet))
-        for name, policy in ((STAGGERED, Policy.STAGGERED), (STRICT, Policy.STRICT)):
+        for name, policy in _POLICIES.items():
             if name in self._chosen:
                 self._contenders[name] = ClusterContender(client, daemon, fleet, policy, self._folder)
 
@@ -142,11 +149,11 @@ class Comparison:
     async def _measure_upkeep(self, idle_ms_s: dict[str, float]) -> None:
         """Memory is read last, with what every contender has kept from its connections."""
         crowds = {
-            name: await self._crowd_cpu_ms(name, idle_ms_s[name])
+            name: tuple([await self._crowd_cpu_ms(name, pair, idle_ms_s[name]) for pair in self.crowded])
             for name in (STAGGERED, NODE, AIOICE)  # warpgate takes seconds and 32 sockets for one
             if name in self._contenders
         }
-        for name in (STAGGERED, STRICT, NODE, AIOICE, WARPGATE):
+        for name in (*_POLICIES, NODE, AIOICE, WARPGATE):
             contender = self._contenders.get(name)
             if contender is None or not contender.nodes:
                 continue
@@ -156,16 +163,16 @@ class Comparison:
                     nodes=contender.nodes,
                     memory_mib=meter.memory_mib(contender.processes()) / contender.nodes,
                     idle_cpu_ms_s=idle_ms_s[name],
-                    crowd_cpu_ms=crowds.get(name),
+                    crowd_cpu_ms=crowds.get(name, (None,) * len(self.crowded)),
                 )
             )
 
-    async def _crowd_cpu_ms(self, name: str, idle_ms_s: float) -> float | None:
-        """The CPU time of one connection of the first pair while `CROWD` are in flight. None where not all worked."""
+    async def _crowd_cpu_ms(self, name: str, pair: tuple[str, str], idle_ms_s: float) -> float | None:
+        """The CPU time of one connection while `CROWD` are in flight. None where not all worked."""
         _say(f"{CROWD} at once, {name}")
         contender = self._contenders[name]
         cpu_ms, began_s = meter.cpu_ms(contender.processes()), time.monotonic()
-        connected = await contender.crowd(*self._pairs[0], CROWD)
+        connected = await contender.crowd(*pair, CROWD)
         idle_ms = idle_ms_s * (time.monotonic() - began_s)
         cpu_ms = meter.cpu_ms(contender.processes()) - cpu_ms - idle_ms
         return cpu_ms / CROWD if connected == CROWD else None

@@ -269,8 +269,13 @@ def compare(ours: Contender, theirs: Contender, total_bytes: int) -> str:
     )
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Print a line for each of our pipes."""
     print(f"{'':33}  throughput, ratio              round trip, ratio")
     print(compare(tls_pipe, ssl_stream, STREAM_BYTES))
     print(compare(quic_pipe, aioquic_stream, DATAGRAM_BYTES))
     print(compare(plain_pipe, bare_socket, PLAIN_BYTES))
+
+
+if __name__ == "__main__":
+    main()

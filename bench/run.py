@@ -1,7 +1,7 @@
 """Warpfleet and its rivals side by side: one laboratory, one run, ratios. `make bench` runs it.
 
 Of each pair of hosts, repeat after repeat, every contender makes one connection, one after another: a bare TCP connect
-and a bare UDP exchange with a host that anybody can reach, by a path of the same delay; warpfleet's fleet with either
+and a bare UDP exchange with a host that anybody can reach, by a path of the same delay; warpfleet's fleet with each
 policy, in a cluster; `Node.open` in a program of its own; aioice and warpgate 4.0.14, each a program a host, in
 environments of their own. Run it on an idle machine.
 """
@@ -16,7 +16,7 @@ from typing import Annotated
 
 import typer
 
-from bench import table
+from bench import loopback, moves, table
 from bench.cells import CONTENDERS, PAIRS
 from bench.comparison import CROWD, NEAR, TARGET, TOPOLOGY, Comparison
 from warpfleet.cli.options import console, sayer
@@ -52,7 +52,9 @@ def main(
         os.environ["XDG_STATE_HOME"] = folder  # what the user's own fleets have learned is not theirs to use
         found = Comparison(lab, some, chosen, Path(folder))
         asyncio.run(found.run(repeat))
-    table.show(found.tries, found.pipes, found.upkeep, console(), crowd=CROWD)
+    table.show(found.tries, found.pipes, found.upkeep, console(), crowd=CROWD, crowded=found.crowded)
+    loopback.main()
+    moves.main()
 
 
 if __name__ == "__main__":

@@ -69,15 +69,21 @@ def ratio(value: float | None, base: float | None) -> float | None:
 
 
 def show(
-    tries: Sequence[Try], pipes: Sequence[PipeSpeed], upkeep: Sequence[Upkeep], console: Console, *, crowd: int
+    tries: Sequence[Try],
+    pipes: Sequence[PipeSpeed],
+    upkeep: Sequence[Upkeep],
+    console: Console,
+    *,
+    crowd: int,
+    crowded: Sequence[tuple[str, str]],
 ) -> None:
-    """Print everything."""
+    """Print everything. `crowd` is how many were in flight at once, of each of the pairs in `crowded`."""
     console.print(_first_bytes(rows(tries)))
     console.print("* = relayed. bare tcp is two round trips: as many as a signalled connection needs by physics.")
     for problem in problems(tries):
         console.print(problem, highlight=False)
     console.print(_pipes(pipes))
-    console.print(_upkeep(upkeep, crowd))
+    console.print(_upkeep(upkeep, crowd, crowded))
 
 
 def _row(
@@ -153,22 +159,28 @@ def _pipes(pipes: Sequence[PipeSpeed]) -> Table:
     return table
 
 
-def _upkeep(upkeep: Sequence[Upkeep], crowd: int) -> Table:
-    table = Table(title=f"memory, CPU at rest, and CPU of a connection with {crowd} in flight", **_PLAIN)
+def _upkeep(upkeep: Sequence[Upkeep], crowd: int, crowded: Sequence[tuple[str, str]]) -> Table:
+    table = Table(title=f"memory, CPU at rest, and CPU ms of a connection with {crowd} in flight", **_PLAIN)
     table.add_column("contender")
-    for heading in ("nodes", "MiB a node", "idle CPU ms/s", "CPU ms a connection", "x aioice"):
+    for heading in ("nodes", "MiB a node", "idle CPU ms/s"):
         table.add_column(heading, justify="right")
-    aioice_ms = next((one.crowd_cpu_ms for one in upkeep if one.contender == AIOICE), None)
+    for pair in crowded:
+        table.add_column(" -> ".join(pair), justify="right")
+        table.add_column("x aioice", justify="right")
+    aioice = next((one.crowd_cpu_ms for one in upkeep if one.contender == AIOICE), (None,) * len(crowded))
     for one in upkeep:
         table.add_row(
             one.contender,
             str(one.nodes),
             number(one.memory_mib, 1),
             number(one.idle_cpu_ms_s, 1),
-            number(one.crowd_cpu_ms, 1),
-            number(ratio(one.crowd_cpu_ms, aioice_ms), 2),
+            *(cell for ms, its in zip(one.crowd_cpu_ms, aioice, strict=True) for cell in _compared(ms, its)),
         )
     return table
+
+
+def _compared(value: float | None, base: float | None) -> tuple[str, str]:
+    return number(value, 1), number(ratio(value, base), 2)
 
 
 def number(value: float | None, digits: int) -> str:

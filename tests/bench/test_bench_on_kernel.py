@@ -25,7 +25,7 @@ async def test_bare_sockets_and_warpfleet_at_one_pair(tmp_path: Path, monkeypatc
         assert one.ended.first_byte_ms, one.ended.error
         assert one.packets >= 2
         assert one.sockets >= 1
-    assert all(one.cpu_ms > 0 for one in found.tries)
+    assert by_contender[NODE].cpu_ms > 0, "a bare socket may take no more than its process does at rest"
     least_ms = by_contender[BARE_UDP].ended.first_byte_ms
     assert least_ms
     assert all(one.ended.first_byte_ms >= least_ms for one in found.tries if one.ended.first_byte_ms)
@@ -37,4 +37,4 @@ async def test_bare_sockets_and_warpfleet_at_one_pair(tmp_path: Path, monkeypatc
     ]
     assert all(pipe.throughput_mb_s and pipe.round_trip_ms for pipe in found.pipes), found.pipes
     assert {one.contender for one in found.upkeep} == {NODE}
-    assert all(one.memory_mib > 1 and one.crowd_cpu_ms for one in found.upkeep), found.upkeep
+    assert all(one.memory_mib > 1 and all(one.crowd_cpu_ms) for one in found.upkeep), found.upkeep

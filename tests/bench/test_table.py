@@ -23,6 +23,7 @@ def tried(contender: str, first_byte_ms: float | None, *, packets: int = 4, erro
     )
 
 
+CROWDED = [("alice", "bob"), ("bob", "alice")]
 RUN = [
     tried(BARE_TCP, 160.0),
     tried(NODE, 300.0, packets=10),
@@ -69,7 +70,7 @@ def test_the_longest_names_fit_in_a_file() -> None:
     long = [replace(one, initiator="symmetric_sequential", responder="public_firewalled") for one in long]
     long = [replace(one, ended=replace(one.ended, how="reverse_connect", relayed=True)) for one in long]
     out = io.StringIO()
-    table.show(long, [], [], Console(file=out, width=120), crowd=32)
+    table.show(long, [], [], Console(file=out, width=120), crowd=32, crowded=[])
     lines = [line.split() for line in out.getvalue().splitlines()]
     assert ["symmetric_sequential", "->", "public_firewalled"] in lines
     assert ["staggered", "reverse_connect*", "1/1", "12,345", "-", "-", "12,345", "2", "1,234.5"] in lines
@@ -82,11 +83,11 @@ def test_everything_is_printed() -> None:
         PipeSpeed(contender=AIOICE, transport="udp", error="aioice has no such pipe"),
     ]
     upkeep = [
-        Upkeep(contender=NODE, nodes=2, memory_mib=30.0, idle_cpu_ms_s=0.5, crowd_cpu_ms=12.0),
-        Upkeep(contender=AIOICE, nodes=2, memory_mib=20.0, idle_cpu_ms_s=0.5, crowd_cpu_ms=10.0),
+        Upkeep(contender=NODE, nodes=2, memory_mib=30.0, idle_cpu_ms_s=0.5, crowd_cpu_ms=(12.0, None)),
+        Upkeep(contender=AIOICE, nodes=2, memory_mib=20.0, idle_cpu_ms_s=0.5, crowd_cpu_ms=(10.0, 8.0)),
     ]
     out = io.StringIO()
-    table.show(RUN, pipes, upkeep, Console(file=out, width=120), crowd=32)
+    table.show(RUN, pipes, upkeep, Console(file=out, width=120), crowd=32, crowded=CROWDED)
     lines = [line.split() for line in out.getvalue().splitlines()]
     assert ["alice", "->", "bob"] in lines
     assert ["node", "some", "way", "2/2", "330", "2.00", "0.82", "20", "2", "1.0"] in lines
@@ -94,4 +95,4 @@ def test_everything_is_printed() -> None:
     assert ["warpgate", "0/2", "-", "-", "-", "-", "-", "-"] in lines
     assert ["tcp", "node", "0.25", "1.25", "800.0", "0.80"] in lines
     assert ["udp", "aioice", "-", "-", "-", "-", "aioice", "has", "no", "such", "pipe"] in lines
-    assert ["node", "2", "30.0", "0.5", "12.0", "1.20"] in lines
+    assert ["node", "2", "30.0", "0.5", "12.0", "1.20", "-", "-"] in lines
