@@ -20,7 +20,8 @@ import pytest
 from pyarrow import parquet
 
 from warpfleet.actors import backlog, signal_host
-from warpfleet.actors.node import ConnectFailed, Node
+from warpfleet.actors.base_node import ConnectFailed
+from warpfleet.actors.node import Node
 from warpfleet.core.combo import Combo, Reason, RouteType, Side, Transport
 from warpfleet.core.errors import InputError, MissingError
 from warpfleet.core.identity import Identity, PublicIdentity

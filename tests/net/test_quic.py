@@ -300,7 +300,7 @@ def test_only_the_client_learns_a_key() -> None:
     assert (client.peer_key, server.peer_key) == (BOB.public.key, None)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.sets(st.integers(1, 30), max_size=6))
 def test_whatever_gets_lost_bytes_arrive_once_and_in_order(lost: set[int]) -> None:
     client, server = engines()

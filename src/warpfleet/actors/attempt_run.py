@@ -5,9 +5,11 @@ import logging
 import random
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import fields
+from functools import partial
 from ipaddress import ip_address
 from typing import Any
 
+from warpfleet.actors.lander import Lander
 from warpfleet.actors.open_node import OpenNode
 from warpfleet.actors.surroundings import MACHINE, Surroundings
 from warpfleet.actors.values import OutgoingSignal, PipeFacts, Report, Stage
@@ -15,6 +17,7 @@ from warpfleet.core.combo import AttemptOutcome, Reason, RouteType, Side
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.core.identity import PublicIdentity
 from warpfleet.core.targets import Budget, loopback_alias
+from warpfleet.net.handed_over import HandedOver
 from warpfleet.net.handshake import NONCE_BYTES, ProofFailed
 from warpfleet.net.interfaces import ConnectionLost, ConnectRefused, Pipe, RelayRefused, Unreachable
 from warpfleet.net.proved_path import ProvedPath
@@ -59,7 +62,8 @@ _log = logging.getLogger(__name__)
 class AttemptRun:
     """One side of one attempt. `report` hears of each stage, `post` takes messages for the peer, and `on_pipe` gets the
     pipe that it won, or `on_path` the path for the one that its connection has; `targets` are the route types whose
-    addresses it may send to. `budget` it shares with the other attempts with that peer, `room` with all of the host."""
+    addresses it may send to. `budget` it shares with the other attempts with that peer, `room` with all of the host.
+    `lander` reaches the program that the pipe may be for, where that is another process."""
 
     def __init__(
         self,
@@ -74,6 +78,7 @@ class AttemptRun:
         on_pipe: Callable[["AttemptRun", Pipe], Coroutine[Any, Any, None]],
         on_path: Callable[["AttemptRun", ProvedPath], None],
         room: Room,
+        lander: Lander | None = None,
         surroundings: Surroundings = MACHINE,
     ) -> None:
         self._network = GuardedNetwork(node.network, targets, loopback_alias(peer.key), budget)
@@ -92,6 +97,8 @@ class AttemptRun:
             inbox=Inbox(self._network.count),
             room=room,
         )
+        if lander:
+            self.context.hand_over = partial(lander.hand_over, self.context)
         self._report = report
         self._post_signal = post
         self._on_pipe = on_pipe
@@ -209,6 +216,9 @@ class AttemptRun:
         if isinstance(won, ProvedPath):
             self._on_path(self, won)
             return
+        if isinstance(won, HandedOver):
+            won.keep()
+            return
         assert self._using
         try:
             await self._using
@@ -218,7 +228,7 @@ class AttemptRun:
     async def _agreed(self, won: Won | None) -> Won | None:
         """The same, once the peer is known to have agreed. A pipe is in use before: what is sent first goes along with
         what the peer agrees to."""
-        if won is None or isinstance(won, ProvedPath):
+        if won is None or isinstance(won, ProvedPath | HandedOver):
             return won
         self._using = asyncio.create_task(self._on_pipe(self, won))
         await won.agreed()

@@ -70,7 +70,7 @@ class Supervisor:
         self.probes_counted = False  # whether a sweep has recorded what it took to find them out
         self._spare: Handle = None
         self._writer: Handle = None  # the telemetry actor that has the open sweeps: another one would drop their rows
-        self._specs: Sequence[NodeSpec] = ()
+        self.specs: Sequence[NodeSpec] = ()
         self._opened: dict[str, dict[str, list[Endpoint] | None]] = {}
         self._sweeps: dict[str, tuple[Path, Sweep]] = {}
         self._keepers: list[asyncio.Task[None]] = []
@@ -94,7 +94,7 @@ class Supervisor:
 
     async def open(self, specs: Sequence[NodeSpec]) -> None:
         """Open a fleet's nodes. MissingError where a broker, a port or a peer's record is out of reach."""
-        self._specs = specs
+        self.specs = specs
         await asyncio.gather(*(self._open_nodes(plugin) for plugin in self._plugins))
         self.reports = await self._open_signals()
         await asyncio.gather(*(self._give_views(plugin) for plugin in self._plugins))
@@ -119,7 +119,7 @@ class Supervisor:
         with suppress(RayError):
             reports = await self.call(SIGNAL, "reports")()
             assert isinstance(reports, list)
-            if len(reports) == len(self._specs):  # a new signal host may still be opening some
+            if len(reports) == len(self.specs):  # a new signal host may still be opening some
                 self.reports = reports
 
     async def ask(self, role: str, method: str, *arguments: object, **options: object) -> object:
@@ -222,7 +222,7 @@ class Supervisor:
         await self.call(SIGNAL, "connect")(plugins, coordinator, observatory)
 
     async def _open_nodes(self, plugin: str) -> dict[str, list[Endpoint] | None]:
-        opened = await self.call(plugin, "open_nodes")(self._specs, [spec.identity.public for spec in self._specs])
+        opened = await self.call(plugin, "open_nodes")(self.specs, [spec.identity.public for spec in self.specs])
         assert isinstance(opened, dict)
         self._opened[plugin] = opened
         await self._tell_opted_out(plugin)
@@ -234,8 +234,8 @@ class Supervisor:
 
     async def _open_signals(self) -> list[NodeReport]:
         listeners = {node: ports for opened in self._opened.values() for node, ports in opened.items() if ports}
-        roster = [spec.identity.public for spec in self._specs]
-        reports = await self.call(SIGNAL, "open_nodes")(self._specs, listeners, roster, self.reports)
+        roster = [spec.identity.public for spec in self.specs]
+        reports = await self.call(SIGNAL, "open_nodes")(self.specs, listeners, roster, self.reports)
         assert isinstance(reports, list)
         return reports
 

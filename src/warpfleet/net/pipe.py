@@ -10,7 +10,7 @@ RECV_BYTES = 262_144  # what one `recv` returns at most, unless it is asked for 
 
 
 class BasePipe(ABC):
-    """A sealed stream of bytes to a proved peer (see `net.interfaces.Pipe`)."""
+    """A stream of bytes to a proved peer (see `net.interfaces.Pipe`)."""
 
     def __init__(self, peer: str) -> None:
         self.peer = peer
@@ -38,6 +38,10 @@ class BasePipe(ABC):
     @abstractmethod
     async def close(self) -> None:
         """Close both ends; idempotent."""
+
+    @abstractmethod
+    async def abort(self) -> None:
+        """Break it off."""
 
     def __aiter__(self) -> Self:
         return self

@@ -81,6 +81,7 @@ class QuicPipe(BasePipe):
         self._alive = self._loop.call_later(_KEEPALIVE_S, self._keep_alive)
         self._active = path
         self._watcher: Watcher | None = None
+        self.on_move: Callable[[PipePath], None] | None = None  # hears of each path that it sends on from then on
         self.closed: asyncio.Future[None] = self._loop.create_future()
         self._readers = {path: asyncio.create_task(self._read(path))}
         for data in early:
@@ -195,6 +196,12 @@ class QuicPipe(BasePipe):
             self._closing = asyncio.create_task(self._close())
         await asyncio.shield(self._closing)
 
+    async def abort(self) -> None:
+        """Break it off: the peer's reader has ConnectionLost. Nothing, where it is closed already."""
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._end())
+        await asyncio.shield(self._closing)
+
     async def _close(self) -> None:
         with contextlib.suppress(ConnectionLost, TimeoutError):
             await self.send_eof()
@@ -260,6 +267,8 @@ class QuicPipe(BasePipe):
         self._active = path
         self._engine.moved(self._loop.time())
         self._pump_soon()
+        if self.on_move:
+            self.on_move(path.path)
 
     def _take(self, data: bytes, path: DatagramPath) -> None:
         if self._watcher:

@@ -198,17 +198,21 @@ class TcpStream:
         """How many segments the kernel has sent (see `segments_sent`), until it was closed or detached."""
         return self._ready.packets_sent
 
-    async def write(self, data: bytes) -> None:
-        """Write all of `data`. ConnectionLost where the stream has ended."""
-        left = memoryview(data)
+    async def write(self, data: bytes, *more: bytes) -> None:
+        """Write all of `data`, then what else is given. ConnectionLost where the stream has ended."""
+        left = [memoryview(part) for part in (data, *more) if part]
         while left:
             self._ready.require_open()
             try:
-                left = left[self._ready.socket.send(left) :]
+                sent = self._ready.socket.sendmsg(left)
             except BlockingIOError:
                 await self._ready.writable()
             except OSError as error:
                 raise ConnectionLost(str(error)) from error
+            else:
+                while left and sent >= len(left[0]):
+                    sent -= len(left.pop(0))
+                left[:1] = [part[sent:] for part in left[:1]]
 
     async def read(self, max_bytes: int) -> bytes:
         """At least one byte and at most `max_bytes`. ConnectionLost at the end of the stream."""
