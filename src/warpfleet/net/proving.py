@@ -133,7 +133,7 @@ class _DatagramProof:
         self._socket = socket
         self._handshake = handshake
         self._claim = claim
-        self._message = handshake.opener()
+        self._message = self._opener = handshake.opener()
         self._targets = list(dict.fromkeys(candidates))
         self._chosen: Endpoint | None = None
         self._greeted = (
@@ -286,6 +286,7 @@ class _DatagramProof:
         if event is Event.GREETED:
             self._greeted = True
             self._targets = [source]
+            self._message, self._behind, self._repeated = self._opener, (), ()
         if event is Event.PROVED and self._chosen is None:
             took_s = asyncio.get_running_loop().time() - self._began_s  # a signal, or a packet of ours, and the proof
             self.resend_first_s = max(self.resend_first_s, _resend_first_s(min(took_s, _SIGNAL_S)))

@@ -25,7 +25,7 @@ _BEHIND_SIGNAL_S = 0.03
 
 
 class Initiation:
-    """The initiator's side. `begin` gives the way there is, None where there is none."""
+    """The initiator's side."""
 
     def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
