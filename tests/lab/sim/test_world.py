@@ -33,8 +33,8 @@ def connect(topology: Topology, a: str, b: str, *, policy: Policy = Policy.STAGG
 def test_a_direct_connection_takes_as_many_round_trips_as_it_must() -> None:
     row = connect(pair("full_cone", "public"), "a", "b")
     assert (row.outcome, row.plugin, row.remote_endpoint) == (DIRECT, "direct_connect", "198.18.0.2:443")
-    assert row.connect_ms == pytest.approx(80, abs=0.1)  # SYN, and HELLO and PROOF by signal meanwhile
-    assert row.first_byte_ms == pytest.approx(2 * 80, abs=0.1)  # TAKE and the first byte, and its echo
+    assert row.connect_ms == pytest.approx(2 * 80, abs=0.1)  # SYN, and HELLO and PROOF by signal meanwhile; TAKE
+    assert row.first_byte_ms == pytest.approx(2 * 80, abs=0.1)  # that goes along with TAKE
     assert row.rtt_ms == pytest.approx(80, abs=0.1)
     assert row.started_at.timestamp() >= EPOCH_S
 
@@ -42,8 +42,8 @@ def test_a_direct_connection_takes_as_many_round_trips_as_it_must() -> None:
 def test_a_peer_that_dials_back_takes_half_a_round_trip_of_the_signal_more() -> None:
     row = connect(pair("full_cone", "public"), "b", "a")
     assert (row.outcome, row.plugin) == (DIRECT, "reverse_connect")
-    assert row.connect_ms == pytest.approx(2 * 80, abs=0.1)  # signal, SYN, SYN-ACK, PROOF
-    assert row.first_byte_ms == pytest.approx(3 * 80, abs=0.1)  # TAKE and the first byte, and its echo
+    assert row.connect_ms == pytest.approx(3 * 80, abs=0.1)  # signal, SYN, SYN-ACK, PROOF; TAKE
+    assert row.first_byte_ms == pytest.approx(3 * 80, abs=0.1)  # that goes along with TAKE
 
 
 def test_behind_a_broker_that_is_far_away_a_stream_greets_by_itself() -> None:
