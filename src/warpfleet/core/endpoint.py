@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import NamedTuple, Self
 
@@ -47,6 +48,7 @@ _UNUSABLE = tuple(ip_network(text) for text in (*_RESERVED, *_EMBEDDING))
 _COMPATIBLE = ip_network("::/96")  # embeds an IPv4 address, too, but has the loopback address in it
 
 
+@lru_cache(4096)  # a plan asks dozens of times for the few addresses of two nodes
 def scope_of(ip: str) -> Scope:
     """The scope of an IP address."""
     address: IPv4Address | IPv6Address = ip_address(ip)
