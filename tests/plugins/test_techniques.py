@@ -28,7 +28,6 @@ from warpfleet.plugins.contract import AttemptContext, AttemptFailed, AttemptMes
 from warpfleet.plugins.direct_connect import DirectConnect
 from warpfleet.plugins.fan_out import FanOut
 from warpfleet.plugins.get_addr import GetAddress
-from warpfleet.plugins.head_start import HeadStart
 from warpfleet.plugins.random_probe import RandomProbe
 from warpfleet.plugins.random_probe.messages import Answer as ProbeAnswer
 from warpfleet.plugins.random_probe.messages import Offer as ProbeOffer
@@ -46,7 +45,6 @@ from warpfleet.plugins.udp_punch.plan import CANDIDATES_MAX, RUN_SOCKETS, ahead,
 EXTERNAL = {"alice": "203.0.113.1", "bob": "203.0.113.2"}
 HEAD = {"attempt_id": ATTEMPT_ID, "af": 4, "route": RouteType.EXT, "started_at_us": STARTED_AT_US}
 EXT = RouteType.EXT
-OPENING = bytes(FRAME_BYTES)
 
 
 def two(internet: Internet) -> tuple[FakeNode, FakeNode]:
@@ -387,7 +385,7 @@ def test_an_endpoint_that_is_none_is_refused_when_the_message_is_read(text: str)
     makers: list[tuple[type[AttemptMessage], dict[str, object]]] = [
         (Offer, {"candidates": (text,)}),
         (Answer, {"candidates": (text,)}),
-        (DialMe, {"endpoints": (text,), "opening": OPENING}),
+        (DialMe, {"endpoints": (text,)}),
         (RelayOffer, {"relayed": text, "hello": "00" * FRAME_BYTES}),
         (RelayAnswer, {"endpoint": text}),
     ]
@@ -399,10 +397,9 @@ def test_an_endpoint_that_is_none_is_refused_when_the_message_is_read(text: str)
 @pytest.mark.parametrize(("kind", "name"), [(Offer, "candidates"), (Answer, "candidates"), (DialMe, "endpoints")])
 def test_more_endpoints_than_a_peer_has_are_refused(kind: type[AttemptMessage], name: str) -> None:
     texts = [f"203.0.113.1:{port}" for port in range(1, 10)]
-    rest = {"opening": OPENING} if kind is DialMe else {}
-    kind.model_validate(HEAD | rest | {name: texts[:8]})
+    kind.model_validate(HEAD | {name: texts[:8]})
     with pytest.raises(ValidationError):
-        kind.model_validate(HEAD | rest | {name: texts})
+        kind.model_validate(HEAD | {name: texts})
 
 
 # random_probe
@@ -613,7 +610,7 @@ async def test_the_peer_dials_back() -> None:
     await DirectConnect.setup(alice)
     mine, theirs = await Meeting(ReverseConnect, alice, bob).pipes()
     assert theirs.path.remote == Endpoint("203.0.113.1", 443)
-    assert now_s() == pytest.approx(5 * DELAY_S), "signal, SYN, SYN-ACK, proof, take"
+    assert now_s() == pytest.approx(7 * DELAY_S), "signal, connect, knock, greeting, proof, take"
     await carries(mine, theirs)
     await alice.close()
 
@@ -623,7 +620,7 @@ async def test_the_peer_dials_back() -> None:
 async def test_a_peer_cannot_make_us_dial_where_the_route_does_not_lead(target: str) -> None:
     alice, bob = two(Internet())
     meeting = Meeting(ReverseConnect, alice, bob)
-    meeting.b.opening = DialMe(**HEAD, endpoints=(target,), opening=HeadStart(meeting.a).greet())
+    meeting.b.opening = DialMe(**HEAD, endpoints=(target,))
     with pytest.raises(AttemptFailed) as failed:
         await ReverseConnect(meeting.b).run()
     assert reason_of(failed) is Reason.TARGET_FORBIDDEN

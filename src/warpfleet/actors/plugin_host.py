@@ -422,7 +422,11 @@ class PluginHost:
         return movable
 
     def _on_stream(self, node: OpenNode, inbound: InboundStream) -> None:
-        self._pass_on(Frame.parse(inbound.first_frame).plugin, node.name, inbound)
+        """Pass a stream on to the plugin whose attempt it is for. MOVE names another one, that of the pipe: whoever
+        begins with it has dialled us, which is for the plugin whose door this is."""
+        frame = Frame.parse(inbound.first_frame)
+        plugin = self.registration.name if frame.type is FrameType.MOVE else frame.plugin
+        self._pass_on(plugin, node.name, inbound)
 
     def _pass_on(self, plugin: str, node: str, handed: Handed) -> None:
         assert self._ports is not None

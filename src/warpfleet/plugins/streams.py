@@ -39,6 +39,18 @@ def targets(mine: PeerView, theirs: PeerView, af: AddressFamily, route: RouteTyp
     return found[:TARGETS_MAX]
 
 
+def sure(endpoints: Sequence[Endpoint], mine: PeerView, theirs: PeerView, route: RouteType) -> list[Endpoint]:
+    """Those of the peer's endpoints where streams come in, and nobody but the peer can be met, by its record: of a host
+    that anybody reaches, and mapped ones. Around our own router we may meet the router itself."""
+    if route is not RouteType.EXT:
+        return []
+    return [
+        e
+        for e in endpoints
+        if mine.external.get(e.af) != theirs.external.get(e.af) and (theirs.behaviour(e.af).open or e in theirs.mapped)
+    ]
+
+
 async def dial(context: AttemptContext, endpoints: Sequence[Endpoint], begins: Begins = not_begun) -> Won:
     """Connect to every endpoint at once, and once more where that takes long; the first stream to prove itself becomes
     the pipe, the others are closed.

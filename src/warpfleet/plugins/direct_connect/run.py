@@ -8,7 +8,6 @@ from warpfleet.core.combo import Phase, RouteType, Side, Transport
 from warpfleet.core.endpoint import Endpoint, Scope, scope_of
 from warpfleet.core.errors import MissingError
 from warpfleet.core.pairing import Requirement
-from warpfleet.core.peer import PeerView
 from warpfleet.core.targets import DIALLING_ALLOWANCE, loopback_alias
 from warpfleet.net.handshake import FRAME_BYTES, Frame, ProofFailed
 from warpfleet.net.interfaces import ByteStream, ConnectionLost, Listener, PortLease, Unreachable
@@ -24,7 +23,7 @@ from warpfleet.plugins.contract import (
 from warpfleet.plugins.direct_connect.messages import Answer, Greeting
 from warpfleet.plugins.head_start import HeadStart
 from warpfleet.plugins.registry import register
-from warpfleet.plugins.streams import accept, dial, targets
+from warpfleet.plugins.streams import accept, dial, sure, targets
 
 # A stream waits no longer for an answer by signal, however long it took to connect itself: a signal across a continent,
 # and back.
@@ -76,29 +75,20 @@ class DirectConnect(Strategy):
         if context.side is Side.RESPONDER or context.theirs is None:
             return await self._accept()
         endpoints = targets(context.mine, context.theirs, context.combo.af, context.combo.route)
-        sure = self._sure(endpoints, context.theirs)
-        if not sure:
+        known = sure(endpoints, context.mine, context.theirs, context.combo.route)
+        if not known or (context.rtt_ms is not None and context.rtt_ms < _SIGNAL_MIN_MS):
             return await dial(context, endpoints)
-        return await self._dial_ahead(endpoints, sure)
+        return await self._dial_ahead(endpoints, known)
 
-    def _sure(self, endpoints: Sequence[Endpoint], theirs: PeerView) -> Collection[Endpoint]:
-        """Where nobody but the peer can be met, by its record: a pipe is handed over there before the stream itself has
-        shown that it leads to the peer."""
-        context = self.context
-        af, rtt_ms = context.combo.af, context.rtt_ms
-        one_exit = context.mine.external.get(af) == theirs.external.get(af)
-        if context.combo.route is not RouteType.EXT or one_exit or (rtt_ms is not None and rtt_ms < _SIGNAL_MIN_MS):
-            return ()
-        return endpoints if theirs.behaviour(af).open else theirs.mappings(af)
-
-    async def _dial_ahead(self, endpoints: Sequence[Endpoint], sure: Collection[Endpoint]) -> Won:
-        """Greet by signal, too: the answer comes with the stream, or soon after it. Who waits for it in vain waits no
-        longer than the round trip that it would have saved, and greets on the stream."""
+    async def _dial_ahead(self, endpoints: Sequence[Endpoint], known: Collection[Endpoint]) -> Won:
+        """Greet by signal, too, for streams where the peer alone can be met: there a pipe is handed over before the
+        stream itself has shown where it leads. The answer comes with the stream, or soon after it. Who waits for it in
+        vain waits no longer than the round trip that it would have saved, and greets on the stream."""
         context, head_start = self.context, HeadStart(self.context)
         context.send(Greeting, opening=head_start.greet())
 
         async def begun(endpoint: Endpoint, took_s: float) -> BegunStream | None:
-            if endpoint not in sure:
+            if endpoint not in known:
                 return None
             try:
                 async with asyncio.timeout(min(took_s, _ANSWER_MAX_S)):

@@ -8,7 +8,7 @@ from warpfleet.plugins.contract import AttemptFailed, BegunStream, Strategy, Won
 from warpfleet.plugins.head_start import HeadStart
 from warpfleet.plugins.registry import register
 from warpfleet.plugins.reverse_connect.messages import DialMe
-from warpfleet.plugins.streams import accept, dial, targets
+from warpfleet.plugins.streams import accept, dial, sure, targets
 
 
 @register(phase=Phase.DIRECT)
@@ -33,17 +33,24 @@ class ReverseConnect(Strategy):
         own = targets(context.theirs, context.mine, context.combo.af, context.combo.route)
         if not own:
             raise AttemptFailed(Reason.NOT_LISTENING, "we have no address that the peer could dial")
+        texts = [str(endpoint) for endpoint in own]
+        if not sure(own, context.theirs, context.mine, context.combo.route):
+            context.send(DialMe, endpoints=texts)  # a stream may well never come: nothing is prepared for it
+            return await accept(context)
         head_start = HeadStart(context)
-        context.send(DialMe, endpoints=[str(endpoint) for endpoint in own], opening=head_start.greet())
+        context.send(DialMe, endpoints=texts, opening=head_start.greet())
         return await accept(context, head_start)
 
     async def _dial(self) -> Won:
         opening = self.context.opening
         assert isinstance(opening, DialMe)
+        endpoints = [Endpoint.parse(text) for text in opening.endpoints]
+        if opening.opening is None:
+            return await dial(self.context, endpoints)
         head_start = HeadStart(self.context)
         head_start.answer(opening.opening)
 
         async def begun(_endpoint: Endpoint, _took_s: float) -> BegunStream | None:
             return head_start.begun()
 
-        return await dial(self.context, [Endpoint.parse(text) for text in opening.endpoints], begun)
+        return await dial(self.context, endpoints, begun)
