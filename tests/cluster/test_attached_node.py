@@ -24,7 +24,7 @@ from warpfleet.telemetry.records import ConnectionRow
 pytestmark = [pytest.mark.lab, pytest.mark.ray, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(120)]
 
 PROGRAM = Path(__file__).with_name("attached_program.py")
-BULK = bytes(range(256)) * 8192
+BULK = bytes(range(256)) * 2048
 DEADLINE_S = 30.0
 
 
