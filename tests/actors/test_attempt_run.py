@@ -270,7 +270,9 @@ async def test_a_won_pipe_is_closed_when_its_attempt_is_cancelled() -> None:
 
 @virtual_time
 @pytest.mark.parametrize("agrees", [True, False])
-async def test_a_pipe_is_in_use_at_once_but_won_only_when_its_peer_has_agreed(agrees: bool) -> None:
+async def test_a_pipe_is_in_use_at_once_but_won_only_when_its_peer_has_agreed(
+    agrees: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def body(context: AttemptContext) -> Pipe:
         await context.claim()
         return pipe
@@ -282,7 +284,8 @@ async def test_a_pipe_is_in_use_at_once_but_won_only_when_its_peer_has_agreed(ag
 
     bench = Bench(body)
     pipe = await bench.pipe()
-    pipe.agreed = agreed  # type: ignore[method-assign]
+    monkeypatch.setattr(pipe, "agreed", agreed)
+    monkeypatch.setattr(type(pipe), "provisional", True)
     bench.using = lambda: forever(bench.run.context)  # type: ignore[assignment]
     bench.run.name_winner(None)
     task = bench.run.start(bench.factory)

@@ -219,19 +219,17 @@ class AttemptRun:
         if isinstance(won, HandedOver):
             won.keep()
             return
-        assert self._using
         try:
-            await self._using
+            await (self._using or self._on_pipe(self, won))
         except asyncio.CancelledError:
             await won.close()
 
     async def _agreed(self, won: Won | None) -> Won | None:
         """The same, once the peer is known to have agreed. A pipe is in use before: what is sent first goes along with
         what the peer agrees to."""
-        if won is None or isinstance(won, ProvedPath | HandedOver):
-            return won
-        self._using = asyncio.create_task(self._on_pipe(self, won))
-        await won.agreed()
+        if won is not None and not isinstance(won, ProvedPath | HandedOver) and won.provisional:
+            self._using = asyncio.create_task(self._on_pipe(self, won))
+            await won.agreed()
         return won
 
     async def _close(self, won: Won) -> None:

@@ -236,9 +236,12 @@ class Pipe(Protocol):
     def path(self) -> PipePath:
         """What carries the bytes now."""
 
+    @property
+    def provisional(self) -> bool:
+        """Whether the peer is not known yet to have agreed to this pipe, which may be sent on all the same."""
+
     async def agreed(self) -> None:
-        """Return once the peer is known to have agreed to this pipe, which may be sent on before. ConnectionLost where
-        it has not within seconds."""
+        """Return once it is. ConnectionLost where that takes longer than seconds."""
 
     async def send(self, data: bytes) -> None:
         """Send any number of bytes; waits while the peer does not read. ConnectionLost once the pipe has ended."""

@@ -20,8 +20,13 @@ class BasePipe(ABC):
     def path(self) -> PipePath:
         """What carries the bytes now."""
 
+    @property
+    def provisional(self) -> bool:
+        """Whether the peer is not known yet to have agreed."""
+        return False
+
     async def agreed(self) -> None:  # noqa: B027 - there is nothing to wait for where it has agreed before
-        """Return once the peer is known to have agreed."""
+        """Return once it is."""
 
     @abstractmethod
     async def send(self, data: bytes) -> None:

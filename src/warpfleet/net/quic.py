@@ -155,10 +155,15 @@ class QuicPipe(BasePipe):
             reader.cancel()
             path.socket.close()
 
+    @property
+    def provisional(self) -> bool:
+        """Whether TAKE is not answered yet."""
+        return self._asking is not None
+
     async def agreed(self) -> None:
         """Return once AGREED has come, or what the peer's end of the tunnel says only then. ConnectionLost where
         neither does within seconds."""
-        await self._until(lambda: self._asking is None)
+        await self._until(lambda: not self.provisional)
 
     async def send(self, data: bytes) -> None:
         """Send any number of bytes; waits while the peer does not read. ConnectionLost once the pipe has ended."""

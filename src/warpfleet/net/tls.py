@@ -165,6 +165,11 @@ class TlsPipe(StreamPipe):
             pipe._agreeing.add_done_callback(lambda agreeing: agreeing.cancelled() or agreeing.exception())
         return pipe
 
+    @property
+    def provisional(self) -> bool:
+        """Whether AGREED has not come yet."""
+        return not self._agreed
+
     async def agreed(self) -> None:
         """Return once AGREED has come. ConnectionLost where it does not within seconds."""
         if self._agreeing:
