@@ -137,7 +137,7 @@ async def test_every_pair_connects_as_theory_allows(first: First, fleet: Fleet) 
     }
     assert not unlike
     assert all(r.connect_ms and r.connect_ms < EVERY_PAIR_S * 1000 for r in rows)
-    assert all(r.first_byte_ms and r.rtt_ms and r.first_byte_ms > r.connect_ms for r in rows)
+    assert all(r.first_byte_ms and r.rtt_ms and r.first_byte_ms >= r.connect_ms for r in rows)
     simulated = await asyncio.to_thread(_simulated, names)
     assert {(r.initiator, r.responder): r.outcome for r in rows} == simulated
     # From a public initiator a punch may overtake the reverse connect on a machine that is busy.

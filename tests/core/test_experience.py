@@ -108,6 +108,12 @@ def test_who_was_outrun_must_have_had_four_round_trips(
     assert taught(AttemptOutcome.CANCELLED, Reason.OTHER_PIPE_WON, ran_ms, rtt_ms=rtt_ms) is verdict
 
 
+@pytest.mark.parametrize(("ran_ms", "learns"), [(119.9, False), (120.0, True)])
+def test_a_dial_that_nothing_has_answered_must_have_had_one_and_a_half(ran_ms: float, learns: bool) -> None:
+    ended = Ended(DIAL, AttemptOutcome.CANCELLED, Reason.OTHER_PIPE_WON, ran_ms, unanswered=True)
+    assert evidence(SUBJECT, ended, PUNCH, 80.0, NOW) == (Evidence(SUBJECT, False, NOW) if learns else None)
+
+
 @pytest.mark.parametrize(("ran_ms", "learns"), [(639.9, False), (640.0, True)])
 def test_a_punch_that_was_outrun_must_have_had_eight(ran_ms: float, learns: bool) -> None:
     between = Between("r", "punch", 4, CONE.signature, OPEN.signature)

@@ -182,7 +182,10 @@ class ConnectionRun:
             requirement = self._techniques[combo.plugin].requirement
             subject = subject_of(requirement, combo, mine, theirs, self.request.realm)
             ran_ms = (row.ended_ms or 0) - (row.started_ms or 0)
-            ended = Ended(combo, row.outcome, row.reason, ran_ms)
+            unanswered = (
+                0 < (row.packets_sent or 0) <= (row.sockets or 0)
+            )  # a SYN each
+            ended = Ended(combo, row.outcome, row.reason, ran_ms, unanswered)
             learnt = evidence(subject, ended, path.combo, rtt_ms, at) if subject else None
             found += [learnt] if learnt else []
         if path and rtt_ms is not None:
@@ -215,7 +218,7 @@ class ConnectionRun:
             route_type=path.combo.route if path else None,
             local_endpoint=str(facts.local) if facts else None,
             remote_endpoint=str(facts.remote) if facts else None,
-            connect_ms=self._ms(pipe.won.at_s) if pipe else None,
+            connect_ms=self._ms(min([pipe.won.at_s, *first_bytes_at_s[:1]])) if pipe else None,
             first_byte_ms=self._ms(first_bytes_at_s[0]) if first_bytes_at_s else None,
             rtt_ms=self._rtt_ms(),
             upgraded_ms=self._ms(pipe.moved_at_s) if pipe and pipe.moved_at_s else None,
@@ -308,6 +311,7 @@ class ConnectionRun:
             theirs=theirs,
             use=self._use(action.phase),
             rtt_ms=action.rtt_ms,
+            for_move=self._upgrades and action.phase is not Phase.RELAY,
         )
         self._ids[action.combo] = attempt_id
         self._attempts[attempt_id] = _Running(action.combo, action.phase, self._elapsed_s(), order, action.advice)

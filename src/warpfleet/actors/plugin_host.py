@@ -288,6 +288,7 @@ class PluginHost:
             theirs=order.theirs,
             rtt_ms=order.rtt_ms,
             wishes=_wishes(node) | (Wishes.NONE if order.use is Use.HOLD else Wishes.MEASURED),
+            for_move=order.for_move,
         )
         self._uses[order.node, order.attempt_id] = order.use
         self._run(node, peer, spec)

@@ -57,6 +57,7 @@ class StartAttempt:
     theirs: PeerView
     use: Use
     rtt_ms: float | None = None
+    for_move: bool = False
 
 
 @dataclass(frozen=True, slots=True)

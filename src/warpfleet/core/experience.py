@@ -22,6 +22,8 @@ _SMOOTHING = 0.25  # the last four wins make up two thirds of a mean
 # first, as does nearly everything that may outrun it. A punch asks a STUN server and waits for an answer from the peer,
 # too; its twin over the other transport may have begun before.
 _FAIR_ROUND_TRIPS_INBOUND, _FAIR_ROUND_TRIPS = 4, 8
+# A host that lets TCP in answers a SYN after one round trip.
+_FAIR_ROUND_TRIPS_SYN = 1.5
 _FAIR_MIN_MS = 50.0  # the two hosts' own work takes its time, however short the path
 _NETWORK_SAID_NO = frozenset({Reason.REFUSED, Reason.UNREACHABLE, Reason.RESET, Reason.NO_ANSWER})
 
@@ -95,12 +97,14 @@ def _exit(view: PeerView, af: AddressFamily, realm: str) -> Exit | None:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How an attempt ended, on the initiator's side, after how many milliseconds."""
+    """How an attempt ended, on the initiator's side, after how many milliseconds. `unanswered` is whether none of the
+    streams that it dialled was answered."""
 
     combo: Combo
     outcome: AttemptOutcome
     reason: Reason | None
     ran_ms: float
+    unanswered: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +132,9 @@ def evidence(subject: Subject, ended: Ended, pipe: Combo, rtt_ms: float | None, 
     outrun = ended.outcome is AttemptOutcome.CANCELLED and ended.reason is Reason.OTHER_PIPE_WON
     # The round trip of a path inside one network is no measure for one over the internet.
     if outrun and rtt_ms is not None and pipe.route is ended.combo.route:
-        round_trips = _FAIR_ROUND_TRIPS_INBOUND if isinstance(subject, Inbound) else _FAIR_ROUND_TRIPS
+        round_trips = float(_FAIR_ROUND_TRIPS)
+        if isinstance(subject, Inbound):
+            round_trips = _FAIR_ROUND_TRIPS_SYN if ended.unanswered else _FAIR_ROUND_TRIPS_INBOUND
         refuted = ended.ran_ms >= max(round_trips * rtt_ms, _FAIR_MIN_MS)
     return Evidence(subject, False, at) if refuted else None
 

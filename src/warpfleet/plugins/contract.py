@@ -243,6 +243,7 @@ class AttemptSpec:
     `theirs` is the peer's address record (None on the responder's side), `opening` the message that opened the
     responder's side (None on the initiator's, and where a stream opened it). `rtt_ms` is the round trip that earlier
     pipes of this plugin had between the two exits, by what the initiator knows. `wishes` are ours of the pipe.
+    `for_move` is whether what the initiator seeks is a path for a relayed pipe, which may be in another process.
     """
 
     attempt_id: str
@@ -255,6 +256,7 @@ class AttemptSpec:
     opening: AttemptMessage | None = None
     rtt_ms: float | None = None
     wishes: Wishes = Wishes.NONE
+    for_move: bool = False
 
 
 @dataclass(kw_only=True)

@@ -40,7 +40,9 @@ class UdpPunch(Strategy):
     async def run(self) -> Won:
         offer = self.context.opening
         if not isinstance(offer, Offer):
-            return await at_once.Initiation(self._exchange).run() or await ordinary.punch(self._exchange, None)
+            # A pipe that is to move here may be another process's, where a socket that serves all peers cannot go.
+            won = None if self.context.for_move else await at_once.Initiation(self._exchange).run()
+            return won or await ordinary.punch(self._exchange, None)
         if offer.greeting:
             met = await at_once.respond(self._exchange, offer, offer.greeting)
             if not isinstance(met, Offer):
