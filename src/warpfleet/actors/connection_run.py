@@ -182,9 +182,7 @@ class ConnectionRun:
             requirement = self._techniques[combo.plugin].requirement
             subject = subject_of(requirement, combo, mine, theirs, self.request.realm)
             ran_ms = (row.ended_ms or 0) - (row.started_ms or 0)
-            unanswered = (
-                0 < (row.packets_sent or 0) <= (row.sockets or 0)
-            )  # a SYN each
+            unanswered = 0 < (row.packets_sent or 0) <= (row.sockets or 0)  # a SYN each
             ended = Ended(combo, row.outcome, row.reason, ran_ms, unanswered)
             learnt = evidence(subject, ended, path.combo, rtt_ms, at) if subject else None
             found += [learnt] if learnt else []
