@@ -694,6 +694,7 @@ def test_a_direct_path_waits_for_no_relay_that_fails_or_takes_long(fails: bool) 
     if fails:
         walk.ended(D)
     assert walk.advance(0.2 if fails else RELAY_AWAITED_S) == [Name(A)]
+    assert walk.next_wakeup_s() == 30, "the deadline"
     walk.agreed(A)
     assert walk.advance(2) == [Cancel(D, Reason.OTHER_PIPE_WON)] * (not fails) + [Finish(A, None, ())]
 

@@ -67,7 +67,8 @@ class BaseNode(ABC):
         """A pipe to a peer; what is given pins the combos that are tried.
 
         The policy has a deadline of its own, which `timeout_s` shortens. ConnectFailed where no pipe came about,
-        InputError for an unknown peer, plugin or address family, ConnectionLost where the node is closed.
+        InputError for an unknown peer, plugin or address family, ConnectionLost where the node is closed. A pipe that
+        may be sent on before its peer is known to agree breaks within seconds where that does not (`Pipe.agreed`).
         """
         self._check_open()
         request = ConnectionRequest(

@@ -69,7 +69,11 @@ class Lander:
             words.close()
 
         try:
-            said = await words.hear()
+            async with asyncio.timeout(_READY_S):
+                said = await words.hear()
+        except TimeoutError:
+            words.close()
+            raise ConnectionLost("the program that the pipe is for does not answer") from None
         except BaseException:
             words.close()
             raise
@@ -81,7 +85,8 @@ class Lander:
         raise ConnectionLost("the program that the pipe is for has died")
 
     async def serve(self, context: AttemptContext, pipe: Pipe) -> bool:
-        """Let that program have a pipe that stays here, until it closes it; False where it does not take it."""
+        """Let that program have a pipe that stays here, until it closes it; False where no program is there. From one
+        that does not take it in time nobody gets it."""
         connected = await self._connected()
         if connected is None:
             return False
@@ -95,7 +100,8 @@ class Lander:
         if not await _is_ready(words):
             words.close()
             near.close()
-            return False
+            await pipe.abort()
+            return True
         words.say(Word.YOURS)
         if isinstance(pipe, QuicPipe):
             pipe.on_move = lambda path: words.say(Word.PATH, path=path)

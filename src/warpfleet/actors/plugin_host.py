@@ -403,6 +403,8 @@ class PluginHost:
             self._served[run.node.name].start(_serve(lander, run, pipe))
         elif run.context.side is Side.RESPONDER:
             await echo(pipe)
+        elif held:  # the program that it was for has gone
+            await pipe.abort()
         elif movable:
             _tell(run, await measure(pipe))
             if use is Use.KEEP:

@@ -94,6 +94,9 @@ class AttachedNode(BaseNode):
         try:
             row = await self._client.ask(LinkRequest(request))
             assert isinstance(row, ConnectionRow)
+            ended = self._connecting.get(request.connection_id)
+            if row.reason is None and ended:  # won: its pipe comes by another socket, and may be behind
+                await asyncio.wait([ended], timeout=_ANSWER_S)
             self._settle([row])
         except WarpfleetError as error:
             self._fail(request.connection_id, error)

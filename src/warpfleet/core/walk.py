@@ -92,6 +92,7 @@ class Walk:
         self._winner: Combo | None = None
         self._carrier: Combo | None = None
         self._stopped: Reason | None = None
+        self._now_s = 0.0
         self.finished = False
 
     def ready(self, combo: Combo) -> None:
@@ -120,6 +121,7 @@ class Walk:
 
     def advance(self, elapsed_s: float) -> list[Action]:
         """What is to be done now. Nothing more after a `Finish`."""
+        self._now_s = elapsed_s
         if self.finished:
             return []
         if self._winner:
@@ -128,7 +130,7 @@ class Walk:
             self.stop(Reason.DEADLINE)
         if self._stopped:
             return self._finish(self._stopped, self._stopped)
-        actions = [*self._spare_relays(), *self._start_due(elapsed_s), *self._name_next(elapsed_s)]
+        actions = [*self._spare_relays(), *self._start_due(elapsed_s), *self._name_next()]
         if not actions and all(state in (_State.ENDED, _State.CARRYING) for state in self._states.values()):
             return self._finish(Reason.ALL_FAILED, self._nothing_came())
         return actions
@@ -136,7 +138,7 @@ class Walk:
     def next_wakeup_s(self) -> float:
         """When `advance` has to be called at the latest although nothing happens."""
         waiting = [p.start_s for batch in self._batches for _, p in self._unstarted(batch) if p.start_s is not None]
-        return min([*waiting, *([RELAY_AWAITED_S] if self._relay_comes else []), self._plan.deadline_s])
+        return min([*waiting, *([RELAY_AWAITED_S] if self._relay_awaited else []), self._plan.deadline_s])
 
     def _nothing_came(self) -> Reason:
         if not self._states:
@@ -177,16 +179,17 @@ class Walk:
         return [(phase, planned) for phase, planned in batch if planned.combo not in self._states]
 
     @property
-    def _relay_comes(self) -> bool:
+    def _relay_awaited(self) -> bool:
         """Whether a relay is under way on which the pipe is to begin."""
-        relays = {self._states.get(combo) for combo in self._relays}
-        return self._plan.upgrades and self._carrier is None and not relays.isdisjoint((_State.RUNNING, _State.READY))
+        if not self._plan.upgrades or self._carrier or self._now_s >= RELAY_AWAITED_S:
+            return False
+        return any(self._states.get(combo) in (_State.RUNNING, _State.READY) for combo in self._relays)
 
-    def _name_next(self, elapsed_s: float) -> list[Action]:
+    def _name_next(self) -> list[Action]:
         if _State.NAMED in self._states.values():
             return []
         ready = [combo for combo, state in self._states.items() if state is _State.READY]
-        if self._relay_comes and elapsed_s < RELAY_AWAITED_S:
+        if self._relay_awaited:
             ready = [combo for combo in ready if combo in self._relays]
         ready.sort(key=self._relays.__contains__)
         for combo in ready[:1]:

@@ -1,4 +1,4 @@
-"""A stream on which both ends have agreed, in the hands of a process that makes the pipe of it."""
+"""A stream on which the peer is proved, in the hands of a process that makes the pipe of it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

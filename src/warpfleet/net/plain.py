@@ -24,7 +24,11 @@ class PlainPipe(StreamPipe):
     async def _write(self, data: bytes) -> None:
         for start in range(0, len(data), _RUN_MAX_BYTES):
             run = data if len(data) <= _RUN_MAX_BYTES else data[start : start + _RUN_MAX_BYTES]
-            await self._stream.write(_LENGTH.pack(len(run)), run)
+            try:
+                await self._stream.write(_LENGTH.pack(len(run)), run)
+            except BaseException:
+                self._stream.close()  # half a run may be on its way: what followed would be taken for the rest
+                raise
 
     async def _write_eof(self) -> None:
         await self._stream.write(_LENGTH.pack(0))

@@ -10,11 +10,13 @@ responder does.
 """
 
 from warpfleet.core.combo import Side
-from warpfleet.net.handshake import Event, Handshake, is_frame
+from warpfleet.net.handshake import Event, Handshake, ProofFailed, is_frame
 from warpfleet.net.interfaces import ByteStream
 from warpfleet.net.proving import Claim, PeerClosed
 from warpfleet.net.stream_pieces import read_piece
 from warpfleet.net.tls import Tunnel
+
+_FED_MAX_BYTES = 8192  # of the tunnel before both ends are proved: a first flight has 0.2 to 2 kB
 
 
 async def prove_stream(
@@ -48,6 +50,7 @@ class _StreamProof:
         self._handshake = handshake
         self._tunnel = tunnel
         self._begins = begins
+        self._fed_bytes = 0
         self._greeted = False
         self._moves: str | None = None
 
@@ -81,6 +84,9 @@ class _StreamProof:
     async def _digest(self, piece: bytes) -> Event:
         if is_frame(piece):
             return await self._digest_frame(piece)
+        self._fed_bytes += len(piece)
+        if self._fed_bytes > _FED_MAX_BYTES:
+            raise ProofFailed("more than a first flight before the proof")
         self._tunnel.feed(piece)
         if not self._begins:
             return Event.NOTHING
