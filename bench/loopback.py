@@ -1,4 +1,4 @@
-"""The pipe against what it is made of, on loopback in one process: Python's own ssl stream, and aioquic's.
+"""The pipe against what it is made of, on loopback in one process: Python's own ssl stream, aioquic's, and a socket.
 
 python -m bench.loopback
 """
@@ -21,6 +21,7 @@ from warpfleet.core.combo import Combo, RouteType, Side
 from warpfleet.core.identity import Identity
 from warpfleet.net.certificate import certificate_of
 from warpfleet.net.handshake import Handshake
+from warpfleet.net.plain import PlainPipe
 from warpfleet.net.quic import DatagramPath, QuicPipe
 from warpfleet.net.quic_engine import QuicEngine
 from warpfleet.net.sockets import TcpStream, UdpSocket
@@ -30,7 +31,8 @@ HOME = "127.0.0.1"
 TURNS = 5  # of each contender, one after another: what else the machine does meets all of them
 ROUNDS = 500
 CHUNK_BYTES = 262_144
-STREAM_BYTES, DATAGRAM_BYTES = 256 * 2**20, 16 * 2**20  # about a second of each
+STREAM_BYTES, DATAGRAM_BYTES, PLAIN_BYTES = 256 * 2**20, 16 * 2**20, 2**30  # about a second of each
+ATTEMPT_ID = "a0" * 16
 ALICE, BOB = (Identity.generate(name, secrets.token_bytes(32)) for name in ("alice", "bob"))
 
 
@@ -69,6 +71,23 @@ class _Streams:
         return await self._reader.read(max_bytes)
 
 
+class _Bare:
+    """A socket and asyncio, with nothing in between."""
+
+    def __init__(self, opened: socket.socket) -> None:
+        self._socket = opened
+        self._loop = asyncio.get_running_loop()
+
+    async def send(self, data: bytes) -> None:
+        await self._loop.sock_sendall(self._socket, data)
+
+    async def send_eof(self) -> None:
+        self._socket.shutdown(socket.SHUT_WR)
+
+    async def recv(self, max_bytes: int = CHUNK_BYTES) -> bytes:
+        return await self._loop.sock_recv(self._socket, max_bytes)
+
+
 @asynccontextmanager
 async def tls_pipe() -> AsyncIterator[Pair]:
     """Our pipe over TCP."""
@@ -89,11 +108,27 @@ async def ssl_stream() -> AsyncIterator[Pair]:
 
 
 @asynccontextmanager
+async def plain_pipe() -> AsyncIterator[Pair]:
+    """Our pipe over TCP where both ends want no tunnel."""
+    pipes = [PlainPipe(TcpStream(each), "peer") for each in _tcp_pair()]
+    async with pipes[0], pipes[1]:
+        yield pipes[0], pipes[1]
+
+
+@asynccontextmanager
+async def bare_socket() -> AsyncIterator[Pair]:
+    """A TCP socket by itself."""
+    near, far = _tcp_pair()
+    with near, far:
+        yield _Bare(near), _Bare(far)
+
+
+@asynccontextmanager
 async def quic_pipe() -> AsyncIterator[Pair]:
     """Our pipe over UDP."""
     alice, bob = _proved()
     near, far = _udp(), _udp()
-    client, server = QuicEngine(Side.INITIATOR, ALICE), QuicEngine(Side.RESPONDER, BOB)
+    client, server = QuicEngine(Side.INITIATOR, ALICE, ATTEMPT_ID), QuicEngine(Side.RESPONDER, BOB, ATTEMPT_ID)
     for data in client.connect(asyncio.get_running_loop().time()):
         near.send_to(data, far.local)
     pipes = await asyncio.gather(
@@ -168,7 +203,7 @@ def _proved() -> tuple[Handshake, Handshake]:
             identity=me,
             peer=peer.public,
             connection_id="c0" * 16,
-            attempt_id="a0" * 16,
+            attempt_id=ATTEMPT_ID,
             combo=Combo("bench", 4, RouteType.LOOPBACK),
             started_at_us=0,
             nonce=secrets.token_bytes(16),
@@ -240,6 +275,7 @@ def main() -> None:
     print(f"{'':33}  throughput, ratio              round trip, ratio")
     print(compare(tls_pipe, ssl_stream, STREAM_BYTES))
     print(compare(quic_pipe, aioquic_stream, DATAGRAM_BYTES))
+    print(compare(plain_pipe, bare_socket, PLAIN_BYTES))
 
 
 if __name__ == "__main__":

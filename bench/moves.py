@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from warpfleet.cli.options import load_fleet, sayer
 from warpfleet.cluster.pair import open_pair
@@ -65,15 +66,17 @@ async def cross(total_bytes: int, times: int, *, name: str | None = None) -> Cro
     Bytes are sent until it has; TimeoutError where it does not move. `name` is that of the laboratory."""
     with laboratory(Topology.model_validate(_TOPOLOGY), name=name, progress=_say, take_over=True) as lab:
         async with open_pair(load_fleet(lab.fleet_path), NEAR, FAR) as (near, far):
-            pipe = await near.connect(FAR, policy=Policy.RELAY_FIRST)
-            arrived = await anext(far.accept())
-            paths = [pipe.path.relayed]
+            cut = partial(_cut, lab.netns(NEAR), far.view.external[4])
+            with cut():  # else the direct path may be there first, and no relay be used
+                pipe = await near.connect(FAR, policy=Policy.RELAY_FIRST)
+                arrived = await anext(far.accept())
+            paths = [True]
             done = asyncio.Event()
             began_s = time.monotonic()
             async with asyncio.TaskGroup() as group:
                 sending = group.create_task(_send(pipe, total_bytes, done.is_set))
                 receiving = group.create_task(_receive(arrived))
-                await _walk(pipe, lambda: _cut(lab.netns(NEAR), far.view.external[4]), times, paths)
+                await _walk(pipe, cut, times, paths)
                 done.set()
             took_s = time.monotonic() - began_s
             return Crossed(*sending.result(), *receiving.result(), tuple(paths), took_s)

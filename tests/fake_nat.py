@@ -1,4 +1,5 @@
-"""A host behind a NAT of its own in the network in memory: it admits only whom a socket has sent to (APDF)."""
+"""A host behind a NAT of its own in the network in memory: it admits only whom a socket has sent to (APDF), unless told
+otherwise."""
 
 import asyncio
 import random
@@ -6,6 +7,7 @@ from collections.abc import Iterator
 
 from fake_network import STUN_SERVER, FakeNetwork, FakeUdp, Internet
 from warpfleet.core.endpoint import Endpoint
+from warpfleet.core.nat import Filtering
 from warpfleet.core.port_range import WHOLE, PortRange
 
 
@@ -24,15 +26,29 @@ class NattedUdp(FakeUdp):
         return self.mappings[remote]
 
     def hears(self, source: Endpoint, target: Endpoint) -> bool:
-        return not self.closed and self.mappings.get(source) == target
+        let_in = {
+            Filtering.EIF: lambda _remote: True,
+            Filtering.ADF: lambda remote: remote.ip == source.ip,
+            Filtering.APDF: source.__eq__,
+        }[self.network.filtering]
+        return not self.closed and any(mapped == target and let_in(remote) for remote, mapped in self.mappings.items())
 
 
 class NattedNetwork(FakeNetwork):
     """One host's network. `ports` are those of its NAT's next mappings, `independent` is whether a socket has one
     mapping for all destinations. Others behind it open so many mappings before a STUN server is asked, and after."""
 
-    def __init__(self, internet: Internet, external_ip: str, ports: Iterator[int], *, independent: bool) -> None:
+    def __init__(
+        self,
+        internet: Internet,
+        external_ip: str,
+        ports: Iterator[int],
+        *,
+        independent: bool,
+        filtering: Filtering = Filtering.APDF,
+    ) -> None:
         super().__init__(internet, "192.168.1.2")
+        self.filtering = filtering
         self.external_ip, self.ports, self.independent = external_ip, ports, independent
         self.others_before = self.others_after = 0
 

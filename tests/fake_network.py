@@ -73,7 +73,8 @@ class FakeStream:
         self._news = asyncio.Event()
         internet.streams.append(self)
 
-    async def write(self, data: bytes) -> None:
+    async def write(self, data: bytes, *more: bytes) -> None:
+        data = b"".join((data, *more))
         if self.closed or self._ended:
             raise ConnectionLost("closed")
         assert self.other is not None

@@ -12,7 +12,7 @@ from warpfleet.core.endpoint import Endpoint, Interface
 from warpfleet.core.identity import Identity, PublicIdentity
 from warpfleet.core.peer import AddressFamily, PeerView
 from warpfleet.core.targets import USUAL_ALLOWANCE, Allowance, Budget, loopback_alias
-from warpfleet.net.handshake import Handshake
+from warpfleet.net.handshake import Handshake, Wishes
 from warpfleet.plugins.contract import AttemptContext, AttemptMessage, InboundStream
 from warpfleet.plugins.guard import GuardedNetwork
 
@@ -25,11 +25,16 @@ COMBO = Combo("udp_punch", 4, RouteType.EXT)
 
 
 def handshakes(
-    *, initiator: Identity = ALICE, responder: Identity = BOB, attempt_id: str = ATTEMPT_ID, nonces: bytes = b"ir"
+    *,
+    initiator: Identity = ALICE,
+    responder: Identity = BOB,
+    attempt_id: str = ATTEMPT_ID,
+    nonces: bytes = b"ir",
+    wishes: tuple[Wishes, Wishes] = (Wishes.NONE, Wishes.NONE),
 ) -> tuple[Handshake, Handshake]:
     """The initiator's and the responder's side of one attempt; `nonces` has a byte for each."""
 
-    def side(side: Side, me: Identity, peer: Identity, nonce: int) -> Handshake:
+    def side(side: Side, me: Identity, peer: Identity, nonce: int, wishes: Wishes) -> Handshake:
         return Handshake(
             side=side,
             identity=me,
@@ -39,11 +44,12 @@ def handshakes(
             combo=COMBO,
             started_at_us=STARTED_AT_US,
             nonce=bytes([nonce]) * 16,
+            wishes=wishes,
         )
 
     return (
-        side(Side.INITIATOR, initiator, responder, nonces[0]),
-        side(Side.RESPONDER, responder, initiator, nonces[1]),
+        side(Side.INITIATOR, initiator, responder, nonces[0], wishes[0]),
+        side(Side.RESPONDER, responder, initiator, nonces[1], wishes[1]),
     )
 
 

@@ -3,7 +3,7 @@
 import asyncio
 
 from fake_network import FakeStream, FakeUdp
-from fake_node import ALICE, BOB, handshakes
+from fake_node import ALICE, ATTEMPT_ID, BOB, handshakes
 from warpfleet.core.combo import Side
 from warpfleet.net.handshake import Handshake
 from warpfleet.net.quic import DatagramPath, QuicPipe
@@ -30,7 +30,7 @@ async def tls_pipes(near: FakeStream, far: FakeStream) -> tuple[TlsPipe, TlsPipe
 async def quic_pipes(near: FakeUdp, far: FakeUdp, *, relayed: bool = False) -> tuple[QuicPipe, QuicPipe]:
     """Alice's end, who is the initiator, and Bob's."""
     a, b = proved()
-    client, server = QuicEngine(Side.INITIATOR, ALICE), QuicEngine(Side.RESPONDER, BOB)
+    client, server = QuicEngine(Side.INITIATOR, ALICE, ATTEMPT_ID), QuicEngine(Side.RESPONDER, BOB, ATTEMPT_ID)
     for data in client.connect(asyncio.get_running_loop().time()):
         near.send_to(data, far.seen_as)
     return await asyncio.gather(

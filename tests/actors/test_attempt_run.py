@@ -269,6 +269,37 @@ async def test_a_won_pipe_is_closed_when_its_attempt_is_cancelled() -> None:
 
 
 @virtual_time
+@pytest.mark.parametrize("agrees", [True, False])
+async def test_a_pipe_is_in_use_at_once_but_won_only_when_its_peer_has_agreed(
+    agrees: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def body(context: AttemptContext) -> Pipe:
+        await context.claim()
+        return pipe
+
+    async def agreed() -> None:
+        await asyncio.sleep(1)
+        if not agrees:
+            raise ConnectionLost("the peer did not agree")
+
+    bench = Bench(body)
+    pipe = await bench.pipe()
+    monkeypatch.setattr(pipe, "agreed", agreed)
+    monkeypatch.setattr(type(pipe), "provisional", True)
+    bench.using = lambda: forever(bench.run.context)  # type: ignore[assignment]
+    bench.run.name_winner(None)
+    task = bench.run.start(bench.factory)
+    await asyncio.sleep(0.5)
+    assert (bench.got, bench.stages()) == ([pipe], [Stage.READY])
+    await asyncio.sleep(1)
+    assert bench.last() == ((O.WON, None) if agrees else (O.FAILED, Reason.RESET))
+    bench.run.cancel(Reason.STOPPED)
+    await task
+    assert bench.internet.streams[0].closed
+    assert bench.made[0].result.result() is (pipe if agrees else None)
+
+
+@virtual_time
 @pytest.mark.parametrize(
     ("error", "told"),
     [

@@ -280,13 +280,16 @@ async def test_a_refusal_is_one_line_and_a_reset(place: Place) -> None:
     assert place.connections == []
 
 
-async def test_a_reset_beside_the_peer_ends_the_connection_here(place: Place) -> None:
+@both_kinds
+async def test_a_reset_beside_the_peer_resets_the_connection_here(
+    connect: Callable[[], Awaitable[Pair]], place: Place
+) -> None:
     place.resets = True
-    async with forwarded(place, place.permissions) as (local, _, _said):
+    async with forwarded(place, place.permissions, connect) as (local, _, _said):
         reader, writer = await asyncio.open_connection(*local)
         writer.write(b"x")
-        assert await reader.read() == b""
-        writer.close()
+        with pytest.raises(ConnectionResetError):
+            await reader.read()
 
 
 async def test_a_pipe_that_breaks_resets_both_connections(place: Place) -> None:

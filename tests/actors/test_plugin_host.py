@@ -32,7 +32,7 @@ from warpfleet.core.pairing import Requirement
 from warpfleet.core.peer import AddressFamily, PeerView
 from warpfleet.core.targets import Budget
 from warpfleet.net import descriptors
-from warpfleet.net.handshake import Frame, FrameType
+from warpfleet.net.handshake import Frame, FrameType, Wishes
 from warpfleet.net.interfaces import Pipe
 from warpfleet.net.proved_path import ProvedPath
 from warpfleet.net.quic import DatagramPath, QuicPipe
@@ -370,6 +370,24 @@ async def test_both_sides_of_one_attempt_may_live_here_and_both_pipes_are_held()
     await host.command([NameWinner("alice", ATTEMPT_ID)])
     await asyncio.sleep(1)
     assert [(node, side) for node, side, _ in bench.held] == [("bob", Side.RESPONDER), ("alice", Side.INITIATOR)]
+    await host.close()
+
+
+@virtual_time
+async def test_what_the_peer_only_measures_is_echoed_and_not_held() -> None:
+    async def body(context: AttemptContext) -> Pipe:
+        context.peer_wishes = Wishes.MEASURED
+        return bobs
+
+    bench = Bench()
+    bobs, alices = await tls_pipes(*bench.internet.stream_pair(Endpoint("203.0.113.2", 2), Endpoint("203.0.113.1", 1)))
+    Fake.body = body  # type: ignore[assignment]
+    host = await bench.open()
+    await host.deliver([signal(Ask(**HEAD))])
+    await alices.send(b"token")
+    assert await alices.recv() == b"token"
+    assert bench.held == []
+    await alices.close()
     await host.close()
 
 

@@ -6,7 +6,15 @@ from bench import loopback
 
 
 @pytest.mark.parametrize(
-    "contender", [loopback.tls_pipe, loopback.ssl_stream, loopback.quic_pipe, loopback.aioquic_stream]
+    "contender",
+    [
+        loopback.tls_pipe,
+        loopback.ssl_stream,
+        loopback.quic_pipe,
+        loopback.aioquic_stream,
+        loopback.plain_pipe,
+        loopback.bare_socket,
+    ],
 )
 async def test_every_contender_carries_what_is_measured(
     contender: loopback.Contender, monkeypatch: pytest.MonkeyPatch

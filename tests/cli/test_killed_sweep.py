@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import duckdb
@@ -22,12 +21,7 @@ WARPFLEET = str(Path(sys.executable).with_name("warpfleet"))
 DEADLINE_S = 90.0
 REPEATS = "3"
 GOOD = ("direct", "relayed")
-
-
-@pytest.fixture(scope="module")
-def cgn() -> Iterator[Lab]:
-    with laboratory(find_topology("cgn"), name="wftest-killed") as lab:
-        yield lab
+CGN, LAB = find_topology("cgn"), "wftest-killed"
 
 
 def start(lab: Lab, out: Path, *options: str) -> "subprocess.Popen[str]":
@@ -83,24 +77,26 @@ def assert_complete(out: Path) -> None:
     assert len(connected) == len(set(connected)) == 5 * 4 * int(REPEATS)
 
 
-def test_interrupted_and_then_killed_it_leaves_nothing_running_and_loses_no_row(cgn: Lab, tmp_path: Path) -> None:
+def test_interrupted_and_then_killed_it_leaves_nothing_running_and_loses_no_row(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    sweep = start(cgn, out)
-    children = descendants(sweep)
-    os.killpg(sweep.pid, signal.SIGINT)
-    _, complaint = sweep.communicate(timeout=60)
-    assert sweep.returncode == 130, complaint
-    assert "Traceback" not in complaint
-    assert_gone(children)
-    interrupted = rows(out)
-    assert any(outcome in GOOD for _, outcome, *_ in interrupted)
-    assert_refuses_another_plan(cgn, out)
+    with laboratory(CGN, name=LAB) as lab:
+        sweep = start(lab, out)
+        children = descendants(sweep)
+        os.killpg(sweep.pid, signal.SIGINT)
+        _, complaint = sweep.communicate(timeout=60)
+        assert sweep.returncode == 130, complaint
+        assert "Traceback" not in complaint
+        assert_gone(children)
+        interrupted = rows(out)
+        assert any(outcome in GOOD for _, outcome, *_ in interrupted)
+        assert_refuses_another_plan(lab, out)
 
-    sweep = start(cgn, out, "--resume")
-    children = descendants(sweep)
-    assert children
-    sweep.kill()
-    sweep.wait(10)
+        sweep = start(lab, out, "--resume")
+        children = descendants(sweep)
+        assert children
+        sweep.kill()
+        sweep.wait(10)
+    assert LAB not in names(), "a laboratory can be taken down while a killed sweep is barely gone"
     assert_gone(children)
     visible = {row[0] for row in rows(out)} - {row[0] for row in interrupted}
     explained = subprocess.run(
@@ -111,16 +107,7 @@ def test_interrupted_and_then_killed_it_leaves_nothing_running_and_loses_no_row(
     assert visible <= recovered.keys()
     assert "cancelled" in recovered.values(), "what was in flight has its row"
 
-    resume(cgn, out)
+    with laboratory(CGN, name=LAB) as lab:
+        resume(lab, out)
     assert_complete(out)
     assert {row[0] for row in interrupted} | recovered.keys() <= {row[0] for row in rows(out)}
-
-
-def test_the_laboratory_can_be_taken_down_while_a_killed_sweep_is_barely_gone(tmp_path: Path) -> None:
-    with laboratory(find_topology("cgn"), name="wftest-killed2") as lab:
-        sweep = start(lab, tmp_path / "out")
-        children = descendants(sweep)
-        sweep.kill()
-        sweep.wait(10)
-    assert "wftest-killed2" not in names()
-    assert_gone(children)

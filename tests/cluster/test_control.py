@@ -62,6 +62,23 @@ async def test_a_fault_inside_is_told_and_ends_one_answer_only(tmp_path: Path) -
         assert await client.ask(StatusRequest()) == "fine"
 
 
+async def test_another_user_is_neither_answered_nor_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Request] = []
+
+    async def answer(request: Request, _stopping: asyncio.Event, _tell: Tell) -> object:
+        asked.append(request)
+        return None
+
+    async with control_socket(tmp_path / "control", answer), asyncio.timeout(10):
+        monkeypatch.setattr(control, "is_of_this_user", lambda _: False)
+        with pytest.raises(MissingError, match="another user's"):
+            await ClusterClient(tmp_path / "control").ask(StatusRequest())
+        reader, writer = await asyncio.open_unix_connection(str(tmp_path / "control"))
+        assert await reader.read() == b""
+        writer.close()
+    assert asked == []
+
+
 async def test_whoever_goes_away_wants_it_stopped(tmp_path: Path) -> None:
     ended = asyncio.Event()
 

@@ -26,7 +26,7 @@ from warpfleet.core.plan import (
     make_plan,
     subjects,
 )
-from warpfleet.core.walk import Action, Cancel, Finish, Move, Name, Start, Walk
+from warpfleet.core.walk import RELAY_AWAITED_S, Action, Cancel, Finish, Move, Name, Start, Walk
 
 NIC, EXT, LOOPBACK = RouteType.NIC, RouteType.EXT, RouteType.LOOPBACK
 DIRECT, PUNCH, SPRAY, RELAY = Phase.DIRECT, Phase.PUNCH, Phase.SPRAY, Phase.RELAY
@@ -674,17 +674,28 @@ def test_a_direct_path_that_dies_as_the_pipe_is_to_move_makes_room_for_the_next(
     assert walk.advance(0.5) == [Move(B)]
 
 
-def test_where_a_direct_path_comes_before_the_relay_none_is_needed() -> None:
-    walk = Walk(plan(RELAY_FIRST, direct=(A,), spray=(B,), relay=(D,)))
+def test_a_direct_path_that_comes_before_the_relay_waits_for_it() -> None:
+    walk = Walk(plan(RELAY_FIRST, direct=(A,), relay=(D,)))
     walk.advance(0)
-    walk.ready(D)
     walk.ready(A)
-    assert walk.advance(0.1) == [Name(A)]
+    assert (walk.advance(0.1), walk.next_wakeup_s()) == ([], RELAY_AWAITED_S)
+    walk.ready(D)
+    assert walk.advance(0.2) == [Name(D)]
+    walk.agreed(D)
+    assert walk.advance(0.3) == [Move(A)]
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_a_direct_path_waits_for_no_relay_that_fails_or_takes_long(fails: bool) -> None:
+    walk = Walk(plan(RELAY_FIRST, direct=(A,), relay=(D,)))
+    walk.advance(0)
+    walk.ready(A)
+    assert walk.advance(0.1) == []
+    if fails:
+        walk.ended(D)
+    assert walk.advance(0.2 if fails else RELAY_AWAITED_S) == [Name(A)]
     walk.agreed(A)
-    assert walk.advance(0.2) == [
-        Cancel(D, Reason.OTHER_PIPE_WON),
-        Finish(A, None, (Skipped(B, SPRAY, Reason.NOT_NEEDED),)),
-    ]
+    assert walk.advance(2) == [Cancel(D, Reason.OTHER_PIPE_WON)] * (not fails) + [Finish(A, None, ())]
 
 
 def test_the_walk_of_a_relayed_pipe_ends_when_nothing_direct_is_left() -> None:

@@ -116,10 +116,9 @@ PUNCHES = {
     "tcp_punch": ("eim_random_ports", "port_restricted"),
     "random_probe": ("port_restricted", "symmetric_random"),
 }
-# The last acknowledgement, or the answer to a frame that comes again, may leave after the attempt has ended. A UDP
-# punch between two standing sockets ends before the last flight of its tunnel, which takes along what is sent first.
-# A TCP punch closes two streams: one to a STUN server.
-LATER_PACKETS = {"udp_punch": 2, "tcp_punch": 2, "random_probe": 1}
+# The last acknowledgement, or the answer to a frame that comes again, may leave after the attempt has ended. A TCP
+# punch closes two streams: one to a STUN server.
+LATER_PACKETS = {"udp_punch": 1, "tcp_punch": 2, "random_probe": 1}
 STANDING_S = 10.0
 
 

@@ -1,4 +1,4 @@
-"""What every pipe promises, over TLS on a stream and over QUIC on datagrams."""
+"""What every pipe promises, over TLS on a stream, over QUIC on datagrams, and plain."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -12,6 +12,7 @@ from warpfleet.core.combo import Transport
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.net.interfaces import ConnectionLost, Pipe
 from warpfleet.net.pipe import RECV_BYTES
+from warpfleet.net.plain import PlainPipe
 from warpfleet.net.quic_engine import WINDOW_BYTES
 
 A, B = Endpoint("203.0.113.1", 1000), Endpoint("203.0.113.2", 2000)
@@ -29,7 +30,12 @@ async def quic(internet: Internet) -> Pair:
     return await quic_pipes(FakeUdp(internet, A), FakeUdp(internet, B))
 
 
-both_kinds = pytest.mark.parametrize("connect", [tls, quic])
+async def plain(internet: Internet) -> Pair:
+    near, far = internet.stream_pair(A, B)
+    return PlainPipe(near, "bob"), PlainPipe(far, "alice")
+
+
+every_kind = pytest.mark.parametrize("connect", [tls, quic, plain])
 
 
 async def all_of(pipe: Pipe) -> bytes:
@@ -37,7 +43,7 @@ async def all_of(pipe: Pipe) -> bytes:
 
 
 @virtual_time
-@both_kinds
+@every_kind
 async def test_bytes_of_any_number_arrive_in_order_both_ways(connect: Connect) -> None:
     alice, bob = await connect(Internet())
     async with asyncio.timeout(60), asyncio.TaskGroup() as group:
@@ -54,7 +60,7 @@ async def sent_in_full(pipe: Pipe) -> None:
 
 
 @virtual_time
-@both_kinds
+@every_kind
 async def test_no_more_is_received_than_is_asked_for(connect: Connect) -> None:
     alice, bob = await connect(Internet())
     await alice.send(b"three words here")
@@ -62,7 +68,7 @@ async def test_no_more_is_received_than_is_asked_for(connect: Connect) -> None:
 
 
 @virtual_time
-@both_kinds
+@every_kind
 async def test_after_its_end_a_pipe_still_receives(connect: Connect) -> None:
     alice, bob = await connect(Internet())
     await bob.send(b"a greeting")
@@ -80,7 +86,7 @@ async def test_after_its_end_a_pipe_still_receives(connect: Connect) -> None:
 
 
 @virtual_time
-@both_kinds
+@every_kind
 async def test_what_was_sent_before_a_pipe_was_closed_arrives_and_then_its_end(connect: Connect) -> None:
     internet = Internet()
     alice, bob = await connect(internet)
@@ -95,7 +101,7 @@ async def test_what_was_sent_before_a_pipe_was_closed_arrives_and_then_its_end(c
 
 
 @virtual_time
-@both_kinds
+@every_kind
 async def test_closed_here_nothing_works_any_more(connect: Connect) -> None:
     alice, _ = await connect(Internet())
     waiting = asyncio.create_task(alice.recv())
@@ -111,7 +117,25 @@ async def test_closed_here_nothing_works_any_more(connect: Connect) -> None:
 
 
 @virtual_time
-@both_kinds
+@every_kind
+async def test_a_pipe_that_is_broken_off_has_no_end(connect: Connect) -> None:
+    internet = Internet()
+    alice, bob = await connect(internet)
+    await alice.send(b"half of it")
+    await asyncio.sleep(2 * DELAY_S)
+    await alice.abort()
+    await alice.close()
+    assert await bob.recv() == b"half of it"
+    with pytest.raises(ConnectionLost):
+        await bob.recv()
+    with pytest.raises(ConnectionLost):
+        await alice.recv()
+    await bob.close()
+    assert internet.open_sockets() == []
+
+
+@virtual_time
+@every_kind
 async def test_leaving_the_block_closes_the_pipe(connect: Connect) -> None:
     internet = Internet()
     alice, bob = await connect(internet)
@@ -122,7 +146,7 @@ async def test_leaving_the_block_closes_the_pipe(connect: Connect) -> None:
 
 
 @virtual_time
-@both_kinds
+@every_kind
 async def test_a_peer_that_neither_reads_nor_closes_is_not_waited_for_for_ever(connect: Connect) -> None:
     alice, _ = await connect(Internet())
     began_s = now_s()
@@ -194,8 +218,9 @@ async def test_what_a_pipe_says_of_its_path() -> None:
         "<pipe to bob over udp, relayed through 198.51.100.9:3478: 203.0.113.1:1000 -> 203.0.113.2:2000>"
     )
     assert repr(bob) == "<pipe to alice over udp, relayed: 203.0.113.2:2000 -> 203.0.113.1:1000>"
-    _, over_tcp = await tls(internet)
+    (_, over_tcp), (unsealed, _) = await tls(internet), await plain(internet)
     assert repr(over_tcp) == "<pipe to alice over tcp: 203.0.113.2:2000 -> 203.0.113.1:1000>"
+    assert repr(unsealed) == "<pipe to bob over tcp, not sealed: 203.0.113.1:1000 -> 203.0.113.2:2000>"
 
 
 async def unread(pipe: Pipe) -> int:

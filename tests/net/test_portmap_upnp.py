@@ -6,7 +6,6 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from warpfleet.net.portmap import upnp
 from warpfleet.net.portmap.gateway import Gateway
 from warpfleet.net.portmap.mapping import GatewaySilent, MappingRefused
 from warpfleet.net.portmap.upnp import UpnpMapper
@@ -188,7 +187,7 @@ async def test_an_external_address_that_is_none_is_no_answer(ip: str) -> None:
 
 
 async def test_a_gateway_that_sends_for_ever_or_never_is_left_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upnp, "_TALK_S", 0.3)
+    monkeypatch.setattr("warpfleet.net.portmap.igd._TALK_S", 0.3)
 
     async def endless(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\n\r\n")

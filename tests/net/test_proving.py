@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 
 from fake_network import DELAY_S, FakeUdp, Internet
-from fake_node import ALICE, MALLORY, handshakes, leave_at_once
+from fake_node import ALICE, ATTEMPT_ID, MALLORY, handshakes, leave_at_once
 from virtual_time import now_s, virtual_time
 from warpfleet.core.combo import Side
 from warpfleet.core.endpoint import Endpoint
@@ -229,7 +229,7 @@ async def test_where_a_pipe_moves_here_both_ends_know_whose_and_nothing_else_is_
     moves = iter(range(lost))
     internet.loses = lambda data, *_: Frame.parse(data).type is FrameType.MOVE and next(moves, None) is not None
     a, b = handshakes()
-    tunnel = QuicEngine(Side.INITIATOR, ALICE)
+    tunnel = QuicEngine(Side.INITIATOR, ALICE, ATTEMPT_ID)
     async with asyncio.timeout(20):
         initiator = asyncio.create_task(prove_datagram(alice, a, move_turn, [B], tunnel=tunnel))
         responder = await prove_datagram(bob, b, leave_at_once, [A])

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fake_network import DELAY_S, FakeUdp, Internet
-from fake_node import ALICE, BOB, MALLORY, handshakes
+from fake_node import ALICE, ATTEMPT_ID, BOB, MALLORY, handshakes
 from sealed import proved, quic_pipes
 from virtual_time import now_s, virtual_time
 from warpfleet.core.combo import Side
@@ -239,10 +239,12 @@ async def test_noise_before_the_first_flight_does_not_keep_it_out() -> None:
     internet = Internet()
     a, b = FakeUdp(internet, A), FakeUdp(internet, B)
     initiator, responder = proved()
-    responding = asyncio.create_task(QuicPipe.open(QuicEngine(Side.RESPONDER, BOB), DatagramPath(b, A), responder))
+    responding = asyncio.create_task(
+        QuicPipe.open(QuicEngine(Side.RESPONDER, BOB, ATTEMPT_ID), DatagramPath(b, A), responder)
+    )
     a.send_to(b"\xc0\0\0\0\1\x08" + bytes(1300), B)  # the shape of an Initial packet that nobody can decrypt
     await asyncio.sleep(0.1)
-    client = QuicEngine(Side.INITIATOR, ALICE)
+    client = QuicEngine(Side.INITIATOR, ALICE, ATTEMPT_ID)
     for data in client.connect(asyncio.get_running_loop().time()):
         a.send_to(data, B)
     alice = await QuicPipe.open(client, DatagramPath(a, B), initiator)
@@ -266,7 +268,7 @@ async def test_a_frame_of_the_proof_that_comes_again_is_answered_again() -> None
 
 
 def engines() -> tuple[QuicEngine, QuicEngine]:
-    return QuicEngine(Side.INITIATOR, ALICE), QuicEngine(Side.RESPONDER, BOB)
+    return QuicEngine(Side.INITIATOR, ALICE, ATTEMPT_ID), QuicEngine(Side.RESPONDER, BOB, ATTEMPT_ID)
 
 
 def exchange(
@@ -298,7 +300,7 @@ def test_only_the_client_learns_a_key() -> None:
     assert (client.peer_key, server.peer_key) == (BOB.public.key, None)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.sets(st.integers(1, 30), max_size=6))
 def test_whatever_gets_lost_bytes_arrive_once_and_in_order(lost: set[int]) -> None:
     client, server = engines()
@@ -327,7 +329,7 @@ def test_a_datagram_has_the_same_size_whatever_the_keys() -> None:
 
 
 def test_a_first_flight_that_goes_by_a_late_signal_says_nothing_of_the_paths_round_trip() -> None:
-    client, server = QuicEngine(Side.INITIATOR, ALICE), QuicEngine(Side.RESPONDER, BOB)
+    client, server = QuicEngine(Side.INITIATOR, ALICE, ATTEMPT_ID), QuicEngine(Side.RESPONDER, BOB, ATTEMPT_ID)
     for data in client.connect(0.0, by_signal=True):
         server.receive(data, 0.6)
     assert client.begin(server.outgoing(0.6), 0.62) == [], "it goes with what is written first"

@@ -8,7 +8,7 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from fake_network import DELAY_S, FakeUdp, Internet
-from fake_node import ALICE, BOB, COMBO, MALLORY, contexts, handshakes, node
+from fake_node import ALICE, ATTEMPT_ID, BOB, COMBO, MALLORY, contexts, handshakes, node
 from sealed import proved, quic_pipes
 from virtual_time import now_s, virtual_time
 from warpfleet.core.combo import Side
@@ -47,7 +47,7 @@ async def quic_ends(alice: Identity, bob: Identity, *, alices_proof: int = 0) ->
     a, b = FakeUdp(internet, A), FakeUdp(internet, B)
     pairs = [proved(), handshakes(initiator=MALLORY)]
     initiator, responder = pairs[alices_proof][0], pairs[0][1]
-    client, server = QuicEngine(Side.INITIATOR, alice), QuicEngine(Side.RESPONDER, bob)
+    client, server = QuicEngine(Side.INITIATOR, alice, ATTEMPT_ID), QuicEngine(Side.RESPONDER, bob, ATTEMPT_ID)
     for data in client.connect(asyncio.get_running_loop().time()):
         a.send_to(data, B)
     one, other = await ends(
@@ -170,8 +170,10 @@ async def test_a_responder_that_gives_up_tells_the_initiator() -> None:
     internet = Internet()
     a, b = FakeUdp(internet, A), FakeUdp(internet, B)
     initiator, responder = proved()
-    giving_up = asyncio.create_task(QuicPipe.open(QuicEngine(Side.RESPONDER, BOB), DatagramPath(b, A), responder))
-    client = QuicEngine(Side.INITIATOR, ALICE)
+    giving_up = asyncio.create_task(
+        QuicPipe.open(QuicEngine(Side.RESPONDER, BOB, ATTEMPT_ID), DatagramPath(b, A), responder)
+    )
+    client = QuicEngine(Side.INITIATOR, ALICE, ATTEMPT_ID)
     client.connect(asyncio.get_running_loop().time())  # and loses its first flight
     waiting = asyncio.create_task(QuicPipe.open(client, DatagramPath(a, B), initiator))
     await asyncio.sleep(0.01)

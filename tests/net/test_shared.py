@@ -1,6 +1,7 @@
 """One UDP socket that is lent out: who hears what, and that a loan is as good as a socket of one's own."""
 
 import asyncio
+from collections.abc import Callable
 
 import pytest
 
@@ -10,10 +11,11 @@ from virtual_time import virtual_time
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.net.handshake import FRAME_BYTES
 from warpfleet.net.interfaces import ConnectionLost
+from warpfleet.net.quic_engine import connection_id
 from warpfleet.net.shared import Loan, SharedSocket
 
 HERE, BOB, CAROL, STRANGER = (Endpoint(f"203.0.113.{number}", 1000) for number in (1, 2, 3, 4))
-OTHER_ID = "b0" * 16
+OTHER_ID, MOVED_ID = "b0" * 16, "d0" * 16
 
 
 class Bench:
@@ -24,8 +26,8 @@ class Bench:
         self.socket = FakeUdp(self.internet, HERE)
         self.shared = SharedSocket(self.socket)
 
-    def lend(self, attempt_id: str, remote: Endpoint) -> Loan:
-        loan = self.shared.lend(attempt_id, remote)
+    def lend(self, attempt_id: str) -> Loan:
+        loan = self.shared.lend(attempt_id)
         assert loan
         return loan
 
@@ -35,6 +37,16 @@ class Bench:
 
 def frame(attempt_id: str) -> bytes:
     return handshakes(attempt_id=attempt_id)[1].opener()
+
+
+def long(attempt_id: str) -> bytes:
+    """The beginning of a datagram with a long header (RFC 8999 section 5.1)."""
+    return b"\xc0" + bytes(4) + b"\x08" + connection_id(attempt_id) + b"..."
+
+
+def short(attempt_id: str) -> bytes:
+    """The beginning of one with a short header (section 5.2)."""
+    return b"\x40" + connection_id(attempt_id) + b"..."
 
 
 async def silent(loan: Loan) -> bool:
@@ -47,62 +59,87 @@ async def silent(loan: Loan) -> bool:
 
 
 @virtual_time
-async def test_a_frame_goes_to_the_attempt_that_it_names_wherever_it_comes_from() -> None:
+@pytest.mark.parametrize("made", [frame, long, short])
+async def test_what_comes_goes_to_the_attempt_that_it_names_wherever_it_comes_from(
+    made: Callable[[str], bytes],
+) -> None:
     bench = Bench()
-    one, two = bench.lend(ATTEMPT_ID, BOB), bench.lend(OTHER_ID, CAROL)
-    for attempt_id, source in ((OTHER_ID, STRANGER), (ATTEMPT_ID, CAROL)):
-        bench.send(frame(attempt_id), source)
-    assert await one.receive() == (frame(ATTEMPT_ID), CAROL)
-    assert await two.receive() == (frame(OTHER_ID), STRANGER)
+    one, two = bench.lend(ATTEMPT_ID), bench.lend(OTHER_ID)
+    for attempt_id, source in ((OTHER_ID, BOB), (ATTEMPT_ID, BOB)):
+        bench.send(made(attempt_id), source)
+    assert await one.receive() == (made(ATTEMPT_ID), BOB)
+    assert await two.receive() == (made(OTHER_ID), BOB)
 
 
 @virtual_time
-async def test_what_is_in_a_tunnel_goes_to_whom_speaks_with_its_source() -> None:
+@pytest.mark.parametrize("made", [frame, long, short])
+async def test_a_pipe_that_moves_here_keeps_the_name_of_its_own_attempt(made: Callable[[str], bytes]) -> None:
     bench = Bench()
-    one, two = bench.lend(ATTEMPT_ID, BOB), bench.lend(OTHER_ID, CAROL)
-    two.send_to(b"from another port", STRANGER)
-    for source in (BOB, CAROL, STRANGER):
-        bench.send(str(source).encode(), source)
-    assert await one.receive() == (str(BOB).encode(), BOB)
-    assert [await two.receive() for _ in range(2)] == [(str(s).encode(), s) for s in (CAROL, STRANGER)]
+    bench.lend(ATTEMPT_ID)
+    here = bench.lend(OTHER_ID)
+    here.send_to(made(MOVED_ID), BOB)
+    bench.send(made(MOVED_ID), BOB)
+    assert await here.receive() == (made(MOVED_ID), BOB)
+
+
+@virtual_time
+async def test_no_loan_takes_what_is_another_ones() -> None:
+    bench = Bench()
+    one, two = bench.lend(ATTEMPT_ID), bench.lend(OTHER_ID)
+    two.send_to(frame(ATTEMPT_ID), BOB)
+    bench.send(short(ATTEMPT_ID), BOB)
+    assert await one.receive() == (short(ATTEMPT_ID), BOB)
+    assert await silent(two)
+
+
+@virtual_time
+async def test_what_overtakes_the_signal_of_its_attempt_waits_for_it_in_order() -> None:
+    bench = Bench()
+    early = [long(ATTEMPT_ID), frame(OTHER_ID), frame(ATTEMPT_ID)]
+    for data in early:
+        bench.send(data, STRANGER)
+    await asyncio.sleep(2 * DELAY_S)
+    loan = bench.lend(ATTEMPT_ID)
+    assert [await loan.receive() for _ in range(2)] == [(early[0], STRANGER), (early[2], STRANGER)]
+    assert await silent(loan)
+    assert bench.socket.packets_sent == 0
+
+
+@virtual_time
+async def test_strangers_fill_no_more_than_so_much_memory() -> None:
+    bench = Bench()
+    bench.send(frame(ATTEMPT_ID), BOB)
+    for number in range(1000):
+        bench.send(short(f"{number:032x}"[::-1]), STRANGER)
+    await asyncio.sleep(2 * DELAY_S)
+    assert await silent(bench.lend(ATTEMPT_ID)), "what came first has gone"
 
 
 @virtual_time
 @pytest.mark.parametrize("data", [b"", b"\x40 in no tunnel", frame("f0" * 16), b"\x05WF2", bytes(FRAME_BYTES)])
 async def test_a_stranger_is_neither_heard_nor_answered(data: bytes) -> None:
     bench = Bench()
-    loan = bench.lend(ATTEMPT_ID, BOB)
+    loan = bench.lend(ATTEMPT_ID)
     bench.send(data, STRANGER)
     assert await silent(loan)
     assert bench.socket.packets_sent == 0
 
 
 @virtual_time
-async def test_two_that_speak_with_one_endpoint_cannot_be_told_apart() -> None:
+async def test_an_attempt_has_one_loan_at_a_time() -> None:
     bench = Bench()
-    loan = bench.lend(ATTEMPT_ID, BOB)
-    assert bench.shared.lend(OTHER_ID, BOB) is None
-    assert bench.shared.lend(ATTEMPT_ID, CAROL) is None, "nor two of one attempt"
+    loan = bench.lend(ATTEMPT_ID)
+    assert bench.shared.lend(ATTEMPT_ID) is None
     loan.close()
-    again = bench.lend(OTHER_ID, BOB)
-    bench.send(b"x", BOB)
-    assert await again.receive() == (b"x", BOB)
-
-
-@virtual_time
-async def test_an_endpoint_stays_with_whom_it_speaks_first() -> None:
-    bench = Bench()
-    first, second = bench.lend(ATTEMPT_ID, BOB), bench.lend(OTHER_ID, CAROL)
-    second.send_to(b"hello", BOB)
-    bench.send(b"x", BOB)
-    assert await first.receive() == (b"x", BOB)
-    assert await silent(second)
+    again = bench.lend(ATTEMPT_ID)
+    bench.send(short(ATTEMPT_ID), BOB)
+    assert await again.receive() == (short(ATTEMPT_ID), BOB)
 
 
 @virtual_time
 async def test_each_loan_counts_its_own_packets_and_its_end_leaves_the_socket_open() -> None:
     bench = Bench()
-    one, two = bench.lend(ATTEMPT_ID, BOB), bench.lend(OTHER_ID, CAROL)
+    one, two = bench.lend(ATTEMPT_ID), bench.lend(OTHER_ID)
     one.send_to(b"x", BOB)
     for _ in range(3):
         two.send_to(b"x", CAROL)
@@ -118,17 +155,17 @@ async def test_each_loan_counts_its_own_packets_and_its_end_leaves_the_socket_op
 @virtual_time
 async def test_what_comes_for_a_loan_that_is_over_is_ignored() -> None:
     bench = Bench()
-    bench.lend(ATTEMPT_ID, BOB).close()
+    bench.lend(ATTEMPT_ID).close()
     bench.send(frame(ATTEMPT_ID), BOB)
     bench.send(b"x", BOB)
     await asyncio.sleep(2 * DELAY_S)
-    assert await silent(bench.lend(OTHER_ID, BOB))
+    assert await silent(bench.lend(OTHER_ID))
 
 
 @virtual_time
 async def test_the_end_of_the_socket_is_that_of_every_loan() -> None:
     bench = Bench()
-    loan = bench.lend(ATTEMPT_ID, BOB)
+    loan = bench.lend(ATTEMPT_ID)
     receiving = asyncio.create_task(loan.receive())
     await asyncio.sleep(0)
     bench.shared.close()
@@ -136,4 +173,4 @@ async def test_the_end_of_the_socket_is_that_of_every_loan() -> None:
         await receiving
     await asyncio.sleep(0)
     assert bench.socket.closed
-    assert bench.shared.lend(OTHER_ID, BOB) is None
+    assert bench.shared.lend(OTHER_ID) is None

@@ -144,6 +144,14 @@ async def test_a_write_larger_than_every_buffer(streams: tuple[TcpStream, TcpStr
     assert received == data
 
 
+async def test_parts_are_written_one_after_another(streams: tuple[TcpStream, TcpStream]) -> None:
+    near, far = streams
+    parts = [b"head", b"", bytes(range(256)) * 40_000, b"tail"]
+    writing = asyncio.create_task(near.write(*parts))
+    assert await far.read_exactly(sum(map(len, parts))) == b"".join(parts)
+    await writing
+
+
 async def test_the_peers_end_is_connection_lost(streams: tuple[TcpStream, TcpStream]) -> None:
     ours, theirs = streams
     await theirs.write(b"half")

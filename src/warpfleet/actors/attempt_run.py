@@ -3,10 +3,13 @@
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import fields
+from functools import partial
 from ipaddress import ip_address
+from typing import Any
 
+from warpfleet.actors.lander import Lander
 from warpfleet.actors.open_node import OpenNode
 from warpfleet.actors.surroundings import MACHINE, Surroundings
 from warpfleet.actors.values import OutgoingSignal, PipeFacts, Report, Stage
@@ -14,6 +17,7 @@ from warpfleet.core.combo import AttemptOutcome, Reason, RouteType, Side
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.core.identity import PublicIdentity
 from warpfleet.core.targets import Budget, loopback_alias
+from warpfleet.net.handed_over import HandedOver
 from warpfleet.net.handshake import NONCE_BYTES, ProofFailed
 from warpfleet.net.interfaces import ConnectionLost, ConnectRefused, Pipe, RelayRefused, Unreachable
 from warpfleet.net.proved_path import ProvedPath
@@ -58,7 +62,8 @@ _log = logging.getLogger(__name__)
 class AttemptRun:
     """One side of one attempt. `report` hears of each stage, `post` takes messages for the peer, and `on_pipe` gets the
     pipe that it won, or `on_path` the path for the one that its connection has; `targets` are the route types whose
-    addresses it may send to. `budget` it shares with the other attempts with that peer, `room` with all of the host."""
+    addresses it may send to. `budget` it shares with the other attempts with that peer, `room` with all of the host.
+    `lander` reaches the program that the pipe may be for, where that is another process."""
 
     def __init__(
         self,
@@ -70,9 +75,10 @@ class AttemptRun:
         *,
         report: Callable[[Report], None],
         post: Callable[[OutgoingSignal], None],
-        on_pipe: Callable[["AttemptRun", Pipe], Awaitable[None]],
+        on_pipe: Callable[["AttemptRun", Pipe], Coroutine[Any, Any, None]],
         on_path: Callable[["AttemptRun", ProvedPath], None],
         room: Room,
+        lander: Lander | None = None,
         surroundings: Surroundings = MACHINE,
     ) -> None:
         self._network = GuardedNetwork(node.network, targets, loopback_alias(peer.key), budget)
@@ -91,6 +97,8 @@ class AttemptRun:
             inbox=Inbox(self._network.count),
             room=room,
         )
+        if lander:
+            self.context.hand_over = partial(lander.hand_over, self.context)
         self._report = report
         self._post_signal = post
         self._on_pipe = on_pipe
@@ -104,6 +112,7 @@ class AttemptRun:
         self._peer_knows = spec.opening is not None
         self._timeout: asyncio.Timeout | None = None
         self._task: asyncio.Task[None] | None = None
+        self._using: asyncio.Task[None] | None = None  # the pipe
         self._running = False
 
     def start(self, factory: AttemptFactory) -> asyncio.Task[None]:
@@ -156,6 +165,7 @@ class AttemptRun:
     async def _run(self, factory: AttemptFactory) -> None:
         strategy: Strategy | None = None
         won: Won | None = None
+        agreed: Won | None = None
         self._running = True
         try:
             if self._cancel_reason:
@@ -163,6 +173,7 @@ class AttemptRun:
             async with asyncio.timeout(self.context.timeout_s) as self._timeout:
                 strategy = factory(self.context)
                 won = await self._named_only(await strategy.run())
+                agreed = await self._agreed(won)
         except TimeoutError:
             self._end(AttemptOutcome.TIMEOUT, Reason.NO_ANSWER)
         except asyncio.CancelledError:
@@ -175,11 +186,13 @@ class AttemptRun:
                 self._end(AttemptOutcome.LOST, Reason.REFRESHED)
         finally:
             if strategy and not strategy.result.done():
-                strategy.result.set_result(won)
+                strategy.result.set_result(agreed)
             self._timeout = None
             self.context.inbox.close()
-        if won is not None:
-            await self._use(won)
+        if agreed is not None:
+            await self._use(agreed)
+        elif won is not None:
+            await self._close(won)
         self._network.settle()
 
     async def _named_only(self, won: Won | None) -> Won | None:
@@ -203,10 +216,28 @@ class AttemptRun:
         if isinstance(won, ProvedPath):
             self._on_path(self, won)
             return
+        if isinstance(won, HandedOver):
+            won.keep()
+            return
         try:
-            await self._on_pipe(self, won)
+            await (self._using or self._on_pipe(self, won))
         except asyncio.CancelledError:
             await won.close()
+
+    async def _agreed(self, won: Won | None) -> Won | None:
+        """The same, once the peer is known to have agreed. A pipe is in use before: what is sent first goes along with
+        what the peer agrees to."""
+        if won is not None and not isinstance(won, ProvedPath | HandedOver) and won.provisional:
+            self._using = asyncio.create_task(self._on_pipe(self, won))
+            await won.agreed()
+        return won
+
+    async def _close(self, won: Won) -> None:
+        """Nobody has agreed to it."""
+        if self._using:
+            self._using.cancel()
+            await asyncio.wait([self._using])
+        await won.close()
 
     async def _claim(self) -> str | None:
         if not self._proved:

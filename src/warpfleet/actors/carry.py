@@ -13,15 +13,16 @@ _AT_ONCE = struct.pack("ii", 1, 0)  # struct linger: on, for no seconds (socket(
 
 async def carry(pipe: Pipe, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """Return when both directions have ended, and both are closed. ConnectionLost where one of them breaks; then the
-    TCP connection is reset and the pipe closed."""
+    TCP connection is reset and the pipe broken off."""
     try:
         await together(_outwards(pipe, reader), _inwards(pipe, writer))
         writer.close()
+        await pipe.close()
     except OSError as error:
         raise ConnectionLost(f"the TCP connection broke: {error.strerror or error}") from None
     finally:
         reset(writer)
-        await pipe.close()
+        await pipe.abort()
 
 
 def reset(writer: asyncio.StreamWriter) -> None:

@@ -3,12 +3,15 @@
 import asyncio
 import logging
 import re
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from warpfleet.actors.attempt_run import AttemptRun
 from warpfleet.actors.echo import Measured, echo, measure
+from warpfleet.actors.lander import Lander, landing_path
 from warpfleet.actors.movable import MovablePipe, Whose, whose
 from warpfleet.actors.open_node import LearnRecord, OpenNode, OwnRecord, kernel_network
 from warpfleet.actors.outbox import Outbox
@@ -25,13 +28,14 @@ from warpfleet.actors.values import (
     StartAttempt,
     Use,
 )
+from warpfleet.actors.work import Work
 from warpfleet.core.combo import AttemptOutcome, Combo, Reason, Side
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.core.identity import PublicIdentity
 from warpfleet.core.peer import AddressFamily, PeerView
 from warpfleet.core.targets import Budget
 from warpfleet.net import descriptors
-from warpfleet.net.handshake import Frame, FrameType
+from warpfleet.net.handshake import Frame, FrameType, Wishes
 from warpfleet.net.interfaces import NodeNetwork, Pipe
 from warpfleet.net.proved_path import ProvedPath
 from warpfleet.net.quic import QuicPipe
@@ -70,6 +74,8 @@ class HostPorts:
     """Say where port mappings let strangers in to nodes, and that they no longer do."""
     stand: Callable[[list[tuple[str, dict[AddressFamily, int]]]], Awaitable[None]]
     """Say at which UDP ports nodes always hear."""
+    landings: Path | None = None
+    """The folder where programs that are attached to nodes take pipes; None where no program is, or it is this one."""
 
 
 HeldPipe = Callable[[str, str, Side, Pipe], None]
@@ -77,8 +83,8 @@ HeldPipe = Callable[[str, str, Side, Pipe], None]
 
 
 class PluginHost:
-    """Runs the attempts of one plugin. `on_pipe` gets the pipes that are held rather than measured: those of
-    `Use.HOLD`, and, where the program accepts pipes itself, those that peers open. `network_of` makes a node's network.
+    """Runs the attempts of one plugin. `on_pipe` gets the pipes that are held rather than measured, of either side.
+    `network_of` makes a node's network.
     """
 
     registration: Registration
@@ -106,6 +112,7 @@ class PluginHost:
         self._peers: dict[str, PublicIdentity] = {}
         self._ports: HostPorts | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._served: defaultdict[str, Work] = defaultdict(Work)  # by node: pipes that end in a program attached to it
         self._closed = asyncio.Event()
 
     def bind(self, plugin: str, ports: HostPorts) -> None:
@@ -176,6 +183,7 @@ class PluginHost:
         for run in ending:
             run.cancel(Reason.STOPPED)
         await asyncio.gather(*(run.ended() for run in ending))
+        await asyncio.gather(*(self._served.pop(name).cancel() for name in names if name in self._served))
         await asyncio.gather(*(node.close() for node in closing))
 
     async def take_views(self, views: Mapping[str, PeerView], clock_offset_s: float = 0.0) -> None:
@@ -279,6 +287,7 @@ class PluginHost:
             timeout_s=order.timeout_s,
             theirs=order.theirs,
             rtt_ms=order.rtt_ms,
+            wishes=_wishes(node) | (Wishes.NONE if order.use is Use.HOLD else Wishes.MEASURED),
         )
         self._uses[order.node, order.attempt_id] = order.use
         self._run(node, peer, spec)
@@ -300,6 +309,7 @@ class PluginHost:
             timeout_s=message.timeout_s,
             opening=message,
             rtt_ms=message.rtt_ms,
+            wishes=_wishes(node),
         )
         self._respond(node, peer, spec)
 
@@ -314,6 +324,7 @@ class PluginHost:
             side=Side.RESPONDER,
             combo=Combo(self.registration.name, af, frame.route),
             timeout_s=_STREAM_TIMEOUT_S,
+            wishes=_wishes(node),
         )
         return self._respond(node, self._roster[frame.sender], spec)
 
@@ -342,6 +353,7 @@ class PluginHost:
             on_pipe=self._use_pipe,
             on_path=lambda run, path: self._pass_on(path.plugin, run.node.name, path),
             room=self._room,
+            lander=self._lander(node, spec),
             surroundings=self._surroundings,
         )
         key = node.name, spec.attempt_id
@@ -363,6 +375,14 @@ class PluginHost:
         task.add_done_callback(forget)
         return run
 
+    def _lander(self, node: OpenNode, spec: AttemptSpec) -> Lander | None:
+        """Who reaches the program that the pipe of an attempt may be for."""
+        if self._ports is None or self._ports.landings is None:
+            return None
+        lander = Lander(landing_path(self._ports.landings, node.identity.public))
+        measured = spec.side is Side.INITIATOR and Wishes.MEASURED in spec.wishes
+        return lander if lander.attached and not measured else None
+
     def _budget(self, node: str, peer: PublicIdentity) -> Budget:
         """What a node's attempts with a peer may still send, so that no peer has us flood others by many attempts."""
         key = node, peer.key
@@ -375,11 +395,11 @@ class PluginHost:
     async def _use_pipe(self, run: AttemptRun, pipe: Pipe) -> None:
         movable = self._made_movable(run, pipe) if isinstance(pipe, QuicPipe) and pipe.path.relayed else None
         use = self._uses.get((run.node.name, run.context.attempt_id))
-        hold = use is Use.HOLD
-        if run.context.side is Side.RESPONDER:
-            hold = self._on_held_pipe is not None
-        if hold and self._on_held_pipe:
+        held = Wishes.MEASURED not in run.context.wishes | run.context.peer_wishes
+        if held and self._on_held_pipe:
             self._on_held_pipe(run.node.name, run.context.connection_id, run.context.side, pipe)
+        elif held and (lander := self._lander(run.node, run.context)):
+            self._served[run.node.name].start(_serve(lander, run, pipe))
         elif run.context.side is Side.RESPONDER:
             await echo(pipe)
         elif movable:
@@ -402,7 +422,11 @@ class PluginHost:
         return movable
 
     def _on_stream(self, node: OpenNode, inbound: InboundStream) -> None:
-        self._pass_on(Frame.parse(inbound.first_frame).plugin, node.name, inbound)
+        """Pass a stream on to the plugin whose attempt it is for. MOVE names another one, that of the pipe: whoever
+        begins with it has dialled us, which is for the plugin whose door this is."""
+        frame = Frame.parse(inbound.first_frame)
+        plugin = self.registration.name if frame.type is FrameType.MOVE else frame.plugin
+        self._pass_on(plugin, node.name, inbound)
 
     def _pass_on(self, plugin: str, node: str, handed: Handed) -> None:
         assert self._ports is not None
@@ -412,6 +436,20 @@ class PluginHost:
             self._ports.hand_over(plugin, node, handed)
         else:
             handed.discard()
+
+
+def _wishes(node: OpenNode) -> Wishes:
+    return Wishes.PLAIN if node.spec.plain else Wishes.NONE
+
+
+async def _serve(lander: Lander, run: AttemptRun, pipe: Pipe) -> None:
+    """Let the program that is attached to the node have it; without one, peers find their echo."""
+    if await lander.serve(run.context, pipe):
+        return
+    if run.context.side is Side.RESPONDER:
+        await echo(pipe)
+    else:
+        await pipe.abort()
 
 
 def _tell(run: AttemptRun, measured: Measured | None) -> None:

@@ -120,6 +120,7 @@ class _PluginActor(_Process, PluginHost):
                 learn_record=self._signal.method("learn_record"),
                 remap=self._signal.method("remap"),
                 stand=self._signal.method("stand"),
+                landings=Path(directory),
             ),
         )
 

@@ -5,7 +5,6 @@ import logging
 import math
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from urllib.parse import quote
 
@@ -14,6 +13,7 @@ from pydantic import SecretStr
 from warpfleet.actors.coordinator import RecordView
 from warpfleet.actors.nat_memory import NatMemory
 from warpfleet.actors.outbox import Outbox
+from warpfleet.actors.own_node import RECORD_LIFETIME_S, NodeReport, OwnNode
 from warpfleet.actors.shared_probes import SharedProbes
 from warpfleet.actors.values import IncomingSignal, NodeSpec, OutgoingSignal
 from warpfleet.actors.work import Work
@@ -22,7 +22,7 @@ from warpfleet.core.endpoint import Endpoint, Interface
 from warpfleet.core.errors import MissingError
 from warpfleet.core.exit import Exit, KnownNat
 from warpfleet.core.identity import PublicIdentity
-from warpfleet.core.peer import ADDRESS_FAMILIES, AddressFamily, PeerView
+from warpfleet.core.peer import AddressFamily, PeerView
 from warpfleet.net.interfaces import Unreachable
 from warpfleet.net.lifetime import mapping_lifetime_s
 from warpfleet.net.natprobe import NatReport
@@ -32,7 +32,7 @@ from warpfleet.plugins.loader import message_owners, message_types
 from warpfleet.signal.clock import ClockEstimate, measure
 from warpfleet.signal.hub import SignalHub
 from warpfleet.signal.mailbox import PeerUnavailable, Received
-from warpfleet.signal.record import AddressRecord, InterfaceAddress, ListenerAddress, NatRecord, RecordError
+from warpfleet.signal.record import AddressRecord, RecordError
 from warpfleet.signal.roster import UntrustedPeer
 
 _CONNECT_S = 15.0  # for the first connection to a broker, failover to the last of several included
@@ -40,31 +40,8 @@ _NTP_S = 2.0
 _RECORDS_S = 15.0  # until every peer's record has come from the brokers
 _SETTLED_S = 30.0  # a short sweep is over by then, and measures no lifetimes
 _FAREWELL_S = 0.5  # for what is being said when we close, such as that attempts are given up: an answer or two
-_RECORD_LIFETIME_S = 3600.0  # a node that vanished is not dialled an hour later
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class NodeReport:
-    """What a node found out about itself when it was opened; `nats` has the families that it was probed for."""
-
-    name: str
-    view: PeerView
-    clock: ClockEstimate | None
-    nats: dict[AddressFamily, NatReport] = field(default_factory=dict)
-
-
-@dataclass(slots=True)
-class _Node:
-    spec: NodeSpec
-    listeners: Sequence[Endpoint]
-    external: dict[AddressFamily, str] = field(default_factory=dict)
-    nats: dict[AddressFamily, NatReport] = field(default_factory=dict)
-    clock: ClockEstimate | None = None
-    located: asyncio.Event = field(default_factory=asyncio.Event)  # an external address is known, or none will be
-    seq: int = 0
-    view: PeerView | None = None  # from when it is published
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +65,7 @@ class SignalHost:
         self._clock: ClockEstimate | None = None  # this machine's, by the node that knows it best
         self._hub = SignalHub(message_types(), self._handle, self._now)
         self._owners = message_owners()
-        self._nodes: dict[str, _Node] = {}
+        self._nodes: dict[str, OwnNode] = {}
         self._mapped: dict[str, tuple[Endpoint, ...]] = {}  # as told, also before a node is open
         self._standing: dict[str, dict[AddressFamily, int]] = {}
         self._take_views: dict[str, Callable[[dict[str, PeerView], float], Awaitable[None]]] = {}
@@ -124,7 +101,7 @@ class SignalHost:
         """
         self._hub.trust(roster)
         for spec in specs:
-            self._nodes[spec.name] = _Node(spec, listeners.get(spec.name, ()))
+            self._nodes[spec.name] = OwnNode(spec, listeners.get(spec.name, ()))
             urls = [broker_url(broker) for broker in spec.brokers]
             self._hub.open_node(spec.identity, urls, spec.vantage.connect_blocking)
         probes = SharedProbes(self._ports.memory if self._ports else None, self._now)
@@ -138,11 +115,11 @@ class SignalHost:
             await concluding
         if specs:
             await self._watch(specs[0].name, [identity.name for identity in roster], wait=True)
-        return [_report(node) for node in nodes]
+        return [node.report for node in nodes]
 
     async def reports(self) -> list[NodeReport]:
         """What the nodes have found out about themselves by now."""
-        return [_report(node) for node in self._nodes.values() if node.view]
+        return [node.report for node in self._nodes.values() if node.view]
 
     async def trust(self, node: str, identities: Sequence[PublicIdentity]) -> None:
         """Exchange signals with these peers, too, and hear their records by this node's connection, as they come."""
@@ -168,7 +145,7 @@ class SignalHost:
         await self._tell_changes([name for name, _ in ports])
 
     async def _tell_changes(self, names: Iterable[str]) -> None:
-        changed: list[_Node] = []
+        changed: list[OwnNode] = []
         for node in (self._nodes[name] for name in names if name in self._nodes):
             if node.view and (view := self._with_ports(node.view)) != node.view:
                 node.view = view
@@ -225,13 +202,13 @@ class SignalHost:
         await asyncio.gather(*(outbox.drain() for outbox in self._outboxes.values()))
         self._closed.set()
 
-    async def _open(self, node: _Node, exploring: asyncio.Task[None], patience_s: float | None) -> None:
-        await asyncio.gather(self._connected(node.spec), _explored(node, exploring, patience_s))
+    async def _open(self, node: OwnNode, exploring: asyncio.Task[None], patience_s: float | None) -> None:
+        await asyncio.gather(self._connected(node.spec), node.explored(exploring, patience_s))
         self._look(node)
         self._publish(node)
         self._work.start(self._republish(node))
 
-    async def _explore(self, node: _Node, probes: SharedProbes, known: dict[AddressFamily, NatReport] | None) -> None:
+    async def _explore(self, node: OwnNode, probes: SharedProbes, known: dict[AddressFamily, NatReport] | None) -> None:
         """Find out what is before a node, and how far its clock is off; what comes after it is open is told."""
 
         async def found(looking: Awaitable[None]) -> None:
@@ -240,26 +217,26 @@ class SignalHost:
                 self._look(node)
                 await self._tell([node])
 
-        await asyncio.gather(found(self._read_clock(node)), found(_discover(node, probes, known)))
+        await asyncio.gather(found(self._read_clock(node)), found(node.discover(probes, known)))
 
-    async def _read_clock(self, node: _Node) -> None:
+    async def _read_clock(self, node: OwnNode) -> None:
         node.clock = clock = await measure(node.spec.ntp, _NTP_S, node.spec.vantage.call_inside)
         if clock and (self._clock is None or clock.error_s < self._clock.error_s):
             self._clock = clock
 
     async def _conclude(
-        self, nodes: Sequence[_Node], exploring: Sequence[asyncio.Task[None]], probes: SharedProbes
+        self, nodes: Sequence[OwnNode], exploring: Sequence[asyncio.Task[None]], probes: SharedProbes
     ) -> None:
         """Have what was found out remembered, and measure what takes minutes."""
         await asyncio.gather(*exploring)
         await probes.remember()
         self._measure_lifetimes(nodes)
 
-    def _look(self, node: _Node) -> None:
+    def _look(self, node: OwnNode) -> None:
         """Sum up what is known of a node by now."""
-        node.view = self._with_ports(_own_view(node))
+        node.view = self._with_ports(node.look())
 
-    async def _tell(self, nodes: Sequence[_Node]) -> None:
+    async def _tell(self, nodes: Sequence[OwnNode]) -> None:
         """Publish what has become of these nodes, and tell it to whoever plans and runs attempts."""
         for node in nodes:
             self._publish(node)
@@ -270,17 +247,17 @@ class SignalHost:
         takers = (take(views, offset_s) for take in self._take_views.values())
         await asyncio.gather(*takers, return_exceptions=True)  # whoever has died is told as it is replaced
 
-    def _measure_lifetimes(self, nodes: Sequence[_Node]) -> None:
+    def _measure_lifetimes(self, nodes: Sequence[OwnNode]) -> None:
         """Find out in the background, once for each exit, how long an idle mapping lives, where that is not known."""
-        first: dict[Exit, tuple[_Node, AddressFamily]] = {}
+        first: dict[Exit, tuple[OwnNode, AddressFamily]] = {}
         for node in nodes:
             for af, nat in node.view.nat.items() if node.view else ():
                 if nat.udp and not nat.open and nat.lifetime_s is None:
-                    first.setdefault(self._exit(node, af), (node, af))
+                    first.setdefault(node.exit(af), (node, af))
         for node, af in first.values():
             self._work.start(self._measure_lifetime(node, af))
 
-    async def _measure_lifetime(self, node: _Node, af: AddressFamily) -> None:
+    async def _measure_lifetime(self, node: OwnNode, af: AddressFamily) -> None:
         await asyncio.sleep(_SETTLED_S)
         network = KernelNetwork(node.spec.vantage)
         server = next(server for server in node.spec.stun if server.af == af)
@@ -289,18 +266,14 @@ class SignalHost:
         except (Unreachable, OSError) as error:
             _log.info("the lifetime of mappings of %s is not known: %s", node.spec.name, error)
             return
-        place = self._exit(node, af)
+        place = node.exit(af)
         for other in self._nodes.values():
-            if other.view and af in other.view.nat and self._exit(other, af) == place:
+            if other.view and af in other.view.nat and other.exit(af) == place:
                 nat = replace(other.view.nat[af], lifetime_s=lifetime_s)
                 other.view = replace(other.view, nat={**other.view.nat, af: nat})
         memory = self._ports.memory if self._ports else None
         if memory and lifetime_s is not None and node.view and node.view.nat[af].complete:
             await memory.remember([KnownNat(place, node.view.nat[af], self._now())])
-
-    def _exit(self, node: _Node, af: AddressFamily) -> Exit:
-        assert node.view is not None
-        return Exit.of(node.spec.realm, node.view.external[af])
 
     async def _connected(self, spec: NodeSpec) -> None:
         try:
@@ -314,40 +287,12 @@ class SignalHost:
         """The wall clock in seconds since 1970, corrected by what NTP servers said."""
         return time.time() + (self._clock.offset_s if self._clock else 0.0)
 
-    def _publish(self, node: _Node) -> None:
-        assert node.view is not None
-        identity = node.spec.identity
-        now = self._now()
-        # The clock makes sequence numbers grow across restarts of the process, too.
-        node.seq = max(node.seq + 1, int(now * 1000))
-        view = node.view
-        record = AddressRecord(
-            name=identity.name,
-            node_id=identity.public.node_id,
-            seq=node.seq,
-            issued_at=now,
-            expires_at=now + _RECORD_LIFETIME_S,
-            machine=view.machine,
-            interfaces=tuple(
-                InterfaceAddress(ip=i.ip, prefix_len=i.prefix_len)
-                for af in ADDRESS_FAMILIES
-                for i in view.addresses(af)
-            ),
-            external=view.external,
-            listeners=tuple(
-                ListenerAddress(ip=e.ip, port=e.port, external=external)
-                for endpoints, external in ((view.mapped, True), (view.listeners, False))
-                for e in endpoints
-            ),
-            nat={af: NatRecord.of(behaviour) for af, behaviour in view.nat.items()},
-            relay=view.relay,
-            standing=view.standing,
-        )
-        self._hub.publish_record(identity.name, record)
+    def _publish(self, node: OwnNode) -> None:
+        self._hub.publish_record(node.spec.name, node.next_record(self._now()))
 
-    async def _republish(self, node: _Node) -> None:
+    async def _republish(self, node: OwnNode) -> None:
         while True:
-            await asyncio.sleep(_RECORD_LIFETIME_S / 2)
+            await asyncio.sleep(RECORD_LIFETIME_S / 2)
             self._publish(node)
 
     async def _watch(self, node: str, peers: Sequence[str], *, wait: bool) -> None:
@@ -401,54 +346,6 @@ class SignalHost:
     def _deliver(self, signal: IncomingSignal) -> None:
         if signal.plugin in self._outboxes:
             self._outboxes[signal.plugin].put(signal)
-
-
-async def _explored(node: _Node, exploring: asyncio.Task[None], patience_s: float | None) -> None:
-    """Return once all is known of a node, or, after `patience_s`, what lets peers find it."""
-    if (await asyncio.wait([exploring], timeout=patience_s))[0]:
-        return
-    located = asyncio.create_task(node.located.wait())
-    await asyncio.wait([exploring, located], return_when=asyncio.FIRST_COMPLETED)
-    located.cancel()
-
-
-async def _discover(node: _Node, probes: SharedProbes, known: dict[AddressFamily, NatReport] | None) -> None:
-    spec = node.spec
-    network = KernelNetwork(spec.vantage, stun_servers=spec.stun)
-
-    async def probe(af: AddressFamily) -> None:
-        def seen(external_ip: str) -> None:
-            node.external[af] = external_ip
-            node.located.set()
-
-        with suppress(Unreachable):
-            node.nats[af] = await probes.probe(network, spec.stun, realm=spec.realm, af=af, seen=seen)
-
-    if known is not None:
-        node.nats |= known
-        node.external |= {af: report.external_ip for af, report in known.items() if report.external_ip}
-    else:
-        families = [af for af in ADDRESS_FAMILIES if any(server.af == af for server in spec.stun)]
-        await asyncio.gather(*(probe(af) for af in families))
-    node.located.set()
-
-
-def _own_view(node: _Node) -> PeerView:
-    spec = node.spec
-    return PeerView(
-        name=spec.name,
-        machine=spec.vantage.machine_id(),
-        interfaces=tuple(spec.vantage.interfaces()),
-        listeners=tuple(node.listeners),
-        external=dict(node.external),
-        nat={af: report.behaviour for af, report in node.nats.items() if report.external_ip},
-        relay=bool(spec.turn),
-    )
-
-
-def _report(node: _Node) -> NodeReport:
-    assert node.view is not None
-    return NodeReport(node.spec.name, node.view, node.clock, node.nats)
 
 
 def broker_url(broker: Broker) -> str:

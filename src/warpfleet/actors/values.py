@@ -16,7 +16,8 @@ from warpfleet.plugins.contract import AttemptMessage
 
 @dataclass(frozen=True, slots=True)
 class NodeSpec:
-    """One node to serve, with everything that it needs. `realm` is where its external addresses are unique."""
+    """One node to serve, with everything that it needs. `realm` is where its external addresses are unique, and `plain`
+    is whether its pipes over TCP need not be sealed, where the peer says the same."""
 
     identity: Identity
     vantage: Vantage
@@ -26,6 +27,7 @@ class NodeSpec:
     turn: tuple[TurnServer, ...]
     ntp: tuple[str, ...]
     realm: str = INTERNET
+    plain: bool = False
 
     @property
     def name(self) -> str:

@@ -10,14 +10,20 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from warpfleet.cluster.sweep_plan import SweepPlan
 from warpfleet.configs.fleet import Fleet
-from warpfleet.core.combo import Policy
+from warpfleet.core.combo import Policy, Reason
 from warpfleet.core.errors import MissingError, WarpfleetError
 from warpfleet.core.pairs import Trial
+from warpfleet.core.peer import PeerView
 from warpfleet.core.plan import Pin
+from warpfleet.net.same_user import is_of_this_user
+
+if TYPE_CHECKING:  # what commands do not need they need not wait for
+    from warpfleet.actors.values import ConnectionRequest
+    from warpfleet.core.identity import Identity
 
 _log = logging.getLogger(__name__)
 
@@ -69,7 +75,54 @@ class DownRequest:
     """End the cluster, once this has been answered."""
 
 
-Request = SweepRequest | ConnectRequest | OpenRequest | StatusRequest | FleetRequest | DownRequest
+@dataclass(frozen=True, slots=True)
+class AttachRequest:
+    """Have this node's pipes come to the asker, until it ends the request: the first thing it is told is `Attached`.
+    Of `fleet`, or of whichever fleet the cluster serves."""
+
+    node: str
+    fleet: Fleet | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Attached:
+    """What the asker needs to make pipes of what comes to the Unix socket `landing`, which it is to open. `peers` are
+    the names of all nodes that this one trusts."""
+
+    identity: "Identity"
+    view: PeerView
+    peers: frozenset[str]
+    landing: Path
+    realm: str
+
+
+@dataclass(frozen=True, slots=True)
+class LinkRequest:
+    """Connect a node that the asker is attached to. Answered with the connection's row."""
+
+    connection: "ConnectionRequest"
+
+
+@dataclass(frozen=True, slots=True)
+class CancelRequest:
+    """Cancel a connection of a `LinkRequest`, which still gets its row."""
+
+    node: str
+    connection_id: str
+    reason: Reason
+
+
+Request = (
+    SweepRequest
+    | ConnectRequest
+    | OpenRequest
+    | StatusRequest
+    | FleetRequest
+    | AttachRequest
+    | LinkRequest
+    | CancelRequest
+    | DownRequest
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +155,11 @@ class Wire:
         self._reader = reader
         self._writer = writer
 
+    @property
+    def is_private(self) -> bool:
+        """Whether the other end is a process of this user."""
+        return is_of_this_user(self._writer.get_extra_info("socket"))
+
     async def send(self, value: object) -> None:
         """Send one value. OSError where the other end is gone."""
         data = pickle.dumps(value)
@@ -133,7 +191,7 @@ class ClusterClient:
     """A cluster, as commands see it."""
 
     def __init__(self, socket: Path) -> None:
-        self._socket = socket
+        self.socket = socket
 
     async def ask(
         self,
@@ -149,11 +207,13 @@ class ClusterClient:
         """
         try:
             async with asyncio.timeout(_CONNECT_S):
-                wire = Wire(*await asyncio.open_unix_connection(str(self._socket)))
+                wire = Wire(*await asyncio.open_unix_connection(str(self.socket)))
         except (OSError, TimeoutError) as error:
             raise MissingError("the cluster does not answer; see `warpfleet cluster status`") from error
         stopper = asyncio.create_task(_tell_to_stop(wire, stopping)) if stopping else None
         try:
+            if not wire.is_private:
+                raise MissingError(f"what listens at {self.socket} is another user's")
             await wire.send((version("warpfleet"), request))
             while not isinstance(message := await wire.receive(), Done | Failed):
                 on_event(message)
@@ -205,6 +265,8 @@ async def _serve(wire: Wire, answer: Answer) -> None:
     stopping = asyncio.Event()
     listening: asyncio.Task[None] | None = None
     try:
+        if not wire.is_private:
+            return
         their_version, request = cast("tuple[str, Request]", await wire.receive())
         if their_version != version("warpfleet") and not isinstance(request, DownRequest):
             ours = version("warpfleet")

@@ -24,13 +24,17 @@ from uuid import uuid4
 import psutil
 import ray
 
-from warpfleet.actors.signal_host import NodeReport
+from warpfleet.actors.own_node import NodeReport
 from warpfleet.actors.values import NodeSpec
+from warpfleet.cluster.attachments import Attachments
 from warpfleet.cluster.control import (
+    AttachRequest,
+    CancelRequest,
     ClusterBusy,
     ConnectRequest,
     DownRequest,
     FleetRequest,
+    LinkRequest,
     OpenRequest,
     Request,
     StatusRequest,
@@ -69,6 +73,7 @@ class Daemon:
         self._opening = asyncio.Lock()
         self._embedded = AsyncExitStack()
         self._jobs: list[Job] = []
+        self._attachments = Attachments(folder)
         self.ended = asyncio.Event()
 
     async def start(self) -> Supervisor:
@@ -98,11 +103,13 @@ class Daemon:
             return None
         if isinstance(request, StatusRequest):
             return await self._status()
-        if isinstance(request, FleetRequest):
-            return self._fleet
-        assert isinstance(request, DownRequest)
-        self.ended.set()
-        return None
+        if isinstance(request, LinkRequest | CancelRequest):
+            return await self._attachments.link(request, stopping)
+        if isinstance(request, AttachRequest):
+            await self._attach(request, stopping, tell)
+        if isinstance(request, DownRequest):
+            self.ended.set()
+        return self._fleet if isinstance(request, FleetRequest) else None
 
     async def _sweep(self, request: SweepRequest, stopping: asyncio.Event, tell: Tell) -> int:
         async with self._at_work(request.fleet, f"sweep into {request.directory}", tell) as (supervisor, on_progress):
@@ -133,6 +140,17 @@ class Daemon:
                 on_progress=on_progress,
             )
         return rows[0] if rows else None
+
+    async def _attach(self, request: AttachRequest, stopping: asyncio.Event, tell: Tell) -> None:
+        async with self._opening:
+            serving = (self._supervisor, self._fleet) if self._supervisor and self._fleet else None
+            attached = self._attachments.attach(request, serving)
+            job = Job(f"node {request.node}, attached", datetime.now(UTC), Progress(0))
+            self._jobs.append(job)
+        try:
+            await attached.last(stopping, tell)
+        finally:
+            self._jobs.remove(job)
 
     @asynccontextmanager
     async def _at_work(
@@ -228,6 +246,7 @@ def _spec(node: FleetNode, fleet: Fleet) -> NodeSpec:
         turn=services.turn,
         ntp=tuple(str(server) for server in services.ntp),
         realm=fleet.realm,
+        plain=node.plain,
     )
 
 

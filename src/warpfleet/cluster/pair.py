@@ -32,6 +32,7 @@ async def open_pair(fleet: Fleet, initiator: str, responder: str) -> AsyncIterat
                         ntp=services.ntp,
                         vantage=Vantage.of(node.vantage),
                         listen=node.listen,
+                        plain=node.plain,
                     )
                 )
                 for identity, peer, node in zip((near, far), (far, near), whole.nodes, strict=True)

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
-from warpfleet.actors.signal_host import NodeReport
+from warpfleet.actors.own_node import NodeReport
 from warpfleet.configs.fleet import Fleet, FleetNode
 from warpfleet.core.errors import MissingError, WarpfleetError
 from warpfleet.net.network import KernelNetwork

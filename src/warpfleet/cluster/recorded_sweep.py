@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from warpfleet.actors.signal_host import NodeReport
+from warpfleet.actors.own_node import NodeReport
 from warpfleet.cluster.progress import Progress
 from warpfleet.cluster.supervisor import ClusterLost, Supervisor
 from warpfleet.cluster.sweep import run_sweep
@@ -13,9 +13,7 @@ from warpfleet.cluster.sweep_plan import SweepPlan
 from warpfleet.configs.fleet import Fleet
 from warpfleet.core.nat import Filtering, Mapping, NatBehaviour, PortAssignment
 from warpfleet.core.pairs import Trial
-from warpfleet.telemetry.analysis import completed_pairs
 from warpfleet.telemetry.records import ConnectionRow, NatObservationRow
-from warpfleet.telemetry.writer import recover
 
 
 async def recorded_sweep(
@@ -33,7 +31,7 @@ async def recorded_sweep(
     await supervisor.refresh_reports()
     sweep = await supervisor.open_sweep(directory, plan.sweep(fleet, supervisor.reports), resume=resume)
     try:
-        done = {Trial(*key) for key in completed_pairs(directory)} if resume else set()
+        done = _done(directory) if resume else set()
         counted = supervisor.probes_counted
         await supervisor.record_observations(_observations(sweep.sweep_id, supervisor.reports, counted=counted))
         return await run_sweep(
@@ -51,7 +49,15 @@ async def recorded_sweep(
         try:
             await supervisor.close_sweep(sweep.sweep_id)
         except ClusterLost:
+            from warpfleet.telemetry.writer import recover  # noqa: PLC0415 - as above
+
             recover(directory)
+
+
+def _done(directory: Path) -> set[Trial]:
+    from warpfleet.telemetry.analysis import completed_pairs  # noqa: PLC0415 - a cluster starts sooner without Arrow
+
+    return {Trial(*key) for key in completed_pairs(directory)}
 
 
 def _observations(sweep_id: str, reports: Sequence[NodeReport], *, counted: bool) -> list[NatObservationRow]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from ray.exceptions import RayError
 
+from warpfleet.actors.own_node import NodeReport
 from warpfleet.actors.ray_actors import (
     CoordinatorActor,
     Handle,
@@ -19,7 +20,6 @@ from warpfleet.actors.ray_actors import (
     TelemetryActor,
     remote,
 )
-from warpfleet.actors.signal_host import NodeReport
 from warpfleet.actors.values import NodeSpec
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.core.errors import MissingError
@@ -69,7 +69,8 @@ class Supervisor:
         self.reports: list[NodeReport] = []
         self.probes_counted = False  # whether a sweep has recorded what it took to find them out
         self._spare: Handle = None
-        self._specs: Sequence[NodeSpec] = ()
+        self._writer: Handle = None  # the telemetry actor that has the open sweeps: another one would drop their rows
+        self.specs: Sequence[NodeSpec] = ()
         self._opened: dict[str, dict[str, list[Endpoint] | None]] = {}
         self._sweeps: dict[str, tuple[Path, Sweep]] = {}
         self._keepers: list[asyncio.Task[None]] = []
@@ -78,7 +79,6 @@ class Supervisor:
         """Start and introduce all actors, and watch over them. MissingError."""
         for role in (TELEMETRY, OBSERVATORY, COORDINATOR, SIGNAL, *self._plugins):
             self.actors[role] = Actor(role, self._create(role))
-        self._spare = PluginActor.remote()
         try:
             async with asyncio.timeout(_START_S):
                 await asyncio.gather(*(self._greet(actor) for actor in self.actors.values()))
@@ -90,10 +90,11 @@ class Supervisor:
         for actor in self.actors.values():
             actor.ready.set()
             self._keepers.append(asyncio.create_task(self._keep(actor)))
+        self._spare = PluginActor.remote()  # not before: its start takes what theirs need
 
     async def open(self, specs: Sequence[NodeSpec]) -> None:
         """Open a fleet's nodes. MissingError where a broker, a port or a peer's record is out of reach."""
-        self._specs = specs
+        self.specs = specs
         await asyncio.gather(*(self._open_nodes(plugin) for plugin in self._plugins))
         self.reports = await self._open_signals()
         await asyncio.gather(*(self._give_views(plugin) for plugin in self._plugins))
@@ -118,7 +119,7 @@ class Supervisor:
         with suppress(RayError):
             reports = await self.call(SIGNAL, "reports")()
             assert isinstance(reports, list)
-            if len(reports) == len(self._specs):  # a new signal host may still be opening some
+            if len(reports) == len(self.specs):  # a new signal host may still be opening some
                 self.reports = reports
 
     async def ask(self, role: str, method: str, *arguments: object, **options: object) -> object:
@@ -206,11 +207,11 @@ class Supervisor:
         """The new one takes the open sweeps over before anybody offers it rows."""
         for directory, sweep in self._sweeps.values():
             await self.call(TELEMETRY, "open_sweep")(directory, sweep, resume=True, take_over=True)
+        self._writer = self.actors[TELEMETRY].handle
         await self._introduce_observatory()
 
     async def _introduce_observatory(self) -> None:
-        telemetry, observatory = self.actors[TELEMETRY].handle, self.actors[OBSERVATORY].handle
-        await self.call(COORDINATOR, "connect_hosts")(telemetry, observatory)
+        await self.call(COORDINATOR, "connect_hosts")(self._writer, self.actors[OBSERVATORY].handle)
         await self._tell_signal({})
 
     async def _acquaint(self, plugin: str) -> None:
@@ -221,7 +222,7 @@ class Supervisor:
         await self.call(SIGNAL, "connect")(plugins, coordinator, observatory)
 
     async def _open_nodes(self, plugin: str) -> dict[str, list[Endpoint] | None]:
-        opened = await self.call(plugin, "open_nodes")(self._specs, [spec.identity.public for spec in self._specs])
+        opened = await self.call(plugin, "open_nodes")(self.specs, [spec.identity.public for spec in self.specs])
         assert isinstance(opened, dict)
         self._opened[plugin] = opened
         await self._tell_opted_out(plugin)
@@ -233,8 +234,8 @@ class Supervisor:
 
     async def _open_signals(self) -> list[NodeReport]:
         listeners = {node: ports for opened in self._opened.values() for node, ports in opened.items() if ports}
-        roster = [spec.identity.public for spec in self._specs]
-        reports = await self.call(SIGNAL, "open_nodes")(self._specs, listeners, roster, self.reports)
+        roster = [spec.identity.public for spec in self.specs]
+        reports = await self.call(SIGNAL, "open_nodes")(self.specs, listeners, roster, self.reports)
         assert isinstance(reports, list)
         return reports
 

@@ -15,7 +15,7 @@ from warpfleet.core.plan import Pin
 from warpfleet.telemetry.sweep import ClockReading, Sweep, versions
 
 if TYPE_CHECKING:  # a command that only sends a plan starts sooner without them
-    from warpfleet.actors.signal_host import NodeReport
+    from warpfleet.actors.own_node import NodeReport
     from warpfleet.signal.clock import ClockEstimate
 
 

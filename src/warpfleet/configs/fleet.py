@@ -14,6 +14,7 @@ from pydantic import (
     PlainSerializer,
     PlainValidator,
     SecretStr,
+    StrictBool,
     StrictInt,
     model_serializer,
     model_validator,
@@ -250,13 +251,15 @@ class Vantage(_Strict):
 
 class FleetNode(_Strict):
     """One node of the fleet. Without a vantage it uses the default route, without a host any host serves it. `forward`
-    is what its peers may have dialled from it: nothing unless it is named."""
+    is what its peers may have dialled from it: nothing unless it is named. `plain`: its pipes over TCP need not be
+    sealed, where the peer says the same."""
 
     name: Name
     vantage: Vantage | None = None
     host: Name | None = None
     listen: tuple[Port, ...] = (0,)
     forward: tuple[ForwardPermission, ...] = ()
+    plain: StrictBool = False
 
     @model_validator(mode="after")
     def _ports_once(self) -> Self:

@@ -45,10 +45,11 @@ _PRIVATE = tuple(
 _EMBEDDING = ("::ffff:0:0/96", "::ffff:0:0:0/96", "64:ff9b::/96", "64:ff9b:1::/48", "2001::/32", "2002::/16")
 _RESERVED = ("0.0.0.0/8", "192.88.99.0/24", "240.0.0.0/4", "100::/64", "fec0::/10")
 _UNUSABLE = tuple(ip_network(text) for text in (*_RESERVED, *_EMBEDDING))
+_KNOWN_MAX = 4096  # addresses whose scope is kept: it is asked for with each packet
 _COMPATIBLE = ip_network("::/96")  # embeds an IPv4 address, too, but has the loopback address in it
 
 
-@lru_cache(4096)  # a plan asks dozens of times for the few addresses of two nodes
+@lru_cache(_KNOWN_MAX)
 def scope_of(ip: str) -> Scope:
     """The scope of an IP address."""
     address: IPv4Address | IPv6Address = ip_address(ip)

@@ -8,6 +8,10 @@ from math import inf
 from warpfleet.core.combo import Combo, Phase, Reason
 from warpfleet.core.plan import PhasePlan, Plan, Planned, Skipped
 
+RELAY_AWAITED_S = 1.0
+"""Only a pipe that began on a relay has one to go back to. Where that is wanted, a direct path that is there sooner
+waits for so long, in which a server that answers at all has answered, also over TCP."""
+
 
 @dataclass(frozen=True, slots=True)
 class Start:
@@ -124,7 +128,7 @@ class Walk:
             self.stop(Reason.DEADLINE)
         if self._stopped:
             return self._finish(self._stopped, self._stopped)
-        actions = [*self._spare_relays(), *self._start_due(elapsed_s), *self._name_next()]
+        actions = [*self._spare_relays(), *self._start_due(elapsed_s), *self._name_next(elapsed_s)]
         if not actions and all(state in (_State.ENDED, _State.CARRYING) for state in self._states.values()):
             return self._finish(Reason.ALL_FAILED, self._nothing_came())
         return actions
@@ -132,7 +136,7 @@ class Walk:
     def next_wakeup_s(self) -> float:
         """When `advance` has to be called at the latest although nothing happens."""
         waiting = [p.start_s for batch in self._batches for _, p in self._unstarted(batch) if p.start_s is not None]
-        return min([*waiting, self._plan.deadline_s])
+        return min([*waiting, *([RELAY_AWAITED_S] if self._relay_comes else []), self._plan.deadline_s])
 
     def _nothing_came(self) -> Reason:
         if not self._states:
@@ -172,10 +176,18 @@ class Walk:
     def _unstarted(self, batch: _Batch) -> _Batch:
         return [(phase, planned) for phase, planned in batch if planned.combo not in self._states]
 
-    def _name_next(self) -> list[Action]:
+    @property
+    def _relay_comes(self) -> bool:
+        """Whether a relay is under way on which the pipe is to begin."""
+        relays = {self._states.get(combo) for combo in self._relays}
+        return self._plan.upgrades and self._carrier is None and not relays.isdisjoint((_State.RUNNING, _State.READY))
+
+    def _name_next(self, elapsed_s: float) -> list[Action]:
         if _State.NAMED in self._states.values():
             return []
         ready = [combo for combo, state in self._states.items() if state is _State.READY]
+        if self._relay_comes and elapsed_s < RELAY_AWAITED_S:
+            ready = [combo for combo in ready if combo in self._relays]
         ready.sort(key=self._relays.__contains__)
         for combo in ready[:1]:
             self._states[combo] = _State.NAMED

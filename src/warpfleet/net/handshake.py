@@ -20,7 +20,7 @@ first frame on the path. So may PROOF, ahead of a stream that the initiator dial
 
 import struct
 from dataclasses import dataclass, replace
-from enum import Enum, IntEnum
+from enum import Enum, IntEnum, IntFlag
 from typing import Self
 
 from warpfleet.core.combo import Combo, RouteType, Side
@@ -29,8 +29,10 @@ from warpfleet.core.identity import Identity, PublicIdentity
 
 # RFC 7983 and RFC 9443 leave first bytes of 4 to 15 free, so that a frame is never taken for STUN, TURN or QUIC.
 _MAGIC = b"\x05WF3"
-# magic, type, route type, plugin name, connection id, attempt id, start of the connection, sender's key, both nonces
-_BODY = struct.Struct("!4sBB16s16s16sQ32s16s16s")
+# magic, type, route type, wishes, plugin name, connection id, attempt id, start of the connection, sender's key, and
+# both nonces
+_BODY = struct.Struct("!4sBBB16s16s16sQ32s16s16s")
+_ATTEMPT = slice(39, 55)  # where the attempt id is
 _ROUTES = (RouteType.NIC, RouteType.EXT, RouteType.LOOPBACK)
 _SIGNATURE_BYTES = 64
 FRAME_BYTES = _BODY.size + _SIGNATURE_BYTES
@@ -43,6 +45,11 @@ _SIGNATURE_CONTEXT = b"warpfleet pipe 3"  # keeps these signatures apart from th
 def is_frame(data: bytes) -> bool:
     """Whether a datagram is a frame of this protocol, or pretends to be one; any other may be the tunnel's."""
     return data.startswith(_MAGIC)
+
+
+def attempt_in(data: bytes) -> str:
+    """The id of the attempt that a frame is said to be of; garbage where it is none."""
+    return data[_ATTEMPT].hex()
 
 
 class ProofFailed(WarpfleetError):
@@ -62,6 +69,15 @@ class FrameType(IntEnum):
     MOVE = 8
     CHECK = 9
     CHECKED = 10
+
+
+class Wishes(IntFlag):
+    """What the sender of a frame wants of the pipe. It is in every frame, and so signed; what both agree on is taken
+    from frames over both nonces alone."""
+
+    NONE = 0
+    PLAIN = 1  # no tunnel, where the other end wants none either and the path is a TCP stream
+    MEASURED = 2  # the initiator times the pipe and closes it: it is to be echoed
 
 
 class Event(Enum):
@@ -97,11 +113,12 @@ class Frame:
     initiator_nonce: bytes = _NO_NONCE
     responder_nonce: bytes = _NO_NONCE
     signature: bytes = bytes(_SIGNATURE_BYTES)
+    wishes: Wishes = Wishes.NONE
 
     def _body(self) -> bytes:
         ids = bytes.fromhex(self.connection_id), bytes.fromhex(self.attempt_id)
         nonces = self.initiator_nonce, self.responder_nonce
-        what = self.type, _ROUTES.index(self.route), self.plugin.encode()
+        what = self.type, _ROUTES.index(self.route), self.wishes, self.plugin.encode()
         return _BODY.pack(_MAGIC, *what, *ids, self.started_at_us, self.sender, *nonces)
 
     def sign(self, identity: Identity, recipient: PublicIdentity) -> bytes:
@@ -120,9 +137,7 @@ class Frame:
         """Read a frame; ProofFailed for anything else. The signature is not looked at."""
         if len(data) != FRAME_BYTES:
             raise ProofFailed("not a frame of the pipe protocol: wrong length")
-        magic, kind, route, plugin, connection, attempt, started_at_us, sender, nonce_i, nonce_r = _BODY.unpack_from(
-            data
-        )
+        magic, kind, route, wishes, plugin, connection, attempt, *rest = _BODY.unpack_from(data)
         try:
             if magic != _MAGIC:
                 raise ValueError("wrong magic")
@@ -132,8 +147,10 @@ class Frame:
         except (ValueError, IndexError) as error:
             raise ProofFailed(f"not a frame of the pipe protocol: {error}") from error
         ids = connection.hex(), attempt.hex()
+        started_at_us, sender, nonce_i, nonce_r = rest
         signature = data[_BODY.size :]
-        return cls(frame_type, name, route_type, *ids, started_at_us, sender, nonce_i, nonce_r, signature)
+        wanted = Wishes(wishes)
+        return cls(frame_type, name, route_type, *ids, started_at_us, sender, nonce_i, nonce_r, signature, wanted)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +166,8 @@ class Received:
 class Handshake:
     """One attempt's proof of identity, shared by all the paths that the attempt tries.
 
-    `nonce` is 16 bytes of a cryptographic source, fresh for each attempt.
+    `nonce` is 16 bytes of a cryptographic source, fresh for each attempt; `peer_nonce` is the peer's, where another
+    process has proved both ends and this one goes on.
     """
 
     def __init__(
@@ -163,20 +181,36 @@ class Handshake:
         combo: Combo,
         started_at_us: int,
         nonce: bytes,
+        wishes: Wishes = Wishes.NONE,
+        peer_nonce: bytes | None = None,
     ) -> None:
         self.side = side
         self.peer = peer
+        self.peer_wishes = Wishes.NONE  # once it is proved
+        self.peer_nonce = peer_nonce
         self._identity = identity
         self._nonce = nonce
-        self._peer_nonce: bytes | None = None
-        key = identity.public.key
-        self._base = Frame(FrameType.CLOSE, combo.plugin, combo.route, connection_id, attempt_id, started_at_us, key)
+        self._base = Frame(
+            FrameType.CLOSE,
+            combo.plugin,
+            combo.route,
+            connection_id,
+            attempt_id,
+            started_at_us,
+            identity.public.key,
+            wishes=wishes,
+        )
         self._verified: dict[bytes, Frame] = {}  # frames already verified, so that repeats cost nothing
 
     @property
     def proved(self) -> bool:
         """Whether the peer's nonce is known: to the initiator, that its responder is proved."""
-        return self._peer_nonce is not None
+        return self.peer_nonce is not None
+
+    @property
+    def plain(self) -> bool:
+        """Whether both ends want no tunnel: as soon as the peer is proved, and not before."""
+        return bool(self._base.wishes & self.peer_wishes & Wishes.PLAIN)
 
     def opener(self) -> bytes:
         """What this side sends unprompted: HELLO from the initiator, KNOCK from the responder."""
@@ -210,7 +244,7 @@ class Handshake:
         return handler(self, frame) if handler else Received()
 
     def _frame(self, kind: FrameType, plugin: str | None = None) -> bytes:
-        ours, theirs = self._nonce, self._peer_nonce or _NO_NONCE
+        ours, theirs = self._nonce, self.peer_nonce or _NO_NONCE
         nonces = (ours, theirs) if self.side is Side.INITIATOR else (theirs, ours)
         if kind in (FrameType.KNOCK, FrameType.HELLO):
             nonces = (ours, _NO_NONCE) if self.side is Side.INITIATOR else (_NO_NONCE, ours)
@@ -240,7 +274,7 @@ class Handshake:
     def _on_proof(self, frame: Frame) -> Received:
         if frame.initiator_nonce != self._nonce:
             raise ProofFailed("a proof of an earlier attempt")
-        self._peer_nonce = frame.responder_nonce
+        self.peer_nonce, self.peer_wishes = frame.responder_nonce, frame.wishes
         return Received(Event.PROVED)
 
     def _on_agreed(self, frame: Frame) -> Received:
@@ -248,13 +282,14 @@ class Handshake:
         return Received(Event.AGREED)
 
     def _on_hello(self, frame: Frame) -> Received:
-        if self._peer_nonce not in (None, frame.initiator_nonce):
+        if self.peer_nonce not in (None, frame.initiator_nonce):
             raise ProofFailed("a greeting of an earlier attempt")
-        self._peer_nonce = frame.initiator_nonce
+        self.peer_nonce = frame.initiator_nonce
         return Received(Event.GREETED, self._frame(FrameType.PROOF))
 
     def _on_take(self, frame: Frame) -> Received:
         self._check_nonces(frame.initiator_nonce, frame.responder_nonce)
+        self.peer_wishes = frame.wishes
         return Received(Event.TAKEN, reply=self._frame(FrameType.AGREED))
 
     def _on_move(self, frame: Frame) -> Received:
@@ -276,7 +311,7 @@ class Handshake:
         return Received(Event.CLOSED)
 
     def _check_nonces(self, theirs: bytes, ours: bytes) -> None:
-        if (theirs, ours) != (self._peer_nonce, self._nonce):
+        if (theirs, ours) != (self.peer_nonce, self._nonce):
             raise ProofFailed("a frame of an earlier run")
 
 

@@ -92,8 +92,8 @@ class ByteStream(Counted, Protocol):
     def remote(self) -> Endpoint:
         """The remote transport address."""
 
-    async def write(self, data: bytes) -> None:
-        """Write all of `data`. ConnectionLost where the stream has ended."""
+    async def write(self, data: bytes, *more: bytes) -> None:
+        """Write all of `data`, then what else is given. ConnectionLost where the stream has ended."""
 
     async def read(self, max_bytes: int) -> bytes:
         """At least one byte and at most `max_bytes`. ConnectionLost at the end of the stream."""
@@ -207,22 +207,26 @@ class RelayRefused(WarpfleetError):
 
 @dataclass(frozen=True, slots=True)
 class PipePath:
-    """What carries a pipe's bytes: TCP or UDP, direct or `relayed`; `through` which TURN server, where that is ours."""
+    """What carries a pipe's bytes: TCP or UDP, direct or `relayed`; `through` which TURN server, where that is ours.
+    They are `sealed`, unless both ends want them plain."""
 
     transport: Transport
     local: Endpoint
     remote: Endpoint
     relayed: bool = False
     through: Endpoint | None = None
+    sealed: bool = True
 
     def __str__(self) -> str:
+        plain = "" if self.sealed else ", not sealed"
         relayed = f", relayed through {self.through}" if self.through else ", relayed" if self.relayed else ""
-        return f"{self.transport}{relayed}: {self.local} -> {self.remote}"
+        return f"{self.transport}{relayed}{plain}: {self.local} -> {self.remote}"
 
 
 class Pipe(Protocol):
     """The connected duplex endpoint that a winning attempt hands over: a stream of bytes, sealed between two nodes that
-    have proved themselves (TLS 1.3 over TCP, QUIC over UDP). One task may send and one receive at a time."""
+    have proved themselves (TLS 1.3 over TCP, QUIC over UDP) unless `path` says otherwise. One task may send and one
+    receive at a time."""
 
     @property
     def peer(self) -> str:
@@ -231,6 +235,13 @@ class Pipe(Protocol):
     @property
     def path(self) -> PipePath:
         """What carries the bytes now."""
+
+    @property
+    def provisional(self) -> bool:
+        """Whether the peer is not known yet to have agreed to this pipe, which may be sent on all the same."""
+
+    async def agreed(self) -> None:
+        """Return once it is. ConnectionLost where that takes longer than seconds."""
 
     async def send(self, data: bytes) -> None:
         """Send any number of bytes; waits while the peer does not read. ConnectionLost once the pipe has ended."""
@@ -250,6 +261,10 @@ class Pipe(Protocol):
 
     async def close(self) -> None:
         """Close both ends; idempotent. What was sent before is delivered, where the peer takes it within seconds."""
+
+    async def abort(self) -> None:
+        """Break it off: the peer does not take what it has read for all that was sent, but has ConnectionLost. Nothing,
+        where it is closed already."""
 
     async def __aenter__(self) -> Self: ...
 

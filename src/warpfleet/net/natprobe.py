@@ -4,10 +4,9 @@ Where the NATs at the external address are known already, a check comes first: t
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any
 
 from warpfleet.core.classify import Observations, classify, contradicted, leaves_doubts
 from warpfleet.core.endpoint import Endpoint
@@ -15,10 +14,9 @@ from warpfleet.core.errors import WarpfleetError
 from warpfleet.core.exit import Exit, KnownNat
 from warpfleet.core.nat import Mapping, NatBehaviour, NatSource
 from warpfleet.net import stun
-from warpfleet.net.interfaces import ConnectionLost, CountableNetwork, Counted, DatagramSocket, packets_sent_by
-from warpfleet.net.stun import Answer, Transactions
-
-T = TypeVar("T")
+from warpfleet.net.interfaces import CountableNetwork, packets_sent_by
+from warpfleet.net.probe_bench import Bench, Station
+from warpfleet.net.stun import Answer
 
 UDP_TIMEOUT_S = 1.2  # without any answer to four transmissions, UDP is taken to be blocked if TCP is answered
 TCP_STAGGER_S = 0.3  # so long UDP has before TCP is tried beside it
@@ -72,7 +70,7 @@ async def probe(
     notes = _Notes(Observations(local_ips=local_ips))
     usable = [server for server in servers if server.af == af][:MAX_SERVERS]
     known: KnownNat | None = None
-    async with _Bench(network, af) as bench:
+    async with Bench(network, af) as bench:
         try:
             async with asyncio.timeout(timeout_s):
                 if usable:
@@ -98,61 +96,10 @@ class _Notes:
         self.seen = replace(self.seen, **facts)
 
 
-class _Station:
-    """One socket of the probe, its STUN transactions, and the task that reads for them."""
-
-    def __init__(self, socket: DatagramSocket) -> None:
-        self.socket = socket
-        self.transactions = Transactions(socket.send_to)
-        self.reader = asyncio.create_task(self._read())
-
-    async def _read(self) -> None:
-        while True:
-            try:
-                self.transactions.feed(*await self.socket.receive())
-            except ConnectionLost:
-                return
-
-
-class _Bench:
-    """The probe's sockets and tasks: all are closed, cancelled and awaited in the end. `counted` is all that sent."""
-
-    def __init__(self, network: CountableNetwork, af: int) -> None:
-        self.counted: list[Counted] = []
-        self._network = network
-        self._af = af
-        self._stations: list[_Station] = []
-        self._tasks: list[asyncio.Task[Any]] = []
-
-    async def station(self) -> _Station:
-        station = _Station(await self._network.open_udp(self._af))
-        self._stations.append(station)
-        self.counted.append(station.socket)
-        return station
-
-    def start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        task = asyncio.create_task(work)
-        self._tasks.append(task)
-        return task
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        tasks = [*self._tasks, *(station.reader for station in self._stations)]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        for station in self._stations:
-            station.socket.close()
-
-
 class _Probe:
     """One run of the tests. Every test writes what it sees into the notes."""
 
-    def __init__(self, network: CountableNetwork, bench: _Bench, notes: _Notes) -> None:
+    def __init__(self, network: CountableNetwork, bench: Bench, notes: _Notes) -> None:
         self._network = network
         self._bench = bench
         self._notes = notes
@@ -188,7 +135,7 @@ class _Probe:
         return self._notes.seen.external_ip
 
     async def _confirmed(
-        self, known: KnownNat, main: _Station, primary: asyncio.Task[tuple[Endpoint, Answer] | None]
+        self, known: KnownNat, main: Station, primary: asyncio.Task[tuple[Endpoint, Answer] | None]
     ) -> bool:
         """Whether a check speaks for what is known."""
         if not known.behaviour.complete:
@@ -204,7 +151,7 @@ class _Probe:
         same_exit = Exit.of(known.exit.realm, answer.mapped.ip) == known.exit
         return same_exit and not contradicted(known.behaviour, await self._check(main, server, answer, answer.other))
 
-    async def _check(self, main: _Station, server: Endpoint, answer: Answer, other: Endpoint) -> Observations:
+    async def _check(self, main: Station, server: Endpoint, answer: Answer, other: Endpoint) -> Observations:
         """One transmission of each test that could contradict. What it sees stays out of the notes: one packet's
         silence proves nothing."""
         fresh = await self._bench.station()
@@ -220,7 +167,7 @@ class _Probe:
             change_port={Endpoint(server.ip, other.port): True, None: False}.get(from_port),
         )
 
-    async def _all_tests(self, main: _Station, server: Endpoint, answer: Answer) -> None:
+    async def _all_tests(self, main: Station, server: Endpoint, answer: Answer) -> None:
         stations = [await self._bench.station() for _ in range(PORT_SOCKETS + 2)]
         ports, filters = stations[:PORT_SOCKETS], stations[PORT_SOCKETS:]
         # In this order: the ports' mappings are to be consecutive ones.
@@ -232,7 +179,7 @@ class _Probe:
             tests.append(self._bench.start(self._filtering(main, filters, server, answer.other, mapping)))
         await asyncio.gather(*tests)
 
-    async def _primary(self, main: _Station, servers: list[Endpoint]) -> tuple[Endpoint, Answer] | None:
+    async def _primary(self, main: Station, servers: list[Endpoint]) -> tuple[Endpoint, Answer] | None:
         """Ask all servers, and choose the first to answer with another address, or else the first at all."""
         loop = asyncio.get_running_loop()
         began_s = loop.time()
@@ -257,13 +204,13 @@ class _Probe:
                 break
         return chosen
 
-    def _ask(self, main: _Station, server: Endpoint) -> asyncio.Task[Answer | None]:
+    def _ask(self, main: Station, server: Endpoint) -> asyncio.Task[Answer | None]:
         """Ask for the main socket's mapped address towards a server, once."""
         if server not in self._asked:
             self._asked[server] = self._bench.start(self._mapped(main, server))
         return self._asked[server]
 
-    async def _mapped(self, main: _Station, server: Endpoint) -> Answer | None:
+    async def _mapped(self, main: Station, server: Endpoint) -> Answer | None:
         try:
             answer = await main.transactions.binding(server, timeout_s=UDP_TIMEOUT_S)
         except TimeoutError:
@@ -273,7 +220,7 @@ class _Probe:
             return answer._replace(other=None)
         return answer
 
-    async def _mapping(self, main: _Station, server: Endpoint, other: Endpoint | None) -> bool:
+    async def _mapping(self, main: Station, server: Endpoint, other: Endpoint | None) -> bool:
         """RFC 5780 section 4.3, tests II and III at once. Returns whether the server's other address answered."""
         if other is None:
             await asyncio.gather(*self._asked.values())
@@ -282,7 +229,7 @@ class _Probe:
         await asyncio.gather(second, third)
         return third.result() is not None
 
-    async def _ports(self, stations: list[_Station], server: Endpoint) -> list[Answer | None]:
+    async def _ports(self, stations: list[Station], server: Endpoint) -> list[Answer | None]:
         """Note which external ports fresh sockets get."""
         answers = await self._answers(stations, server)
         self._notes.add(ports=_ports_of(stations, answers))
@@ -298,10 +245,10 @@ class _Probe:
             self._notes.add(more_ports=_ports_of(stations, await self._answers(stations, server)))
 
     @staticmethod
-    async def _answers(stations: list[_Station], server: Endpoint) -> list[Answer | None]:
+    async def _answers(stations: list[Station], server: Endpoint) -> list[Answer | None]:
         """Where the server sees each of these sockets."""
 
-        async def ask(station: _Station) -> Answer | None:
+        async def ask(station: Station) -> Answer | None:
             try:
                 return await station.transactions.binding(server, timeout_s=UDP_TIMEOUT_S)
             except TimeoutError:
@@ -309,7 +256,7 @@ class _Probe:
 
         return await asyncio.gather(*(ask(station) for station in stations))
 
-    async def _hairpin(self, stations: list[_Station], fresh: asyncio.Task[list[Answer | None]]) -> None:
+    async def _hairpin(self, stations: list[Station], fresh: asyncio.Task[list[Answer | None]]) -> None:
         """RFC 5780 section 4.5, both ways between two sockets, so that filtering does not stand in the way."""
         one, two = (await fresh)[:2]
         if one is None or two is None:
@@ -319,12 +266,12 @@ class _Probe:
         )
         self._notes.add(hairpin=any(heard))
 
-    async def _arrives(self, sender: _Station, remote: Endpoint, receiver: _Station) -> bool:
+    async def _arrives(self, sender: Station, remote: Endpoint, receiver: Station) -> bool:
         indication = stun.Message(stun.Method.BINDING, stun.Class.INDICATION)
         return await self._heard(sender, indication, remote, receiver) is not None
 
     async def _filtering(
-        self, main: _Station, fresh: list[_Station], server: Endpoint, other: Endpoint, mapping: asyncio.Task[bool]
+        self, main: Station, fresh: list[Station], server: Endpoint, other: Endpoint, mapping: asyncio.Task[bool]
     ) -> None:
         """Look again, with twice the patience, where the first look proves nothing."""
         for _ in range(LOOKS):
@@ -333,7 +280,7 @@ class _Probe:
             self._rtt_s *= 2
 
     async def _filtering_shows(
-        self, main: _Station, fresh: list[_Station], server: Endpoint, other: Endpoint, mapping: asyncio.Task[bool]
+        self, main: Station, fresh: list[Station], server: Endpoint, other: Endpoint, mapping: asyncio.Task[bool]
     ) -> bool:
         """RFC 5780 section 4.4, tests II and III at once, on sockets that have sent to nowhere else. Whether they prove
         anything.
@@ -353,23 +300,21 @@ class _Probe:
             self._notes.add(change_both=False, change_port=heard if heard or from_port is None else None)
         return self._notes.seen.change_both is not None
 
-    async def _proof(self, main: _Station, server: Endpoint, mapping: asyncio.Task[bool]) -> bool:
+    async def _proof(self, main: Station, server: Endpoint, mapping: asyncio.Task[bool]) -> bool:
         if not await mapping:
             return False
         if classify(self._notes.seen).mapping is not Mapping.EIM:
             return True
         return await self._changed(main, server, stun.CHANGE_IP | stun.CHANGE_PORT) is not None
 
-    async def _changed(
-        self, station: _Station, server: Endpoint, change: int, *, sends: int = SENDS
-    ) -> Endpoint | None:
+    async def _changed(self, station: Station, server: Endpoint, change: int, *, sends: int = SENDS) -> Endpoint | None:
         """From where the server answered a request to change its address or port; None where it was not heard."""
         request = stun.Message(stun.Method.BINDING, stun.Class.REQUEST)
         request.attributes["CHANGE-REQUEST"] = change
         return await self._heard(station, request, server, station, sends=sends)
 
     async def _heard(
-        self, sender: _Station, message: stun.Message, remote: Endpoint, receiver: _Station, *, sends: int = SENDS
+        self, sender: Station, message: stun.Message, remote: Endpoint, receiver: Station, *, sends: int = SENDS
     ) -> Endpoint | None:
         """Send a message several times, and hear from where it, or its answer, arrives, or that it does not."""
         interval_s = max(self._rtt_s / 4, MIN_INTERVAL_S)
@@ -403,7 +348,7 @@ class _Probe:
             return
 
 
-def _ports_of(stations: list[_Station], answers: list[Answer | None]) -> tuple[tuple[int, int], ...]:
+def _ports_of(stations: list[Station], answers: list[Answer | None]) -> tuple[tuple[int, int], ...]:
     """The local and the external port of each that was answered."""
     answered = zip(stations, answers, strict=True)
     return tuple((station.socket.local.port, answer.mapped.port) for station, answer in answered if answer is not None)

@@ -10,7 +10,7 @@ RECV_BYTES = 262_144  # what one `recv` returns at most, unless it is asked for 
 
 
 class BasePipe(ABC):
-    """A sealed stream of bytes to a proved peer (see `net.interfaces.Pipe`)."""
+    """A stream of bytes to a proved peer (see `net.interfaces.Pipe`)."""
 
     def __init__(self, peer: str) -> None:
         self.peer = peer
@@ -19,6 +19,14 @@ class BasePipe(ABC):
     @abstractmethod
     def path(self) -> PipePath:
         """What carries the bytes now."""
+
+    @property
+    def provisional(self) -> bool:
+        """Whether the peer is not known yet to have agreed."""
+        return False
+
+    async def agreed(self) -> None:  # noqa: B027 - there is nothing to wait for where it has agreed before
+        """Return once it is."""
 
     @abstractmethod
     async def send(self, data: bytes) -> None:
@@ -35,6 +43,10 @@ class BasePipe(ABC):
     @abstractmethod
     async def close(self) -> None:
         """Close both ends; idempotent."""
+
+    @abstractmethod
+    async def abort(self) -> None:
+        """Break it off."""
 
     def __aiter__(self) -> Self:
         return self

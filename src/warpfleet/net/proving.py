@@ -2,10 +2,11 @@
 
 import asyncio
 import contextlib
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
 
+from warpfleet.core.combo import Side
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.core.errors import WarpfleetError
 from warpfleet.net.handshake import Event, Handshake, ProofFailed, is_frame
@@ -67,26 +68,29 @@ async def prove_datagram(
     candidates: Sequence[Endpoint],
     *,
     first: tuple[bytes, Endpoint] | None = None,
+    hello: bytes | None = None,
     rtt_ms: float | None = None,
+    resend_s: float | None = None,
     tunnel: Tunnel | None = None,
     flight: Sequence[bytes] = (),
     later: Coroutine[Any, Any, Sequence[Endpoint]] | None = None,
 ) -> Agreed:
     """Prove both ends over a UDP socket towards several candidate endpoints at once, and agree on one. Where the round
-    trip is known, nothing is sent again before an answer can have come. `first` is the peer's datagram and its source
-    where it was already read.
+    trip is known, nothing is sent again before an answer can have come, unless `resend_s` says when to. `first` is the
+    peer's datagram and its source where it was already read, `hello` the initiator's frame where a signal had it: every
+    candidate gets the answer.
 
     An authentic packet from an endpoint that nobody predicted is as good as any: the peer-reflexive candidates of
-    RFC 8445 section 7.3.1.3. The responder's `flight` goes behind PROOF to a candidate, and behind TAKE, once, what the
-    initiator's `tunnel` begins with: the tunnel repeats it. Where its other end is known to be there by then, the
-    responder waits for TAKE alone, and is not waited for. `later` has more candidates: those of a signal, on which the
-    peer speaks first.
+    RFC 8445 section 7.3.1.3. The initiator's `flight` goes ahead of HELLO, the responder's behind PROOF: to a
+    candidate, and to whoever has sent as much. Behind TAKE goes, once, what the initiator's `tunnel` begins with: the
+    tunnel repeats it. Where its other end is known to be there by then, the responder waits for TAKE alone, and is not
+    waited for. `later` has more candidates: those of a signal, on which the peer speaks first.
     PeerClosed, ConnectionLost, or what `claim` or `later` raises. The caller bounds the time; whatever ends the attempt
     without agreement is told to the peer.
     """
     proof = _DatagramProof(socket, handshake, claim, candidates, rtt_ms, tunnel=tunnel, flight=flight, later=later)
     try:
-        remote = await proof.run(first)
+        remote = await proof.run(first, hello, resend_s)
         early = proof.take_early(remote)
         return Agreed(remote, early, proof.moves, proof.answer, proof.unanswered, proof.resend_first_s)
     except BaseException:
@@ -116,16 +120,20 @@ class _DatagramProof:
         later: Coroutine[Any, Any, Sequence[Endpoint]] | None,
     ) -> None:
         self._tunnel = tunnel
-        self._flight: Sequence[bytes] = ()  # goes behind the next message
-        self._proof_flight = flight
+        self._behind: Sequence[bytes] = ()  # goes behind the next message
+        self._repeated: Sequence[bytes] = ()  # and that behind each one that follows
+        greets = handshake.side is Side.INITIATOR
+        self._ahead: Sequence[bytes] = flight if greets else ()  # goes ahead of each greeting
+        self._proof_flight: Sequence[bytes] = () if greets else flight
         self._named_by_peer = frozenset(candidates)
+        self._given_bytes: Counter[Endpoint] = Counter()  # of the flight, to others
         self._later = asyncio.create_task(later) if later else None
         self.resend_first_s = _resend_first_s((rtt_ms or 0) / 1000)
         self._began_s = asyncio.get_running_loop().time()
         self._socket = socket
         self._handshake = handshake
         self._claim = claim
-        self._message = handshake.opener()
+        self._message = self._opener = handshake.opener()
         self._targets = list(dict.fromkeys(candidates))
         self._chosen: Endpoint | None = None
         self._greeted = (
@@ -140,16 +148,18 @@ class _DatagramProof:
         self._taking: bytes | None = None
         self._early: deque[tuple[bytes, Endpoint]] = deque(maxlen=_EARLY_MAX)  # the tunnel's, that overtook a frame
 
-    async def run(self, first: tuple[bytes, Endpoint] | None) -> Endpoint:
+    async def run(self, first: tuple[bytes, Endpoint] | None, hello: bytes | None, resend_s: float | None) -> Endpoint:
         if first and (agreed := await self._go_on_from(*first)):
             return agreed
-        interval_s = max(self.resend_first_s, _SIGNAL_S) if self._later else self.resend_first_s
+        if hello:
+            self._go_on_from_signal(hello)
+        by_signal = self._later or hello
+        interval_s = resend_s or (max(self.resend_first_s, _SIGNAL_S) if by_signal else self.resend_first_s)
         while True:
             for target in self._targets:
-                self._socket.send_to(self._message, target)
-                for datagram in self._flight:
+                for datagram in (*self._ahead, self._message, *self._behind):
                     self._socket.send_to(datagram, target)
-            self._flight = ()
+            self._behind = self._repeated
             if self.unanswered and self._chosen:
                 return self._chosen
             agreed, restart = await self._listen(interval_s)
@@ -163,6 +173,12 @@ class _DatagramProof:
             return source
         agreed, _ = await self._listen(_RESEND_MAX_S)
         return agreed
+
+    def _go_on_from_signal(self, hello: bytes) -> None:
+        """Prove ourselves unasked; a greeting that is forged is none."""
+        with contextlib.suppress(ProofFailed):
+            self._message = self._handshake.receive(hello).reply or self._message
+            self._behind = self._repeated = self._proof_flight
 
     async def stop(self) -> None:
         tasks = self._waiting()
@@ -207,7 +223,7 @@ class _DatagramProof:
         self._taking = None if self.moves else self._handshake.take()
         self._message = self._taking or self._handshake.move(self.moves or "")
         self._targets = [self._chosen]
-        self._flight = self._tunnel_flight()
+        self._ahead, self._behind = (), self._tunnel_flight()
 
     def _tunnel_flight(self) -> Sequence[bytes]:
         """What our end of the tunnel sends, once TAKE has gone out or is about to."""
@@ -240,10 +256,8 @@ class _DatagramProof:
         except ProofFailed:
             return False
         if received.reply:
-            # Whoever repeats a HELLO from elsewhere gets no more than it has sent.
-            behind = self._proof_flight if received.event is Event.GREETED and source in self._named_by_peer else ()
             try:
-                for datagram in (received.reply, *behind):
+                for datagram in (received.reply, *self._flight_behind(received.event, source)):
                     self._socket.send_to(datagram, source)
             except WarpfleetError:
                 return False  # an endpoint beyond what this attempt may send to: as if it had not been heard
@@ -254,12 +268,25 @@ class _DatagramProof:
             return True
         return received.event is Event.TAKEN or (received.event is Event.AGREED and source == self._chosen)
 
+    def _flight_behind(self, event: Event, source: Endpoint) -> Sequence[bytes]:
+        """Whoever repeats a HELLO from elsewhere gets no more than it has sent."""
+        if event is not Event.GREETED:
+            return ()
+        if source not in self._named_by_peer:
+            sent_bytes = sum(len(data) for data, whence in self._early if whence == source)
+            due_bytes = self._given_bytes[source] + sum(map(len, self._proof_flight))
+            if sent_bytes < due_bytes:
+                return ()
+            self._given_bytes[source] = due_bytes
+        return self._proof_flight
+
     def _note(self, event: Event, source: Endpoint) -> None:
         if event is Event.KNOCKED and self._chosen is None and source not in self._targets:
             self._targets.append(source)  # a responder that we have greeted waits for us to ask again
         if event is Event.GREETED:
             self._greeted = True
             self._targets = [source]
+            self._message, self._behind, self._repeated = self._opener, (), ()
         if event is Event.PROVED and self._chosen is None:
             took_s = asyncio.get_running_loop().time() - self._began_s  # a signal, or a packet of ours, and the proof
             self.resend_first_s = max(self.resend_first_s, _resend_first_s(min(took_s, _SIGNAL_S)))

@@ -81,6 +81,7 @@ class QuicPipe(BasePipe):
         self._alive = self._loop.call_later(_KEEPALIVE_S, self._keep_alive)
         self._active = path
         self._watcher: Watcher | None = None
+        self.on_move: Callable[[PipePath], None] | None = None  # hears of each path that it sends on from then on
         self.closed: asyncio.Future[None] = self._loop.create_future()
         self._readers = {path: asyncio.create_task(self._read(path))}
         for data in early:
@@ -154,6 +155,16 @@ class QuicPipe(BasePipe):
             reader.cancel()
             path.socket.close()
 
+    @property
+    def provisional(self) -> bool:
+        """Whether TAKE is not answered yet."""
+        return self._asking is not None
+
+    async def agreed(self) -> None:
+        """Return once AGREED has come, or what the peer's end of the tunnel says only then. ConnectionLost where
+        neither does within seconds."""
+        await self._until(lambda: not self.provisional)
+
     async def send(self, data: bytes) -> None:
         """Send any number of bytes; waits while the peer does not read. ConnectionLost once the pipe has ended."""
         left = memoryview(data)
@@ -188,6 +199,12 @@ class QuicPipe(BasePipe):
         """Close both ends, once the peer has what was sent, or has stopped taking it. Idempotent."""
         if self._closing is None:
             self._closing = asyncio.create_task(self._close())
+        await asyncio.shield(self._closing)
+
+    async def abort(self) -> None:
+        """Break it off: the peer's reader has ConnectionLost. Nothing, where it is closed already."""
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._end())
         await asyncio.shield(self._closing)
 
     async def _close(self) -> None:
@@ -255,6 +272,8 @@ class QuicPipe(BasePipe):
         self._active = path
         self._engine.moved(self._loop.time())
         self._pump_soon()
+        if self.on_move:
+            self.on_move(path.path)
 
     def _take(self, data: bytes, path: DatagramPath) -> None:
         if self._watcher:
@@ -264,6 +283,8 @@ class QuicPipe(BasePipe):
         else:
             self._heard = True  # frames are none of QUIC's, whose idle timeout they do not keep off
             self._engine.receive(data, self._loop.time())
+            if self._engine.confirmed:
+                self._agree()
             self._news.set()  # before the pump is due, so that an answer leaves with it
             self._pump_soon()
 
@@ -276,13 +297,18 @@ class QuicPipe(BasePipe):
             return
         if received.reply:
             path.send(received.reply)
-        if received.event is Event.AGREED and self._asking:
-            self._asking.cancel()
-            self._asking = None
+        if received.event is Event.AGREED:
+            self._agree()
         if received.event is Event.CHECKED and received.frame and self._watcher:
             self._watcher.checked(path, received.frame.initiator_nonce)
         if received.event is Event.CLOSED and (self._asking or not self._sealed):
             self._break(PeerClosed("the peer closed this pipe"))
+
+    def _agree(self) -> None:
+        if self._asking:
+            self._asking.cancel()
+            self._asking = None
+            self._news.set()
 
     async def _ask(self, frame: bytes, interval_s: float) -> None:
         end_s = self._loop.time() + _AGREE_S

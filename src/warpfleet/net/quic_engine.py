@@ -24,14 +24,41 @@ IDLE_S = 30.0  # a peer that is silent for so long is gone (RFC 7675 section 5.1
 _UNLIMITED = 2**62 - 1  # the largest integer of RFC 9000 section 16
 _STREAM = 0  # the first one that a client opens
 _CID_BYTES = 8
+_CIDS = 2  # the fewest that RFC 9000 section 18.2 allows: a pipe that moves takes its own along
+_LONG_HEADER, _FIXED_BIT = 0x80, 0x40  # RFC 9000 section 17
+_LONG_CID_AT = 6  # behind the first byte, the version and the length
 _PEER = ("peer", 0)  # where the peer is does not concern QUIC: paths are chosen elsewhere
 
 
+def connection_id(attempt_id: str) -> bytes:
+    """What both ends call the tunnel of an attempt. An attempt id is 32 hexadecimal digits that nobody can foresee, as
+    RFC 9000 section 7.2 wants it."""
+    return bytes.fromhex(attempt_id)[:_CID_BYTES]
+
+
+def addressee(data: bytes) -> bytes:
+    """The destination connection id of a datagram (RFC 8999 section 5); empty where it is none of QUIC's."""
+    if not data or not data[0] & _FIXED_BIT:
+        return b""
+    begins = _LONG_CID_AT if data[0] & _LONG_HEADER else 1
+    return data[begins : begins + _CID_BYTES]
+
+
 class _Connection(QuicConnection):
-    """aioquic's connection with a window that moves on as its stream is read, not as bytes come, and with no other
-    stream."""
+    """aioquic's connection with a window that moves on as its stream is read, not as bytes come, with no other stream,
+    and with one connection id for both directions."""
 
     granted_bytes = WINDOW_BYTES
+
+    def __init__(self, configuration: QuicConfiguration, cid: bytes) -> None:
+        super().__init__(
+            configuration=configuration,
+            original_destination_connection_id=None if configuration.is_client else cid,
+        )
+        self._host_cids[0].cid = self.host_cid = self._local_initial_source_connection_id = cid
+        self._local_active_connection_id_limit = _CIDS
+        if configuration.is_client:
+            self._peer_cid.cid = self._original_destination_connection_id = cid
 
     def _initialize(self, peer_cid: bytes) -> None:
         self._local_max_streams_bidi.value = self._local_max_streams_bidi.sent = 0 if self._is_client else 1
@@ -55,14 +82,15 @@ class _Connection(QuicConnection):
 
 
 class QuicEngine:
-    """The initiator's end is the client. After each call, send what `outgoing` has, and call `tick` at `due_s` (None:
-    never). Times are of one monotonic clock, in seconds.
+    """The initiator's end is the client; both are given the attempt that the tunnel is of. After each call, send what
+    `outgoing` has, and call `tick` at `due_s` (None: never). Times are of one monotonic clock, in seconds.
 
     `received` are the bytes in order that nobody has read yet, `ended` is whether the peer has no more to send, and
     `lost` says why the connection has ended, None while it has not.
     """
 
-    def __init__(self, side: Side, identity: Identity) -> None:
+    def __init__(self, side: Side, identity: Identity, attempt_id: str) -> None:
+        self._cid = connection_id(attempt_id)
         self.received = bytearray()
         self.ended = False
         self.established = False
@@ -91,6 +119,11 @@ class QuicEngine:
         return key_in(certificate) if certificate else None
 
     @property
+    def confirmed(self) -> bool:
+        """Whether the other end is known to have completed the handshake (RFC 9001 section 4.1.2), at the client's."""
+        return self._connection is not None and (self._connection._handshake_confirmed or bool(self.received))
+
+    @property
     def due_s(self) -> float | None:
         """When to call `tick`."""
         return self._connection.get_timer() if self._connection and self.lost is None else None
@@ -113,7 +146,7 @@ class QuicEngine:
     def connect(self, now_s: float, *, by_signal: bool = False) -> list[bytes]:
         """Begin, at the client's end; its first flight. One that goes by a signal shows no round trip of the path."""
         self._by_signal = by_signal
-        self._connection = _Connection(configuration=QuicConfiguration(**self._settings))
+        self._connection = _Connection(QuicConfiguration(**self._settings), self._cid)
         self._connection.connect(_PEER, now_s)
         return self.outgoing(now_s)
 
@@ -194,12 +227,10 @@ class QuicEngine:
             header = pull_quic_header(Buffer(data=data), host_cid_length=_CID_BYTES)
         except ValueError:
             return
-        if header.packet_type is not QuicPacketType.INITIAL or len(data) < SMALLEST_MAX_DATAGRAM_SIZE:
+        expected = header.packet_type is QuicPacketType.INITIAL and header.destination_cid == self._cid
+        if not expected or len(data) < SMALLEST_MAX_DATAGRAM_SIZE:
             return
-        connection = _Connection(
-            configuration=QuicConfiguration(**self._settings),
-            original_destination_connection_id=header.destination_cid,
-        )
+        connection = _Connection(QuicConfiguration(**self._settings), self._cid)
         connection.receive_datagram(data, _PEER, now_s)
         if connection._state is not QuicConnectionState.FIRSTFLIGHT:  # else it could not be decrypted
             self._connection = connection

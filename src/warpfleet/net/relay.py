@@ -25,7 +25,8 @@ from warpfleet.core.endpoint import Endpoint
 from warpfleet.net import stun
 from warpfleet.net.interfaces import ConnectRefused, Count, RelayRefused, Unreachable, uncounted
 from warpfleet.net.racing import race
-from warpfleet.net.sockets import Inbox, connect, segments_sent
+from warpfleet.net.readiness import segments_sent
+from warpfleet.net.sockets import Inbox, connect
 from warpfleet.net.vantage import Vantage
 
 STAGGER_S = 0.3  # an allocation over UDP takes two round trips: most are done before TCP is tried beside it

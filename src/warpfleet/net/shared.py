@@ -2,29 +2,36 @@
 
 import asyncio
 import contextlib
+from collections import deque
 
 from warpfleet.core.endpoint import Endpoint
-from warpfleet.net.handshake import Frame, ProofFailed, is_frame
+from warpfleet.net.handshake import attempt_in, is_frame
 from warpfleet.net.interfaces import ConnectionLost, DatagramSocket
+from warpfleet.net.quic_engine import addressee, connection_id
 from warpfleet.net.sockets import Inbox
+
+# What overtakes the signal that its attempt begins with: two datagrams each, of dozens of attempts. 192 KiB at most.
+_UNCLAIMED_MAX = 128
 
 
 class SharedSocket:
-    """A UDP socket that is lent out. It is read from its making on; what is for no loan is ignored."""
+    """A UDP socket that is lent out. It is read from its making on. A frame goes to the attempt that it names, what is
+    in a tunnel to whom that belongs by its connection id (RFC 9000 section 5.1), from wherever they come; what is for
+    nobody is kept a while, unread, and never answered."""
 
     def __init__(self, socket: DatagramSocket) -> None:
         self.socket = socket
-        self._loans: dict[str, Loan] = {}
-        self._owners: dict[Endpoint, Loan] = {}
+        self._loans: dict[bytes, Loan] = {}
+        self._unclaimed: deque[tuple[bytes, bytes, Endpoint]] = deque(maxlen=_UNCLAIMED_MAX)
         self._reading = asyncio.create_task(self._read())
 
-    def lend(self, attempt_id: str, remote: Endpoint) -> "Loan | None":
-        """A view of the socket for one attempt that begins with `remote`. None where another loan speaks with it, since
-        the tunnels of two could not be told apart."""
-        if attempt_id in self._loans or remote in self._owners or self._reading.done():
+    def lend(self, attempt_id: str) -> "Loan | None":
+        """A view of the socket for one attempt. None where the attempt has one, or the socket is closed."""
+        name = connection_id(attempt_id)
+        if name in self._loans or self._reading.done():
             return None
-        loan = self._loans[attempt_id] = Loan(self, attempt_id)
-        self._owners[remote] = loan
+        loan = Loan(self)
+        self._claim(name, loan)
         return loan
 
     def close(self) -> None:
@@ -35,33 +42,37 @@ class SharedSocket:
             loan.close()
 
     def send_to(self, data: bytes, remote: Endpoint, loan: "Loan") -> None:
-        """Send for a loan, which gets the answers unless another one speaks with `remote` already."""
-        self._owners.setdefault(remote, loan)
+        """Send for a loan, which gets what comes by that name: a pipe that has moved here keeps that of its attempt."""
+        self._claim(_name_in(data), loan)
         self.socket.send_to(data, remote)
 
     def take_back(self, loan: "Loan") -> None:
         """A loan is closed."""
-        del self._loans[loan.attempt_id]
-        self._owners = {remote: owner for remote, owner in self._owners.items() if owner is not loan}
+        self._loans = {name: owner for name, owner in self._loans.items() if owner is not loan}
 
     async def _read(self) -> None:
         with contextlib.suppress(ConnectionLost):
             while True:
                 data, source = await self.socket.receive()
-                if loan := self._for(data, source):
+                name = _name_in(data)
+                if loan := self._loans.get(name):
                     loan.arrive(data, source)
+                elif name:
+                    self._unclaimed.append((name, data, source))
         self.close()
 
-    def _for(self, data: bytes, source: Endpoint) -> "Loan | None":
-        """A frame names its attempt, from wherever it comes. What is in a tunnel, and frames of a pipe that has moved
-        here, show nothing but their source."""
-        owner = self._owners.get(source)
-        if not is_frame(data):
-            return owner
-        try:
-            return self._loans.get(Frame.parse(data).attempt_id, owner)
-        except ProofFailed:
-            return None
+    def _claim(self, name: bytes, loan: "Loan") -> None:
+        if not name or name in self._loans:
+            return
+        self._loans[name] = loan
+        for unclaimed in [early for early in self._unclaimed if early[0] == name]:
+            self._unclaimed.remove(unclaimed)
+            loan.arrive(*unclaimed[1:])
+
+
+def _name_in(data: bytes) -> bytes:
+    """Whose a datagram is: both ends call the tunnel of an attempt by the same connection id."""
+    return connection_id(attempt_in(data)) if is_frame(data) else addressee(data)
 
 
 class Loan:
@@ -69,8 +80,7 @@ class Loan:
 
     through = None
 
-    def __init__(self, shared: SharedSocket, attempt_id: str) -> None:
-        self.attempt_id = attempt_id
+    def __init__(self, shared: SharedSocket) -> None:
         self.packets_sent = 0
         self._shared = shared
         self._inbox = Inbox()

@@ -10,23 +10,19 @@ import contextlib
 import errno
 import os
 import socket
-import struct
-from asyncio.trsock import TransportSocket
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Self
 
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.net.interfaces import ConnectionLost, ConnectRefused, Count, Unreachable, uncounted
+from warpfleet.net.readiness import Readiness, wake
 
 RECEIVE_QUEUE_DATAGRAMS = 256  # a reader that is this far behind loses packets, as it would in the kernel's own buffer
 MAX_DATAGRAM_BYTES = 65_535  # the largest UDP datagram
 DATAGRAMS_A_TURN = 32  # read before other sockets get their turn
 LISTEN_BACKLOG = 128
 READ_LIMIT_BYTES = 262_144  # one recv() at most, whatever the caller would take
-# struct tcp_info of linux/tcp.h up to tcpi_segs_out: 8 bytes of states and flags, 24 words from tcpi_rto to
-# tcpi_total_retrans, 4 double words from tcpi_pacing_rate to tcpi_bytes_received. Later kernels append to it.
-_TCP_INFO = struct.Struct("=8x 24I 4Q I")
 
 
 # A peer that vanished without a word is found out within half a minute of silence. What is on its way is not bounded by
@@ -48,13 +44,6 @@ def local_endpoint(opened: socket.socket) -> Endpoint:
     return Endpoint(ip, port)
 
 
-def segments_sent(opened: socket.socket | TransportSocket) -> int | None:
-    """How many segments the kernel has sent on a TCP socket: SYN, retransmissions and pure ACKs included, but not the
-    SYN-ACK of an accepted one, which its listener sent. None where the kernel does not tell (Linux before 4.2)."""
-    info = opened.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
-    return int(_TCP_INFO.unpack(info)[-1]) if len(info) == _TCP_INFO.size else None
-
-
 @contextlib.contextmanager
 def _hops_limited(opened: socket.socket, hop_limit: int | None) -> Iterator[None]:
     """What a TCP socket sends inside the block passes so many routers at most. That one says that it did not get
@@ -69,99 +58,6 @@ def _hops_limited(opened: socket.socket, hop_limit: int | None) -> Iterator[None
     opened.setsockopt(level, limit, _DEFAULT_HOPS)
 
 
-class _Watch:
-    """Waiting for one kind of readiness of a socket, by one task at a time. The loop goes on watching from one wait to
-    the next, since to begin and to end that takes as long as to receive."""
-
-    def __init__(self, number: int, add: Callable[..., None], remove: Callable[[int], object]) -> None:
-        self._number = number
-        self._add = add
-        self._remove = remove
-        self._loop = asyncio.get_running_loop()
-        self._watching = False
-        self._stale = False
-        self._waiter: asyncio.Future[None] | None = None
-
-    async def wait(self) -> None:
-        if self._waiter is not None:
-            raise RuntimeError("another task waits for this socket already")
-        self._waiter = self._loop.create_future()
-        self._stale = self._watching
-        if not self._watching:
-            self._add(self._number, self._on_ready)
-            self._watching = True
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
-
-    def _on_ready(self) -> None:
-        if self._waiter is None:
-            self.end()
-        elif self._stale:  # of before this wait, maybe; if not, it is said again at once
-            self._stale = False
-        else:
-            _wake(self._waiter)
-
-    def end(self, error: Exception | None = None) -> None:
-        """Stop watching; whoever waits gets the error."""
-        if self._watching and not self._loop.is_closed():
-            self._remove(self._number)
-            self._watching = False
-        if error and self._waiter and not self._waiter.done():
-            self._waiter.set_exception(error)
-
-
-class _Readiness:
-    """Waiting until a TCP socket is readable or writable, which `close` ends with ConnectionLost."""
-
-    def __init__(self, opened: socket.socket) -> None:
-        self.socket = opened
-        self.closed = False
-        loop = asyncio.get_running_loop()
-        self._read = _Watch(opened.fileno(), loop.add_reader, loop.remove_reader)
-        self._write = _Watch(opened.fileno(), loop.add_writer, loop.remove_writer)
-        self._sent_in_the_end: int | None = None
-
-    @property
-    def packets_sent(self) -> int | None:
-        return self._sent_in_the_end if self.closed else segments_sent(self.socket)
-
-    async def readable(self) -> None:
-        self.require_open()
-        await self._read.wait()
-
-    async def writable(self) -> None:
-        self.require_open()
-        await self._write.wait()
-
-    def require_open(self) -> None:
-        if self.closed:
-            raise ConnectionLost("closed here")
-
-    def detach(self) -> socket.socket:
-        self.require_open()
-        self._sent_in_the_end = self.packets_sent
-        self.closed = True
-        for watch in (self._read, self._write):
-            watch.end(ConnectionLost("closed here"))
-        return self.socket
-
-    def close(self) -> None:
-        if not self.closed:
-            self.detach().close()
-
-    def __del__(self) -> None:
-        """The number of a socket that nobody closed will be another's: the loop must not go on watching it."""
-        for watch in (self._read, self._write):
-            watch.end()
-
-
-def _wake(waiter: "asyncio.Future[None]") -> None:
-    if not waiter.done():
-        waiter.set_result(None)
-
-
 class Inbox:
     """The bounded queue of datagrams that nobody has asked for yet; the oldest make room for the newest."""
 
@@ -174,7 +70,7 @@ class Inbox:
         """Queue a datagram."""
         self._queue.append((data, source))
         if self._waiter is not None:
-            _wake(self._waiter)
+            wake(self._waiter)
 
     async def get(self) -> tuple[bytes, Endpoint]:
         """The oldest datagram. ConnectionLost once closed and empty."""
@@ -193,7 +89,7 @@ class Inbox:
         self.closed = True
         self._queue.clear()
         if self._waiter is not None:
-            _wake(self._waiter)
+            wake(self._waiter)
 
 
 class UdpSocket:
@@ -278,7 +174,7 @@ class TcpStream:
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for option, value in _KEEPALIVE.items():
             opened.setsockopt(socket.IPPROTO_TCP, option, value)
-        self._ready = _Readiness(opened)
+        self._ready = Readiness(opened)
         self._local = local_endpoint(opened)
         self._remote = Endpoint(*opened.getpeername()[:2])
 
@@ -302,17 +198,21 @@ class TcpStream:
         """How many segments the kernel has sent (see `segments_sent`), until it was closed or detached."""
         return self._ready.packets_sent
 
-    async def write(self, data: bytes) -> None:
-        """Write all of `data`. ConnectionLost where the stream has ended."""
-        left = memoryview(data)
+    async def write(self, data: bytes, *more: bytes) -> None:
+        """Write all of `data`, then what else is given. ConnectionLost where the stream has ended."""
+        left = [memoryview(part) for part in (data, *more) if part]
         while left:
             self._ready.require_open()
             try:
-                left = left[self._ready.socket.send(left) :]
+                sent = self._ready.socket.sendmsg(left)
             except BlockingIOError:
                 await self._ready.writable()
             except OSError as error:
                 raise ConnectionLost(str(error)) from error
+            else:
+                while left and sent >= len(left[0]):
+                    sent -= len(left.pop(0))
+                left[:1] = [part[sent:] for part in left[:1]]
 
     async def read(self, max_bytes: int) -> bytes:
         """At least one byte and at most `max_bytes`. ConnectionLost at the end of the stream."""
@@ -350,7 +250,7 @@ class TcpListener:
 
     def __init__(self, opened: socket.socket) -> None:
         opened.listen(LISTEN_BACKLOG)
-        self._ready = _Readiness(opened)
+        self._ready = Readiness(opened)
         self._local = local_endpoint(opened)
 
     @property
@@ -392,7 +292,7 @@ async def connect(
     The verdict of `connect_ex` counts: where the peer's crossing SYN already owns the 4-tuple it is EADDRNOTAVAIL, and
     the socket would report itself writable without an error all the same.
     """
-    ready = _Readiness(opened)
+    ready = Readiness(opened)
     try:
         with _hops_limited(opened, hop_limit):
             code = opened.connect_ex(remote)

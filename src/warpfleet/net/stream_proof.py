@@ -25,26 +25,29 @@ async def prove_stream(
     *,
     first: bytes | None = None,
     opening: bytes = b"",
+    begins: bool = True,
 ) -> str | None:
     """Prove both ends on a stream, and name it the winner, or hear that it is.
 
     `first` is the peer's frame where it was already read (an inbound stream), `opening` what this end says first where
-    that is not its opener. An initiator that has had PROOF by signal says TAKE at once. What follows on the stream is
-    the tunnel's, except for AGREED, which the initiator does not wait for. Where a pipe moves here, it does; then
-    returns the plugin whose pipe it is.
+    that is not its opener. What this end has to say in the tunnel `begins` with the proof, or is left to the caller.
+    An initiator that has had PROOF by signal says TAKE at once. What follows on the stream is the tunnel's, except for
+    AGREED, which the initiator does not wait for. Where a pipe moves here, or there is to be no tunnel, it does.
+    Returns the plugin whose pipe moves.
     ProofFailed, PeerClosed, ConnectionLost, or what `claim` raises. The caller bounds the time.
     """
-    proof = _StreamProof(stream, handshake, tunnel)
+    proof = _StreamProof(stream, handshake, tunnel, begins=begins)
     if handshake.side is Side.INITIATOR:
         return await proof.lead(claim, first)
     return await proof.follow(first, opening)
 
 
 class _StreamProof:
-    def __init__(self, stream: ByteStream, handshake: Handshake, tunnel: Tunnel) -> None:
+    def __init__(self, stream: ByteStream, handshake: Handshake, tunnel: Tunnel, *, begins: bool) -> None:
         self._stream = stream
         self._handshake = handshake
         self._tunnel = tunnel
+        self._begins = begins
         self._greeted = False
         self._moves: str | None = None
 
@@ -57,7 +60,8 @@ class _StreamProof:
             await self._digest(await read_piece(self._stream))
         moves = await claim()
         await self._stream.write(self._handshake.move(moves) if moves else self._handshake.take())
-        while moves and await self._digest(await read_piece(self._stream)) is not Event.AGREED:
+        waits = moves or self._handshake.plain
+        while waits and await self._digest(await read_piece(self._stream)) is not Event.AGREED:
             continue
         return moves
 
@@ -71,12 +75,15 @@ class _StreamProof:
 
     async def _greet(self) -> None:
         self._greeted = True
-        await self._stream.write(b"".join((self._handshake.opener(), *self._tunnel.first_flight())))
+        flight = self._tunnel.first_flight() if self._begins else ()
+        await self._stream.write(b"".join((self._handshake.opener(), *flight)))
 
     async def _digest(self, piece: bytes) -> Event:
         if is_frame(piece):
             return await self._digest_frame(piece)
         self._tunnel.feed(piece)
+        if not self._begins:
+            return Event.NOTHING
         self._tunnel.shake_hands()
         if self._handshake.side is Side.RESPONDER and (flight := self._tunnel.outgoing()):
             await self._stream.write(flight)  # that of the initiator waits for TAKE

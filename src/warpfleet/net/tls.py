@@ -1,7 +1,6 @@
 """The pipe over a stream: TLS 1.3 (RFC 8446) by Python's ssl, on whatever carries its bytes."""
 
 import asyncio
-import contextlib
 import os
 import ssl
 from functools import lru_cache
@@ -9,21 +8,17 @@ from typing import Self
 
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from warpfleet.core.combo import Side, Transport
+from warpfleet.core.combo import Side
 from warpfleet.core.identity import Identity
 from warpfleet.net.certificate import NODES_MAX, certificate_of, key_of
 from warpfleet.net.handshake import FRAME_BYTES, Event, Handshake, ProofFailed, is_frame
-from warpfleet.net.interfaces import ByteStream, ConnectionLost, PipePath
-from warpfleet.net.pipe import RECV_BYTES, BasePipe
+from warpfleet.net.interfaces import ByteStream, ConnectionLost
 from warpfleet.net.stream_pieces import read_piece
+from warpfleet.net.stream_pipe import StreamPipe
 
 _CHUNK_BYTES = 262_144  # encrypted and written at once: sixteen records
 _RECORD_BYTES = 16_384  # RFC 8446 section 5.1
 _AGREE_S = 3.0  # a responder that waits for us alone answers within a round trip
-_FLUSH_S = 2.0  # a peer that takes nothing for so long is not waited for
-# A stream that is closed while the peer still sends is reset, and may take with it what the peer has not read yet: so
-# its end is waited for, as long as it says something (a round trip of a slow path passes before it knows), up to 2 s.
-_SILENCE_S, _FAREWELL_S = 0.25, 2.0
 
 
 @lru_cache(1)
@@ -86,6 +81,10 @@ class Tunnel:
         """Take encrypted bytes from the other end."""
         self._incoming.write(data)
 
+    def take_back(self) -> bytes:
+        """What it was fed, where nothing was made of it yet."""
+        return self._incoming.read()
+
     def outgoing(self) -> bytes:
         """The encrypted bytes for the other end."""
         return self._outgoing.read()
@@ -134,25 +133,21 @@ def _lost(error: ssl.SSLError) -> ConnectionLost:
     return ConnectionLost(f"the tunnel is broken: {error.reason}")
 
 
-class TlsPipe(BasePipe):
-    """A pipe over TCP."""
+class TlsPipe(StreamPipe):
+    """A pipe over TCP, sealed."""
 
     def __init__(self, stream: ByteStream, tunnel: Tunnel, handshake: Handshake, *, agreed: bool) -> None:
-        super().__init__(handshake.peer.name)
-        self._stream = stream
+        super().__init__(stream, handshake.peer.name)
         self._tunnel = tunnel
         self._handshake = handshake
         self._agreed = agreed
-        self._answer = b""  # the frame that says so, as far as it has come
-        self._writing, self._reading = asyncio.Lock(), asyncio.Lock()
-        self._eof_sent = False
+        self._agreeing: asyncio.Task[None] | None = None
         self._ended = False
-        self._closing: asyncio.Task[None] | None = None
 
     @classmethod
     async def open(cls, stream: ByteStream, tunnel: Tunnel, handshake: Handshake, *, agreed: bool = True) -> Self:
         """The pipe, once both ends have proved to be at the ends of the tunnel. Unless the peer has `agreed` already,
-        it is to say so before its first byte in the tunnel, and within seconds of the first `recv`.
+        it is to say so before its first byte in the tunnel, and within seconds.
 
         ProofFailed or ConnectionLost; the caller bounds the time, and closes the stream where it fails.
         """
@@ -165,72 +160,46 @@ class TlsPipe(BasePipe):
             else:
                 tunnel.feed(piece)
         await pipe._seal()
+        if not pipe._agreed:
+            pipe._agreeing = asyncio.create_task(pipe._until_agreed())
+            pipe._agreeing.add_done_callback(lambda agreeing: agreeing.cancelled() or agreeing.exception())
         return pipe
 
     @property
-    def path(self) -> PipePath:
-        """What carries the bytes."""
-        return PipePath(Transport.TCP, self._stream.local, self._stream.remote)
+    def provisional(self) -> bool:
+        """Whether AGREED has not come yet."""
+        return not self._agreed
 
-    async def send(self, data: bytes) -> None:
-        """Send any number of bytes; waits while the peer does not read. ConnectionLost once the pipe has ended."""
+    async def agreed(self) -> None:
+        """Return once AGREED has come. ConnectionLost where it does not within seconds."""
+        if self._agreeing:
+            await asyncio.shield(self._agreeing)
+
+    async def _write(self, data: bytes) -> None:
         left = memoryview(data)
-        async with self._writing:
-            while left:
-                if self._eof_sent:
-                    raise ConnectionLost("the end was sent")
-                self._tunnel.write(left[:_CHUNK_BYTES])
-                left = left[_CHUNK_BYTES:]
-                await self._flush()
+        while left:
+            self._tunnel.write(left[:_CHUNK_BYTES])
+            left = left[_CHUNK_BYTES:]
+            await self._flush()
 
-    async def send_eof(self) -> None:
-        """Send no more; the peer reads what was sent before, and then the end. Idempotent."""
-        async with self._writing:
-            if not self._eof_sent:
-                self._eof_sent = True
-                self._tunnel.write_eof()
-                await self._flush()
+    async def _write_eof(self) -> None:
+        self._tunnel.write_eof()
+        await self._flush()
 
-    async def recv(self, max_bytes: int = RECV_BYTES) -> bytes:
-        """At least one byte; none at the end. ConnectionLost where the pipe broke before, or was closed here."""
-        if self._closing:
-            raise ConnectionLost("closed here")
-        return await self._recv(max_bytes)
-
-    async def close(self) -> None:
-        """Close both ends, once what was sent is on its way; idempotent."""
-        if self._closing is None:
-            self._closing = asyncio.create_task(self._close())
-        await asyncio.shield(self._closing)
-
-    async def _close(self) -> None:
-        with contextlib.suppress(ConnectionLost, TimeoutError):
-            async with asyncio.timeout(_FLUSH_S):
-                await self.send_eof()
-            async with asyncio.timeout(_FAREWELL_S):
-                while await asyncio.wait_for(self._recv(RECV_BYTES), _SILENCE_S):
-                    continue
-        self._stream.close()
-
-    async def _recv(self, max_bytes: int) -> bytes:
-        async with self._reading:  # who still receives goes on while the pipe is being closed
-            if not self._agreed:
-                await self._until_agreed()
-            while not self._ended:
-                data, self._ended = self._tunnel.read(max_bytes)
-                if data:
-                    return data
-                if not self._ended:
-                    self._tunnel.feed(await self._stream.read(_CHUNK_BYTES))
+    async def _read(self, max_bytes: int) -> bytes:
+        await self.agreed()
+        while not self._ended:
+            data, self._ended = self._tunnel.read(max_bytes)
+            if data:
+                return data
+            if not self._ended:
+                self._tunnel.feed(await self._stream.read(_CHUNK_BYTES))
         return b""
 
     async def _until_agreed(self) -> None:
-        """Whoever is cancelled here leaves what has come to the next. ConnectionLost where the peer does not agree."""
         try:
             async with asyncio.timeout(_AGREE_S):
-                while len(self._answer) < FRAME_BYTES:
-                    self._answer += await self._stream.read(FRAME_BYTES - len(self._answer))
-            self._hear(self._answer)
+                self._hear(await self._stream.read_exactly(FRAME_BYTES))
         except (TimeoutError, ProofFailed) as error:
             self._stream.close()
             raise ConnectionLost("the peer did not agree") from error

@@ -17,8 +17,10 @@ from warpfleet.core.identity import Identity, PublicIdentity
 from warpfleet.core.pairing import Requirement
 from warpfleet.core.peer import ADDRESS_FAMILIES, AddressFamily, PeerView
 from warpfleet.core.targets import USUAL_ALLOWANCE, Allowance
-from warpfleet.net.handshake import Handshake
+from warpfleet.net.handed_over import HandedOver
+from warpfleet.net.handshake import Handshake, Wishes
 from warpfleet.net.interfaces import ByteStream, Count, DatagramSocket, Network, NodeNetwork, Pipe, uncounted
+from warpfleet.net.plain import PlainPipe
 from warpfleet.net.proved_path import ProvedPath
 from warpfleet.net.proving import Claim, prove_datagram
 from warpfleet.net.quic import DatagramPath, QuicPipe
@@ -84,8 +86,12 @@ EndpointText = Annotated[str, AfterValidator(_checked_endpoint)]
 
 M = TypeVar("M", bound=AttemptMessage)
 
-Won = Pipe | ProvedPath
-"""What an attempt wins: a pipe, or a path for the relayed one that its connection has already."""
+Won = Pipe | ProvedPath | HandedOver
+"""What an attempt wins: a pipe, which may be in another process, or a path for the one that its connection has."""
+
+HandOver = Callable[[ByteStream, Handshake, bytes], Awaitable[HandedOver | None]]
+"""Has the pipe of a stream made by the program that it is for, of whose tunnel some bytes have come; None where no
+program is there to do so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,11 +217,14 @@ class NodePorts(Protocol):
 
 
 class Begun(NamedTuple):
-    """A proof and a tunnel that signals have begun; `flight` goes behind PROOF."""
+    """A proof and a tunnel that signals have begun. `flight` goes ahead of HELLO, or behind PROOF; `hello` is the
+    initiator's, at the responder's end. `resend_s` is when to greet again, where that is not the usual time."""
 
     handshake: Handshake
     tunnel: QuicEngine
     flight: Sequence[bytes] = ()
+    hello: bytes | None = None
+    resend_s: float | None = None
 
 
 class BegunStream(NamedTuple):
@@ -233,7 +242,7 @@ class AttemptSpec:
 
     `theirs` is the peer's address record (None on the responder's side), `opening` the message that opened the
     responder's side (None on the initiator's, and where a stream opened it). `rtt_ms` is the round trip that earlier
-    pipes of this plugin had between the two exits, by what the initiator knows.
+    pipes of this plugin had between the two exits, by what the initiator knows. `wishes` are ours of the pipe.
     """
 
     attempt_id: str
@@ -245,6 +254,7 @@ class AttemptSpec:
     theirs: PeerView | None = None
     opening: AttemptMessage | None = None
     rtt_ms: float | None = None
+    wishes: Wishes = Wishes.NONE
 
 
 @dataclass(kw_only=True)
@@ -254,7 +264,8 @@ class AttemptContext(AttemptSpec):
     `nonce` is 16 bytes for the proof of identity; `claim` asks for leave to take a proved pipe (see `net.proving`);
     `post` sends a message to the peer's side; `guard` puts a socket that the node has open anyway under the budget,
     `release` lifts it from the socket of a pipe that has won; `room` is to be taken before hundreds of sockets are
-    opened.
+    opened. `hand_over` is given where a program in another process may be there for the pipe. `peer_wishes` are the
+    peer's of the pipe, once there is one.
     """
 
     node: NodePorts
@@ -268,6 +279,8 @@ class AttemptContext(AttemptSpec):
     release: Callable[[DatagramSocket], DatagramSocket]
     inbox: Inbox = field(default_factory=Inbox)
     room: Room = field(default_factory=Room)
+    hand_over: HandOver | None = None
+    peer_wishes: Wishes = Wishes.NONE
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
@@ -298,11 +311,18 @@ class AttemptContext(AttemptSpec):
             combo=self.combo,
             started_at_us=self.started_at_us,
             nonce=self.nonce,
+            wishes=self.wishes,
         )
 
     def tunnel(self) -> QuicEngine:
         """This side's end of the tunnel of a datagram pipe."""
-        return QuicEngine(self.side, self.node.identity)
+        return QuicEngine(self.side, self.node.identity, self.attempt_id)
+
+    @property
+    def begins_tunnel(self) -> bool:
+        """Whether the tunnel of a stream begins with the proof: not where none is wanted, or where a program in another
+        process may make it."""
+        return Wishes.PLAIN not in self.wishes and self.hand_over is None
 
     async def prove_stream(
         self, stream: ByteStream, first_frame: bytes | None = None, *, begun: BegunStream | None = None
@@ -311,11 +331,26 @@ class AttemptContext(AttemptSpec):
         have begun."""
         handshake, tunnel, opening = begun or BegunStream(self.handshake(), Tunnel(self.side, self.node.identity))
         async with self._one_claim_at_a_time(stream) as claim:
-            moves = await prove_stream(stream, handshake, claim, tunnel, first=first_frame, opening=opening)
+            moves = await prove_stream(
+                stream, handshake, claim, tunnel, first=first_frame, opening=opening, begins=self.begins_tunnel
+            )
+            self.peer_wishes = handshake.peer_wishes
             if moves:
                 way = DatagramPath(StreamDatagrams(stream), stream.remote, transport=Transport.TCP)
                 return self._proved_path(moves, way)
+            if handed_over := await self._handed_over(stream, handshake, tunnel):
+                return handed_over
+            if handshake.plain:
+                return PlainPipe(stream, self.peer.name)
             return await TlsPipe.open(stream, tunnel, handshake, agreed=self.side is Side.RESPONDER)
+
+    async def _handed_over(self, stream: ByteStream, handshake: Handshake, tunnel: Tunnel) -> HandedOver | None:
+        if self.hand_over is None or Wishes.MEASURED in self.peer_wishes:
+            return None
+        early = tunnel.take_back()
+        handed_over = await self.hand_over(stream, handshake, early)
+        tunnel.feed(early)
+        return handed_over
 
     async def prove_datagram(
         self,
@@ -326,24 +361,28 @@ class AttemptContext(AttemptSpec):
         relayed: bool = False,
         begun: Begun | None = None,
         later: Coroutine[Any, Any, Sequence[Endpoint]] | None = None,
+        on_proved: Callable[[], None] = lambda: None,
     ) -> Won:
         """Turn a UDP socket into a pipe, or a path for one, to whichever candidate proves itself; the socket is closed
         where that fails. `first` is the peer's datagram and its source where it was already read, `begun` what signals
-        have begun, and `later` has more candidates."""
-        handshake, tunnel, flight = begun or Begun(self.handshake(), self.tunnel())
+        have begun, and `later` has more candidates. The initiator hears by `on_proved` that the peer is there."""
+        handshake, tunnel, flight, hello, resend_s = begun or Begun(self.handshake(), self.tunnel())
         of_family = [candidate for candidate in candidates if candidate.af == self.combo.af]
-        async with self._one_claim_at_a_time(socket) as claim:
+        async with self._one_claim_at_a_time(socket, on_proved) as claim:
             agreed = await prove_datagram(
                 socket,
                 handshake,
                 claim,
                 of_family,
                 first=first,
+                hello=hello,
                 rtt_ms=self.rtt_ms,
+                resend_s=resend_s,
                 tunnel=tunnel,
                 flight=flight,
                 later=later,
             )
+            self.peer_wishes = handshake.peer_wishes
             socket = self.release(socket)
             if agreed.moves:
                 return self._proved_path(agreed.moves, DatagramPath(socket, agreed.remote, answer=agreed.answer))
@@ -356,12 +395,15 @@ class AttemptContext(AttemptSpec):
         return ProvedPath(plugin, self.connection_id, self.peer.name, self.side, way)
 
     @asynccontextmanager
-    async def _one_claim_at_a_time(self, socket: ByteStream | DatagramSocket) -> AsyncIterator[Claim]:
+    async def _one_claim_at_a_time(
+        self, socket: ByteStream | DatagramSocket, on_proved: Callable[[], None] = lambda: None
+    ) -> AsyncIterator[Claim]:
         """Of several sockets that an attempt proves at once, only one may be taken; if that fails, the next may."""
         holds_turn = False
 
         async def claim() -> str | None:
             nonlocal holds_turn
+            on_proved()
             await self._turn.acquire()
             holds_turn = True
             return await self.claim()

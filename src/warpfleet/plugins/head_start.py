@@ -21,12 +21,14 @@ class HeadStart:
     def __init__(self, context: AttemptContext) -> None:
         self._handshake = context.handshake()
         self._tunnel = Tunnel(context.side, context.node.identity)
+        self._begins = context.begins_tunnel
         self._opening = b""
         self._spent = False
 
     def greet(self) -> bytes:
         """The initiator's opening."""
-        return b"".join((self._handshake.opener(), *self._tunnel.first_flight()))
+        flight = self._tunnel.first_flight() if self._begins else ()
+        return b"".join((self._handshake.opener(), *flight))
 
     def answer(self, greeting: bytes) -> bytes:
         """The responder's opening, also for the stream where it is the one to dial. ProofFailed where the greeting is
@@ -51,7 +53,8 @@ class HeadStart:
         if not self._handshake.proved:
             raise ProofFailed("neither a greeting nor a proof")
         self._tunnel.feed(opening[FRAME_BYTES:])
-        self._tunnel.shake_hands()
+        if self._begins:
+            self._tunnel.shake_hands()
         return received
 
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.net.handshake import ProofFailed
 from warpfleet.net.interfaces import DatagramSocket, Network
-from warpfleet.plugins.contract import AttemptContext, Won
+from warpfleet.plugins.contract import AttemptContext, Begun, Won
 
 
 class Heard(NamedTuple):
@@ -44,7 +44,7 @@ class Volley:
         self._handshake = context.handshake()
         self._heard: asyncio.Future[Heard] = asyncio.get_running_loop().create_future()
         self._sockets: list[DatagramSocket] = []
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks: list[asyncio.Task[Any]] = []
         for socket in sockets:
             self.add(socket)
 
@@ -57,7 +57,7 @@ class Volley:
         """Turn the first of the sockets that hears the peer into a pipe; `sending` as below."""
         return await self.proved(await self.first_heard(sending))
 
-    async def first_heard(self, sending: Coroutine[Any, Any, None] | None = None) -> Heard:
+    async def first_heard(self, sending: Coroutine[Any, Any, object] | None = None) -> Heard:
         """The first of the sockets that hears the peer. The others are closed at once, and all of them where it fails.
         Meanwhile `sending` runs: what it raises ends the attempt, its return does not."""
         if sending:
@@ -72,17 +72,17 @@ class Volley:
             close_all([socket for socket in self._sockets if heard is None or socket is not heard.socket])
         return heard
 
-    async def proved(self, heard: Heard) -> Won:
-        """The pipe to whom that socket heard."""
+    async def proved(self, heard: Heard, begun: Begun | None = None) -> Won:
+        """The pipe to whom that socket heard; `begun` is what signals have begun."""
         first = heard.data, heard.source
-        return await self._context.prove_datagram(heard.socket, [heard.source], first=first)
+        return await self._context.prove_datagram(heard.socket, [heard.source], first=first, begun=begun)
 
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+    def _start(self, work: Coroutine[Any, Any, object]) -> None:
         task = asyncio.create_task(work)
         task.add_done_callback(self._report)
         self._tasks.append(task)
 
-    def _report(self, task: asyncio.Task[None]) -> None:
+    def _report(self, task: asyncio.Task[Any]) -> None:
         """Tell whoever waits what a task has raised."""
         error = None if task.cancelled() else task.exception()
         if error and not self._heard.done():

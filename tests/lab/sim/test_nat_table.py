@@ -4,13 +4,30 @@ from collections.abc import Iterator
 
 import pytest
 
-from nat_table import MATRIX, PEER, TABLE, TCP_TABLE, UDP_TABLE, Row, Way, adverse, bad_day_bound_ms, bound_ms
-from warpfleet.configs.topology import PRESETS
-from warpfleet.core.combo import AttemptOutcome, Phase, Policy
+from nat_table import (
+    MATRIX,
+    PATH_RTT_MS,
+    PEER,
+    SIGNAL_RTT_MS,
+    TABLE,
+    TCP_TABLE,
+    UDP_TABLE,
+    Row,
+    Way,
+    adverse,
+    bad_day_bound_ms,
+    bound_ms,
+    of_presets,
+    sees_any_port,
+)
+from warpfleet.configs.topology import PRESETS, NatSpec
+from warpfleet.core.combo import AttemptOutcome, Phase, Policy, RouteType
+from warpfleet.core.nat import Mapping
 from warpfleet.lab.sim.world import World
 from warpfleet.telemetry.records import ConnectionRow
 
 ROWS = (*TABLE, *UDP_TABLE, *TCP_TABLE)
+STUN_RTT_MS = PATH_RTT_MS / 2  # a server has no line of its own
 SKEW_S = 2.0  # between the two clocks that are farthest apart, with no server to tell anybody of it
 
 
@@ -99,3 +116,31 @@ def test_the_strict_policy_gets_there_too_phase_after_phase(world: World, row: R
     assert swift.connect_ms
     # A line carries one packet after another; guesses are luck.
     assert row.way is Way.GUESS or strict.connect_ms >= swift.connect_ms - 1
+
+
+def first_byte_ms(*nats: NatSpec | None) -> float:
+    """Over UDP, where one end has an endpoint that stays: a signal's way there, the responder's proof, and the echo's
+    round trip. A port that has to be predicted costs a STUN round trip."""
+    least_ms = SIGNAL_RTT_MS / 2 + PATH_RTT_MS / 2 + PATH_RTT_MS
+    seen = all(stays(nat) for nat in nats) or any(nat is None or sees_any_port(nat) for nat in nats)
+    return least_ms if seen else least_ms + STUN_RTT_MS
+
+
+def stays(nat: NatSpec | None) -> bool:
+    """Whether a host has one endpoint for all peers."""
+    return nat is None or (nat.mapping is Mapping.EIM and not nat.udp_blocked)
+
+
+def over_udp() -> Iterator[tuple[Row, float]]:
+    """The pairs that a UDP punch connects with a standing socket, and how soon."""
+    for row in of_presets():
+        nats = PRESETS[row.initiator], PRESETS[row.responder.removesuffix(PEER)]
+        blocked = any(nat and nat.udp_blocked for nat in nats)
+        if row.way in (Way.PUNCH, Way.DIAL, Way.DIAL_BACK) and any(map(stays, nats)) and not blocked:
+            yield row, first_byte_ms(*nats)
+
+
+@pytest.mark.parametrize(("row", "expected_ms"), list(over_udp()), ids=str)
+def test_over_udp_the_first_byte_comes_as_soon_as_physics_allow(world: World, row: Row, expected_ms: float) -> None:
+    found = world.connect(row.initiator, row.responder, only="udp_punch", af=4, route=RouteType.EXT)
+    assert found.first_byte_ms == pytest.approx(expected_ms, abs=1)

@@ -1,5 +1,6 @@
 """Whole connections in the simulated laboratory: the roles and the plugins as they are, on virtual time."""
 
+import asyncio
 import statistics
 import subprocess
 import sys
@@ -32,8 +33,8 @@ def connect(topology: Topology, a: str, b: str, *, policy: Policy = Policy.STAGG
 def test_a_direct_connection_takes_as_many_round_trips_as_it_must() -> None:
     row = connect(pair("full_cone", "public"), "a", "b")
     assert (row.outcome, row.plugin, row.remote_endpoint) == (DIRECT, "direct_connect", "198.18.0.2:443")
-    assert row.connect_ms == pytest.approx(80, abs=0.1)  # SYN, and HELLO and PROOF by signal meanwhile
-    assert row.first_byte_ms == pytest.approx(2 * 80, abs=0.1)  # TAKE and the first byte, and its echo
+    assert row.connect_ms == pytest.approx(2 * 80, abs=0.1)  # SYN, and HELLO and PROOF by signal meanwhile; TAKE
+    assert row.first_byte_ms == pytest.approx(2 * 80, abs=0.1)  # that goes along with TAKE
     assert row.rtt_ms == pytest.approx(80, abs=0.1)
     assert row.started_at.timestamp() >= EPOCH_S
 
@@ -41,8 +42,8 @@ def test_a_direct_connection_takes_as_many_round_trips_as_it_must() -> None:
 def test_a_peer_that_dials_back_takes_half_a_round_trip_of_the_signal_more() -> None:
     row = connect(pair("full_cone", "public"), "b", "a")
     assert (row.outcome, row.plugin) == (DIRECT, "reverse_connect")
-    assert row.connect_ms == pytest.approx(2 * 80, abs=0.1)  # signal, SYN, SYN-ACK, PROOF
-    assert row.first_byte_ms == pytest.approx(3 * 80, abs=0.1)  # TAKE and the first byte, and its echo
+    assert row.connect_ms == pytest.approx(3 * 80, abs=0.1)  # signal, SYN, SYN-ACK, PROOF; TAKE
+    assert row.first_byte_ms == pytest.approx(3 * 80, abs=0.1)  # that goes along with TAKE
 
 
 def test_behind_a_broker_that_is_far_away_a_stream_greets_by_itself() -> None:
@@ -172,6 +173,20 @@ def test_signals_that_are_late_make_a_punch_late(late_ms: int) -> None:
     assert row.outcome in (DIRECT, RELAYED)
     assert row.connect_ms
     assert row.connect_ms > late_ms, "between standing sockets it waits for the offer alone"
+
+
+def test_a_path_that_dies_right_behind_the_proof_costs_three_seconds_and_not_the_connection() -> None:
+    async def cut_soon() -> None:
+        asyncio.get_running_loop().call_later(0.085, world.cut, "a", "b")  # TAKE is under way, and the pipe in use
+
+    with World(pair("port_restricted", "port_restricted")) as world:
+        world.run(cut_soon())
+        row = world.connect("a", "b")
+    ends = {(attempt.plugin, attempt.side, attempt.outcome) for attempt in world.rows.attempts_ended}
+    assert ("udp_punch", Side.INITIATOR, AttemptOutcome.TIMEOUT) in ends
+    assert (row.outcome, row.plugin) == (RELAYED, "turn")
+    assert row.connect_ms
+    assert 3_000 < row.connect_ms < 3_500
 
 
 def test_signals_that_are_lost_are_said_again() -> None:

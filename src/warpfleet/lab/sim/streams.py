@@ -54,12 +54,12 @@ class SimStream:
         if self.connection.failure is Failure.NO_ANSWER:
             raise TimeoutError(f"{self.remote} did not answer")
 
-    async def write(self, data: bytes) -> None:
-        """Write all of `data`. ConnectionLost where the stream has ended."""
+    async def write(self, data: bytes, *more: bytes) -> None:
+        """Write all of `data`, then what else is given. ConnectionLost where the stream has ended."""
         self._require_open()
         if self.connection.state is State.CLOSED:
             raise ConnectionLost(f"{self.remote} is gone")
-        self.transmit(data)
+        self.transmit(b"".join((data, *more)))
 
     def transmit(self, data: bytes) -> None:
         """Send `data` for whoever need not know whether the stream has ended."""

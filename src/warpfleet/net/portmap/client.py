@@ -14,6 +14,7 @@ from warpfleet.net.portmap.gateway import Gateway
 from warpfleet.net.portmap.lease import Lease
 from warpfleet.net.portmap.mapping import GatewaySilent, Granted, Mapper, MappingRefused
 from warpfleet.net.portmap.udp import NatPmpMapper, PcpMapper
+from warpfleet.net.portmap.upnp import UpnpMapper
 from warpfleet.net.vantage import Vantage
 
 # What a node leaves behind that is killed ends so soon, and a gateway that was restarted is noticed in half that time.
@@ -122,9 +123,6 @@ def client_at(vantage: Vantage, af: int) -> GatewayClient:
 
     @functools.cache  # what was agreed on with a gateway holds for as long as it is ours
     def spoken_to(found: Gateway) -> tuple[Mapper, ...]:
-        # HTTP and XML take time and memory, which whoever has no gateway saves.
-        from warpfleet.net.portmap.upnp import UpnpMapper  # noqa: PLC0415
-
         pcp, upnp = PcpMapper(vantage, found, secrets.token_bytes), UpnpMapper(vantage, found, random.randint)
         return (pcp, NatPmpMapper(vantage, found), upnp) if af == 4 else (pcp, upnp)
 

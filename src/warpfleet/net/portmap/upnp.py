@@ -1,55 +1,25 @@
-"""UPnP: an Internet Gateway Device that is asked over HTTP (IGD:1 and IGD:2 of the UPnP Forum).
-
-`async-upnp-client` speaks SSDP, description and SOAP. Its sockets are opened at the vantage, and it talks to nobody but
-the gateway: whoever answers a multicast is a stranger.
-"""
+"""UPnP: a gateway that is searched by SSDP, and asked over HTTP once it has answered."""
 
 import asyncio
-import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import closing
-from ipaddress import ip_address
-from typing import Any
-from urllib.parse import urlsplit
-
-import aiohttp
-from async_upnp_client.client import UpnpAction, UpnpDevice, UpnpRequester
-from async_upnp_client.client_factory import UpnpFactory
-from async_upnp_client.const import HttpRequest, HttpResponse
-from async_upnp_client.exceptions import UpnpActionError, UpnpConnectionError
-from async_upnp_client.ssdp import (
-    SSDP_IP_V4,
-    SSDP_IP_V6_LINK_LOCAL,
-    SSDP_PORT,
-    build_ssdp_search_packet,
-    decode_ssdp_packet,
-)
+from typing import TYPE_CHECKING
 
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.core.errors import WarpfleetError
 from warpfleet.core.port_mapping import PortMapping
-from warpfleet.net.portmap.gateway import Gateway, connected, socket_address
-from warpfleet.net.portmap.mapping import GatewaySilent, Granted, MappingRefused
-from warpfleet.net.portmap.udp import repeated
+from warpfleet.net.portmap import ssdp
+from warpfleet.net.portmap.gateway import Gateway, connected
+from warpfleet.net.portmap.mapping import GatewaySilent, Granted
 from warpfleet.net.vantage import Vantage
 
-_DEVICE = "urn:schemas-upnp-org:device:InternetGatewayDevice:1"  # one of version 2 answers to it, too
-_SEARCH_DELAY_S = 1  # the most that a device may wait before it answers: the least that MX can say
-_SEARCH_S = _SEARCH_DELAY_S + 0.3  # and some for the way there and back
-_SEARCH_HOPS = 2  # UPnP Device Architecture 1.1 section 1.3.2
-_MAX_DATAGRAM_BYTES = 2048
-_MAX_DOCUMENT_BYTES = 262_144  # descriptions have some ten thousand
-_TALK_S = 5.0  # description, some services' descriptions, an action or two
-_CONFLICT, _PERMANENT_ONLY, _UNKNOWN_PINHOLE = 718, 725, 704  # error codes of the services
-_PORT_TRIES = 3
-_FIRST_PORT, _LAST_PORT = 1024, 65_535
-_TCP = 6  # the protocol's number
-_PURPOSE = "warpfleet"
+if TYPE_CHECKING:
+    from warpfleet.net.portmap.igd import InternetGateway
 
 
 class UpnpMapper:
-    """UPnP-IGD; over IPv6 its mappings are pinholes. `random_port` is asked for an external port, between the two
-    that it is given, where the one that was suggested belongs to others."""
+    """UPnP-IGD; `random_port` is asked for an external port, between the two that it is given, where the one that was
+    suggested belongs to others."""
 
     protocol = PortMapping.UPNP
 
@@ -58,181 +28,42 @@ class UpnpMapper:
         self._gateway = gateway
         self._random_port = random_port
         self._location = ""
-        self._device: UpnpDevice | None = None
-        self._pinholes: dict[Endpoint, int] = {}  # the gateway's number for each
+        self._device: InternetGateway | None = None
 
     async def greet(self) -> None:
         try:
-            async with asyncio.timeout(_SEARCH_S):
-                self.found_at(await self._search())
+            async with asyncio.timeout(ssdp.SEARCH_S):
+                self.found_at(await ssdp.location_of(self._gateway, self._vantage, self._client_ip()))
         except (TimeoutError, OSError, WarpfleetError):
             raise GatewaySilent("no UPnP gateway answers") from None
 
     def found_at(self, location: str) -> None:
         """Learn the URL of the gateway's description."""
-        if location != self._location:
-            self._location, self._device = location, None
+        self._location = location
 
     async def map(self, port: int, *, suggested: int, lifetime_s: float) -> Granted:
         client_ip = self._client_ip()
-        async with _Talk():
-            if self._gateway.af == 6:
-                await self._open_pinhole(Endpoint(client_ip, port), int(lifetime_s))
-                return Granted(Endpoint(client_ip, port), lifetime_s)
-            told = await self._call("GetExternalIPAddress")
-            external_ip = str(ip_address(told["NewExternalIPAddress"]))
-            external_port = await self._add(client_ip, port, suggested, int(lifetime_s))
-            return Granted(Endpoint(external_ip, external_port), lifetime_s)
+        return await (await self._found()).map(client_ip, port, suggested=suggested, lifetime_s=lifetime_s)
 
     async def unmap(self, port: int, external: Endpoint) -> None:
-        async with _Talk():
-            if self._gateway.af == 6:
-                await self._call("DeletePinhole", UniqueID=self._pinholes.pop(external))
-            else:
-                await self._call("DeletePortMapping", **_key(external.port))
+        await (await self._found()).unmap(external)
 
-    async def _add(self, client_ip: str, port: int, external_port: int, lifetime_s: int) -> int:
-        """The external port of a new or renewed mapping.
-
-        By AddPortMapping, which both versions have: the most common daemon misnames the result of AddAnyPortMapping."""
-        mapping = {"NewInternalPort": port, "NewInternalClient": client_ip, "NewEnabled": True}
-        mapping |= {"NewPortMappingDescription": _PURPOSE, "NewLeaseDuration": lifetime_s}
-        for _ in range(_PORT_TRIES):
-            try:
-                await self._call("AddPortMapping", **_key(external_port), **mapping)
-            except UpnpActionError as error:
-                if error.error_code == _PERMANENT_ONLY:  # then it lives until we take it back
-                    mapping["NewLeaseDuration"] = 0
-                elif error.error_code == _CONFLICT:
-                    external_port = self._random_port(_FIRST_PORT, _LAST_PORT)
-                else:
-                    raise
-            else:
-                return external_port
-        raise MappingRefused("the gateway grants neither the port that we like nor any other")
-
-    async def _open_pinhole(self, inside: Endpoint, lifetime_s: int) -> None:
-        if inside in self._pinholes:
-            try:
-                await self._call("UpdatePinhole", UniqueID=self._pinholes[inside], NewLeaseTime=lifetime_s)
-            except UpnpActionError as error:
-                if error.error_code != _UNKNOWN_PINHOLE:
-                    raise
-            else:
-                return
-        ends = {"RemoteHost": "", "RemotePort": 0, "InternalClient": inside.ip, "InternalPort": inside.port}
-        told = await self._call("AddPinhole", **ends, Protocol=_TCP, LeaseTime=lifetime_s)
-        self._pinholes[inside] = int(told["UniqueID"])
-
-    async def _call(self, name: str, **arguments: Any) -> Mapping[str, Any]:
-        action = await self._action(name)
-        if action is None:
-            raise MappingRefused(f"the gateway has no {name}")
-        called: Mapping[str, Any] = await action.async_call(**arguments)
-        return called
-
-    async def _action(self, name: str) -> UpnpAction | None:
-        """An action of whichever service has it."""
+    async def _found(self) -> "InternetGateway":
         if self._device is None:
-            requester = _Requester(self._vantage, self._gateway)
-            self._device = await UpnpFactory(requester, non_strict=True).async_create_device(self._location)
-        services = (service for service in self._device.all_services if service.has_action(name))
-        return next((service.action(name) for service in services), None)
+            self._device = await asyncio.to_thread(self._make_device)
+        self._device.found_at(self._location)
+        return self._device
+
+    def _make_device(self) -> "InternetGateway":
+        # HTTP and XML take 0.1 s and 15 MB, which nodes whose gateway does not answer by UPnP save.
+        from warpfleet.net.portmap.igd import InternetGateway  # noqa: PLC0415
+
+        return InternetGateway(self._vantage, self._gateway, self._random_port)
 
     def _client_ip(self) -> str:
         """Our address, as the gateway knows it."""
         try:
-            with closing(connected(self._vantage, self._gateway, SSDP_PORT)) as opened:
+            with closing(connected(self._vantage, self._gateway, ssdp.PORT)) as opened:
                 return str(opened.getsockname()[0])
         except (WarpfleetError, OSError) as error:
             raise GatewaySilent(str(error)) from None
-
-    async def _search(self) -> str:
-        """Where the gateway's description is, by its own word."""
-        loop = asyncio.get_running_loop()
-        everybody = SSDP_IP_V6_LINK_LOCAL if self._gateway.af == 6 else SSDP_IP_V4
-        group = socket_address(self._vantage, Gateway(everybody, self._gateway.device), SSDP_PORT)
-        # From the address that the gateway knows us by, so that it answers from the one that we know it by.
-        with closing(self._vantage.open(self._gateway.af, socket.SOCK_DGRAM, port=0, ip=self._client_ip())) as opened:
-            opened.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, _SEARCH_HOPS)
-            question = build_ssdp_search_packet((everybody, SSDP_PORT), _SEARCH_DELAY_S, _DEVICE)
-            async with repeated(lambda: loop.sock_sendto(opened, question, group)):
-                while True:
-                    data, source = await loop.sock_recvfrom(opened, _MAX_DATAGRAM_BYTES)
-                    location = _location(data, source)
-                    if source[0] == self._gateway.ip and _host(location) == self._gateway.ip:
-                        return location
-
-
-class _Talk:
-    """Bounds a talk over HTTP, and makes what can go wrong in it one of two errors: MappingRefused, GatewaySilent."""
-
-    async def __aenter__(self) -> None:
-        self._timeout = asyncio.timeout(_TALK_S)
-        await self._timeout.__aenter__()
-
-    async def __aexit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        try:
-            await self._timeout.__aexit__(kind, error, trace)
-        except TimeoutError:
-            raise GatewaySilent("UPnP: it takes too long") from None
-        if isinstance(error, UpnpActionError):
-            raise MappingRefused(f"UPnP error {error.error_code}") from None
-        if isinstance(error, Exception) and not isinstance(error, MappingRefused):
-            # The library's own, its XML parser's, a number that is none: what is no answer comes out as anything.
-            raise GatewaySilent(f"UPnP: {type(error).__name__}") from None
-
-
-class _Requester(UpnpRequester):
-    """HTTP with the gateway alone, from the vantage, and no more of it than a description has."""
-
-    def __init__(self, vantage: Vantage, gateway: Gateway) -> None:
-        self._vantage = vantage
-        self._gateway = gateway
-
-    async def async_http_request(self, http_request: HttpRequest) -> HttpResponse:
-        if _host(http_request.url) != self._gateway.ip:
-            raise UpnpConnectionError("an address that is not the gateway's")
-        connector = aiohttp.TCPConnector(
-            socket_factory=lambda _: self._vantage.open(self._gateway.af, socket.SOCK_STREAM)
-        )
-        headers = {"Accept-Encoding": "identity", **http_request.headers}
-        async with (
-            aiohttp.ClientSession(connector=connector, auto_decompress=False) as session,
-            session.request(
-                http_request.method, http_request.url, headers=headers, data=http_request.body, allow_redirects=False
-            ) as response,
-        ):
-            body = await _read(response.content)
-            return HttpResponse(response.status, response.headers, body.decode(errors="replace"))
-
-
-async def _read(content: aiohttp.StreamReader) -> bytes:
-    body = b""
-    while len(body) <= _MAX_DOCUMENT_BYTES:
-        more = await content.read(_MAX_DOCUMENT_BYTES)
-        if not more:
-            return body
-        body += more
-    raise UpnpConnectionError("a document without end")
-
-
-def _location(data: bytes, source: Any) -> str:
-    try:
-        _, headers = decode_ssdp_packet(data, None, source)
-    except Exception:  # noqa: BLE001 - garbage: what the parser makes of it is its own affair
-        return ""
-    return str(headers.get("location", ""))
-
-
-def _host(url: str) -> str:
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return ""
-    return (parts.hostname or "") if parts.scheme == "http" else ""
-
-
-def _key(external_port: int) -> dict[str, Any]:
-    """What names a mapping; no remote host means all."""
-    return {"NewRemoteHost": "", "NewExternalPort": external_port, "NewProtocol": "TCP"}

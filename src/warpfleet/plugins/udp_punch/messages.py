@@ -23,7 +23,8 @@ class Greeting(BaseModel):
 
 
 class Offer(AttemptMessage):
-    """The initiator's candidate endpoints, as `ip:port`; with a greeting, where its standing socket is."""
+    """The initiator's candidate endpoints, as `ip:port`. With a greeting, it is there already: at its standing socket,
+    at one of the predicted ports, or, with `HIDDEN_PORT`, at one that its first frame will show."""
 
     kind: ClassVar[str] = "udp_punch.offer"
     opens: ClassVar[bool] = True
@@ -33,7 +34,7 @@ class Offer(AttemptMessage):
 
 
 class Answer(AttemptMessage):
-    """The responder's candidate endpoints, as `ip:port`."""
+    """The responder's candidate endpoints, as `ip:port`; none where it cannot know them, and has spoken already."""
 
     kind: ClassVar[str] = "udp_punch.answer"
 

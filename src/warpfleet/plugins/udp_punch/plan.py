@@ -13,6 +13,7 @@ CANDIDATES_MAX = 8  # a socket has a few addresses; more would make the peer a p
 # Between STUN and the first frame, two signals and a round trip later, other hosts behind the NAT and other attempts of
 # ours open mappings: a handful, seldom more than a dozen.
 RUN_SOCKETS = 16
+HIDDEN_PORT = 9  # of a peer whose port nobody knows: the discard service's (RFC 863), where nobody answers
 _FIRST_PORT = 1024  # RFC 4787 section 4.2.1: allocators stay out of the well-known ports
 _PORTS = 65_536 - _FIRST_PORT
 

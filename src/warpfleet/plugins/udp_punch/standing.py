@@ -41,11 +41,11 @@ class Standing:
         self._shared: SharedSocket | None = None
         self._looked = asyncio.Event()
 
-    def lend(self, attempt_id: str, remote: Endpoint) -> Borrowed | None:
-        """A view of it for an attempt with `remote`. None where there is none, or another attempt speaks with that."""
+    def lend(self, attempt_id: str) -> Borrowed | None:
+        """A view of it for an attempt. None where there is none."""
         if self._shared is None or self.endpoint is None:
             return None
-        loan = self._shared.lend(attempt_id, remote)
+        loan = self._shared.lend(attempt_id)
         return Borrowed(loan, self.endpoint) if loan else None
 
     async def looked(self) -> None:

@@ -1,14 +1,18 @@
-"""Port mappings on real Ray: planned with from the first connection on, and known again after actors were killed."""
+"""A fleet that takes the place of another one on real Ray: not while that is at work, and its port mappings are planned
+with from the first connection on, and known again after actors were killed."""
 
 import asyncio
 import os
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from warpfleet.cluster.control import ClusterClient, ConnectRequest, StatusRequest
+from warpfleet.cluster.control import ClusterBusy, ClusterClient, ConnectRequest, StatusRequest, SweepRequest
+from warpfleet.cluster.progress import Progress
 from warpfleet.cluster.status import ActorStatus, ClusterStatus
+from warpfleet.cluster.sweep_plan import SweepPlan
 from warpfleet.configs.fleet import Fleet
 from warpfleet.configs.loader import load
 from warpfleet.configs.topology import Topology
@@ -57,9 +61,24 @@ async def killed(cluster: ClusterClient, role: str) -> None:
             pass
 
 
-async def test_the_first_connection_goes_by_the_mapping_and_later_ones_do_after_actors_died(
-    cluster: ClusterClient, mapped_fleet: Fleet
+async def test_another_fleet_takes_the_place_of_one_that_nobody_works_with(
+    cluster: ClusterClient, fleet: Fleet, mapped_fleet: Fleet, tmp_path: Path
 ) -> None:
+    plan = SweepPlan(pairs="random:20", repeat=1, policy=Policy.STAGGERED, pin=Pin(), seed=1)
+    request = SweepRequest(fleet=fleet, plan=plan, directory=tmp_path, resume=False, concurrency=6)
+    at_work = asyncio.Event()
+    sweeping = asyncio.create_task(
+        cluster.ask(request, on_event=lambda event: at_work.set() if isinstance(event, Progress) else None)
+    )
+    async with asyncio.timeout(60):
+        await at_work.wait()
+    with pytest.raises(ClusterBusy):
+        await dialled(cluster, mapped_fleet)
+    assert await sweeping == 0, "no connection failed that should have worked"
+    assert await dialled(cluster, mapped_fleet), "its first connection goes by a port mapping"
+
+
+async def test_port_mappings_are_known_again_after_actors_died(cluster: ClusterClient, mapped_fleet: Fleet) -> None:
     first = await dialled(cluster, mapped_fleet)
     assert first
     await killed(cluster, "signal")

@@ -1,0 +1,186 @@
+"""The way of a UDP punch where a standing socket is at one end at least: nobody asks first where it is, and the offer
+greets, so that the first frame of the responder proves it."""
+
+import asyncio
+from collections.abc import Coroutine, Iterable
+from contextlib import suppress
+from typing import Any
+
+from warpfleet.core.endpoint import Endpoint
+from warpfleet.core.nat import Filtering
+from warpfleet.core.pairing import Kind
+from warpfleet.net.handshake import ProofFailed
+from warpfleet.net.interfaces import DatagramSocket
+from warpfleet.plugins.contract import Begun, Won
+from warpfleet.plugins.udp_punch.exchange import Exchange, endpoints
+from warpfleet.plugins.udp_punch.messages import Greeting, Offer
+from warpfleet.plugins.udp_punch.plan import HIDDEN_PORT, RUN_SOCKETS, ahead, behind
+from warpfleet.plugins.udp_punch.standing import Borrowed
+from warpfleet.plugins.volley import Volley, close_all, open_sockets
+
+# A frame may have to be sent again after 0.2 s, and takes a while.
+_PATIENCE_MIN_S = 0.3
+# What has to follow a signal through the filter that it opens at its other end: a signal is seldom that much slower.
+_BEHIND_SIGNAL_S = 0.03
+
+
+class Initiation:
+    """The initiator's side."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+        self._context = exchange.context
+        self._limit = asyncio.timeout(None)
+
+    async def run(self) -> Won | None:
+        """None where there is no such way, or where the peer has answered the offer, and nothing else has come from it
+        for as long again: an endpoint that was true a while ago may be no more."""
+        way = self._way()
+        if way is None:
+            return None
+        with suppress(TimeoutError):
+            async with self._limit:
+                return await way
+        return None
+
+    def _way(self) -> Coroutine[Any, Any, Won] | None:
+        exchange, theirs = self._exchange, self._context.theirs
+        if theirs is None:
+            return None
+        standing = theirs.standing_endpoint(self._context.combo.af)
+        if borrowed := exchange.borrow():
+            return self._from_standing(borrowed, standing, theirs.external[self._context.combo.af])
+        if standing is None or not exchange.external:
+            return None
+        if exchange.predicts:
+            return self._from_a_run(standing)
+        return self._from_anywhere(standing) if exchange.theirs is Kind.EASY else None
+
+    async def _from_standing(self, borrowed: Borrowed, standing: Endpoint | None, address: str) -> Won:
+        """To where the peer is, or, where only it can find us, to its address, so that it may come in."""
+        socket = self._context.guard(borrowed.socket)
+        try:
+            if standing is None:
+                self._exchange.open_filter(socket, address)
+            begun = self._greet([borrowed.endpoint])._replace(flight=())
+        except BaseException:
+            socket.close()
+            raise
+        return await self._prove(socket, [standing] if standing else [], begun)
+
+    async def _from_anywhere(self, standing: Endpoint) -> Won:
+        """To a peer that lets us in whatever our port is, which so nobody need know."""
+        context = self._context
+        socket = await context.network.open_udp(context.combo.af)
+        assert context.theirs
+        filters = context.theirs.behaviour(context.combo.af).filtering is not Filtering.EIF
+        try:
+            begun = self._greet([Endpoint(context.mine.external[context.combo.af], HIDDEN_PORT)])
+        except BaseException:
+            socket.close()
+            raise
+        return await self._prove(socket, [standing], begun._replace(resend_s=_BEHIND_SIGNAL_S if filters else None))
+
+    async def _from_a_run(self, standing: Endpoint) -> Won:
+        """From one of a run of mappings, of which the peer is told where they will be."""
+        context, exchange = self._context, self._exchange
+        sockets = await open_sockets(context.network, context.combo.af, RUN_SOCKETS)
+        try:
+            async with exchange.turns.leading:
+                latest = await exchange.reflexive(sockets[0])
+                exchange.greet(sockets, [standing])
+            begun = self._greet(ahead(latest, exchange.delta))
+        except BaseException:
+            close_all(sockets)
+            raise
+        volley = Volley(context, sockets)
+        heard = await volley.first_heard(self._answer())
+        self._wait_no_more()
+        return await volley.proved(heard, begun._replace(flight=()))
+
+    def _greet(self, own: Iterable[Endpoint]) -> Begun:
+        handshake, tunnel = self._context.handshake(), self._context.tunnel()
+        flight = tunnel.connect(asyncio.get_running_loop().time(), by_signal=True)
+        self._exchange.offer(own, Greeting(hello=handshake.opener(), flight=tuple(flight)))
+        return Begun(handshake, tunnel, flight)
+
+    async def _prove(self, socket: DatagramSocket, targets: list[Endpoint], begun: Begun) -> Won:
+        return await self._context.prove_datagram(
+            socket, targets, begun=begun, later=self._answer(), on_proved=self._wait_no_more
+        )
+
+    async def _answer(self) -> list[Endpoint]:
+        loop = asyncio.get_running_loop()
+        began_s = loop.time()
+        theirs = await self._exchange.answer()
+        now_s = loop.time()
+        self._limit.reschedule(now_s + max(now_s - began_s, _PATIENCE_MIN_S))
+        return theirs
+
+    def _wait_no_more(self) -> None:
+        if not self._limit.expired():
+            self._limit.reschedule(None)
+
+
+async def respond(exchange: Exchange, offer: Offer, greeting: Greeting) -> Won | Offer:
+    """The responder's side, or the initiator's next offer, where nothing of ours has come there."""
+    meeting = asyncio.create_task(_meet(exchange, endpoints(offer.candidates), greeting))
+    again = asyncio.create_task(exchange.context.inbox.message(Offer))
+    try:
+        await asyncio.wait({meeting, again}, return_when=asyncio.FIRST_COMPLETED)
+        return meeting.result() if meeting.done() else again.result()
+    finally:
+        for task in (meeting, again):
+            task.cancel()
+        await asyncio.gather(meeting, again, return_exceptions=True)
+
+
+async def _meet(exchange: Exchange, theirs: list[Endpoint], greeting: Greeting) -> Won:
+    known = [endpoint for endpoint in theirs if endpoint.port != HIDDEN_PORT]
+    borrowed = exchange.borrow()
+    socket = await _socket(exchange, borrowed)
+    try:
+        if theirs and not known:
+            exchange.open_filter(socket, theirs[0].ip)
+        begun = _begun(exchange, greeting)
+        if borrowed:
+            exchange.tell([borrowed.endpoint])
+        else:
+            await _show(exchange, socket, known[:1], begun)
+    except BaseException:
+        socket.close()
+        raise
+    follows = not borrowed and exchange.predicts  # the answer, on which the peer's filter opens
+    begun = begun._replace(resend_s=_BEHIND_SIGNAL_S if follows else None)
+    return await exchange.context.prove_datagram(socket, known, begun=begun)
+
+
+async def _socket(exchange: Exchange, borrowed: Borrowed | None) -> DatagramSocket:
+    context = exchange.context
+    return context.guard(borrowed.socket) if borrowed else await context.network.open_udp(context.combo.af)
+
+
+def _begun(exchange: Exchange, greeting: Greeting) -> Begun:
+    tunnel, now_s = exchange.context.tunnel(), asyncio.get_running_loop().time()
+    for data in greeting.flight:
+        tunnel.receive(data, now_s)
+    return Begun(exchange.context.handshake(), tunnel, tunnel.outgoing(now_s), greeting.hello)
+
+
+async def _show(exchange: Exchange, socket: DatagramSocket, likeliest: list[Endpoint], begun: Begun) -> None:
+    """Say where a socket is that does not stand. A peer that lets everybody in has our proof before."""
+    if exchange.ours is Kind.RANDOM:
+        exchange.tell([])  # nobody can know
+        return
+    async with exchange.turns.answering:
+        _send_proof(socket, likeliest, begun)
+        latest = await exchange.reflexive(socket)
+    exchange.tell(behind(latest, exchange.delta) if exchange.predicts else [latest])
+
+
+def _send_proof(socket: DatagramSocket, targets: list[Endpoint], begun: Begun) -> None:
+    with suppress(ProofFailed):
+        proof = begun.handshake.receive(begun.hello or b"").reply or b""
+        for target in targets:
+            for datagram in (proof, *begun.flight):
+                socket.send_to(datagram, target)
