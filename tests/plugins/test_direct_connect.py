@@ -37,7 +37,7 @@ async def test_it_listens_on_every_port_and_on_a_loopback_address_of_its_own() -
     internet = Internet()
     bob = node(BOB, internet, DOOR.ip, listen_ports=(443, 0))
     bob.network.listen_error = lambda endpoint: Unreachable("no IPv6") if endpoint.af == 6 else None
-    assert await DirectConnect.setup(bob) is DirectConnect
+    assert await DirectConnect.setup(bob)
     *outer, alias = bob.advertised
     assert [e.ip for e in outer] == [DOOR.ip, DOOR.ip]
     assert outer[0].port == 443
@@ -186,8 +186,9 @@ async def test_closing_the_node_closes_who_waits_at_the_door() -> None:
 async def test_the_initiator_dials_and_both_get_the_pipe(route: RouteType) -> None:
     internet = Internet()
     alice, bob = node(ALICE, internet, "203.0.113.1"), await bob_at_home(internet)
+    ahead = asyncio.Semaphore(1)
     a, b = contexts(alice, bob, Combo("direct_connect", 4, route))
     async with asyncio.timeout(5):
-        pipe, other = await asyncio.gather(DirectConnect(a).run(), DirectConnect(b).run())
+        pipe, other = await asyncio.gather(DirectConnect(a, ahead).run(), DirectConnect(b, ahead).run())
     assert (pipe.peer, other.peer, pipe.path.remote) == ("bob", "alice", DOOR)
     await asyncio.gather(pipe.close(), other.close(), bob.close())

@@ -14,8 +14,9 @@ from warpfleet.core.combo import Combo, RouteType
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.core.nat import Filtering, NatBehaviour
 from warpfleet.net.handshake import FRAME_BYTES, Frame, FrameType, ProofFailed, is_frame
-from warpfleet.net.interfaces import Pipe
-from warpfleet.plugins.contract import AttemptContext, AttemptMessage, InboundStream, Strategy
+from warpfleet.net.interfaces import ConnectionLost, Pipe
+from warpfleet.net.tls import TlsPipe
+from warpfleet.plugins.contract import AttemptContext, AttemptFactory, AttemptMessage, InboundStream, Strategy
 from warpfleet.plugins.direct_connect import DirectConnect
 from warpfleet.plugins.direct_connect.messages import Answer, Greeting
 from warpfleet.plugins.head_start import HeadStart
@@ -40,6 +41,7 @@ class Meeting:
         for each in (self.alice, self.bob):
             each.view = replace(view(each.name, each.network.ip, ports=ports), nat={4: nats[each.name]})
         self.technique = technique
+        self.factories: dict[str, AttemptFactory] = {}
         self.signals: list[AttemptMessage] = []
         self.loses: Callable[[AttemptMessage], bool] = lambda _message: False
         self.late_s = 0.0
@@ -58,7 +60,7 @@ class Meeting:
         self.bob.on_inbound = inbound
 
     def _open(self) -> None:
-        self.responding = self.responding or asyncio.create_task(run(self.technique, self.b))
+        self.responding = self.responding or asyncio.create_task(self.run(self.b))
 
     def _posted(self, post: Callable[[AttemptMessage], None]) -> Callable[[AttemptMessage], None]:
         def posted(message: AttemptMessage) -> None:
@@ -68,12 +70,24 @@ class Meeting:
 
         return posted
 
+    async def open(self) -> None:
+        """Have both listen."""
+        for each in (self.alice, self.bob):
+            factory = await DirectConnect.setup(each)
+            assert factory
+            self.factories[each.name] = factory if self.technique is DirectConnect else self.technique
+
+    async def run(self, context: AttemptContext) -> Pipe:
+        """Run one side."""
+        pipe = await self.factories[context.node.name](context).run()
+        assert isinstance(pipe, TlsPipe)
+        return pipe
+
     async def connect(self) -> tuple[Pipe, float]:
         """Alice's pipe, and when she had it. Bob echoes."""
-        await DirectConnect.setup(self.alice)
-        await DirectConnect.setup(self.bob)
+        await self.open()
         async with asyncio.timeout(5):
-            pipe = await run(self.technique, self.a)
+            pipe = await self.run(self.a)
             had_s = now_s()
             self.bob.spawn(self._echo())
             return pipe, had_s
@@ -99,13 +113,6 @@ class Meeting:
         await asyncio.gather(pipe.close(), (await self.responding).close())
         await asyncio.gather(self.alice.close(), self.bob.close())
         assert self.internet.open_sockets() == []
-
-
-async def run(technique: type[Strategy], context: AttemptContext) -> Pipe:
-    pipe = await technique(context).run()
-    assert pipe
-    assert not hasattr(pipe, "plugin")
-    return pipe  # type: ignore[return-value]
 
 
 @virtual_time
@@ -229,14 +236,38 @@ async def test_a_path_that_is_faster_than_any_signal_needs_none(rtt_ms: float) -
 async def test_a_door_that_would_stay_shut_is_not_promised() -> None:
     meeting = Meeting(DirectConnect)
     meeting.bob.clock_ahead_us = 2 * FRAME_AGE_MAX_US
-    await DirectConnect.setup(meeting.bob)
-    dialling = asyncio.create_task(run(DirectConnect, meeting.a))
-    with pytest.raises(Exception, match="ended"):
+    await meeting.open()
+    dialling = asyncio.create_task(meeting.run(meeting.a))
+    with pytest.raises(ConnectionLost):
         await dialling
     assert [type(message) for message in meeting.signals] == [Greeting]
     assert meeting.responding
     meeting.responding.cancel()
-    await meeting.bob.close()
+    await asyncio.gather(meeting.alice.close(), meeting.bob.close())
+
+
+@virtual_time
+async def test_in_a_crowd_most_attempts_say_everything_on_the_stream() -> None:
+    meeting = Meeting(DirectConnect)
+    await meeting.open()
+    greeted: list[AttemptMessage] = []
+    crowd = []
+    for number in range(32):
+        a, _ = contexts(meeting.alice, meeting.bob, Combo("direct_connect", 4, RouteType.EXT))
+        a.attempt_id, a.post = f"{number:032x}", greeted.append
+        crowd.append(asyncio.create_task(meeting.run(a)))
+    await asyncio.sleep(3 * DELAY_S)
+    assert (len(greeted), len(meeting.internet.streams)) == (8, 64)
+    for one in crowd:
+        one.cancel()
+    await asyncio.gather(*crowd, return_exceptions=True)
+    a, _ = contexts(meeting.alice, meeting.bob, Combo("direct_connect", 4, RouteType.EXT))
+    a.post = greeted.append
+    last = asyncio.create_task(meeting.run(a))
+    await asyncio.sleep(DELAY_S)
+    assert len(greeted) == 9, "there is room again"
+    last.cancel()
+    await asyncio.gather(last, meeting.alice.close(), meeting.bob.close(), return_exceptions=True)
 
 
 def opened(meeting: Meeting) -> tuple[HeadStart, bytes, bytes]:

@@ -1,6 +1,7 @@
 """Direct connect: the initiator dials, the responder's listeners answer. This plugin owns the node's listeners."""
 
 import asyncio
+import functools
 import logging
 from collections.abc import Collection, Iterator, Sequence
 
@@ -12,6 +13,7 @@ from warpfleet.core.targets import DIALLING_ALLOWANCE, loopback_alias
 from warpfleet.net.handshake import FRAME_BYTES, Frame, ProofFailed
 from warpfleet.net.interfaces import ByteStream, ConnectionLost, Listener, PortLease, Unreachable
 from warpfleet.plugins.contract import (
+    AttemptContext,
     AttemptFactory,
     AttemptFailed,
     BegunStream,
@@ -25,6 +27,9 @@ from warpfleet.plugins.head_start import HeadStart
 from warpfleet.plugins.registry import register
 from warpfleet.plugins.streams import accept, dial, sure, targets
 
+# Of a node's attempts so many greet by signal at a time. A crowd is bound by what it computes: each signal and its
+# acknowledgement would keep all of it waiting, for an answer that then comes too late.
+_AHEAD_MAX = 8
 # A stream waits no longer for an answer by signal, however long it took to connect itself: a signal across a continent,
 # and back.
 _ANSWER_MAX_S = 0.2
@@ -55,6 +60,10 @@ class DirectConnect(Strategy):
     accepts_streams = True
     proto_messages = (Greeting, Answer)
 
+    def __init__(self, context: AttemptContext, ahead: asyncio.Semaphore) -> None:
+        super().__init__(context)
+        self._ahead = ahead
+
     @classmethod
     async def setup(cls, node: NodePorts) -> AttemptFactory | None:
         """Open the node's listeners. MissingError where a port is taken or may not be bound."""
@@ -68,7 +77,7 @@ class DirectConnect(Strategy):
                     lease = node.network.map_port(listener.local.port, listener.local.af)
                     node.expect(lease.settled)
                     node.spawn(_tell_mapping(node, listener.local, lease))
-        return cls
+        return functools.partial(cls, ahead=asyncio.Semaphore(_AHEAD_MAX))
 
     async def run(self) -> Won:
         context = self.context
@@ -76,9 +85,11 @@ class DirectConnect(Strategy):
             return await self._accept()
         endpoints = targets(context.mine, context.theirs, context.combo.af, context.combo.route)
         known = sure(endpoints, context.mine, context.theirs, context.combo.route)
-        if not known or (context.rtt_ms is not None and context.rtt_ms < _SIGNAL_MIN_MS):
+        near = context.rtt_ms is not None and context.rtt_ms < _SIGNAL_MIN_MS
+        if not known or near or self._ahead.locked():
             return await dial(context, endpoints)
-        return await self._dial_ahead(endpoints, known)
+        async with self._ahead:
+            return await self._dial_ahead(endpoints, known)
 
     async def _dial_ahead(self, endpoints: Sequence[Endpoint], known: Collection[Endpoint]) -> Won:
         """Greet by signal, too, for streams where the peer alone can be met: there a pipe is handed over before the
