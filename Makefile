@@ -35,7 +35,7 @@ test: setup check ## formatting, lint, types, layers, then every test
 	@$(MAKE) --no-print-directory --jobs 2 --output-sync test-clusters test-others
 
 test-clusters: setup
-	@$(BIN)/pytest -m ray
+	@nice -n 10 $(BIN)/pytest -m ray # the other half has the laboratory's tests, which are about times
 
 test-others: setup
 	@$(BIN)/pytest -m "not ray"
