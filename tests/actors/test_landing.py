@@ -299,6 +299,21 @@ async def test_a_break_is_no_end_in_either_direction(connect: Connect, tmp_path:
             await alice.send(b"x")
 
 
+async def test_a_host_that_closes_meanwhile_breaks_the_pipe_off(tmp_path: Path) -> None:
+    path = tmp_path / "alice"
+    with socket.socket(socket.AF_UNIX) as stopped:
+        stopped.bind(str(path))
+        stopped.listen()  # nobody takes what comes
+        near, bob = await tls()
+        serving = asyncio.create_task(Lander(path).serve(context(), near))
+        await asyncio.sleep(0)
+        serving.cancel()
+        await asyncio.wait([serving])
+        with pytest.raises(ConnectionLost):
+            await bob.recv()
+        await bob.close()
+
+
 async def test_who_does_not_read_is_waited_for(tmp_path: Path) -> None:
     async with served(quic, tmp_path / "alice") as (alice, bob, _, _near):
         for sender, receiver in ((alice, bob), (bob, alice)):

@@ -158,6 +158,7 @@ class Coordinator:
             return rows
         while not queue.empty():
             rows.append(queue.get_nowait())
+        self._finished.pop(sweep_id, None)  # most have no further ones: each of a program's connections is a sweep
         return rows
 
     async def stop(self, sweep_id: str) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import socket
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
 from warpfleet.actors.served_pipe import serve
@@ -60,8 +60,12 @@ class Lander:
         connected = await self._connected()
         if connected is None:
             return None
-        arrival = _arrival(context, proof=proof)
-        words = await _given(connected, arrival, stream.detach())
+        try:
+            given = stream.detach()
+        except ConnectionLost:
+            connected.close()
+            raise
+        words = await _given(connected, _arrival(context, proof=proof), given)
 
         def decide(keep: bool) -> None:
             if keep:
@@ -92,16 +96,19 @@ class Lander:
             return False
         near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         near.setblocking(False)
-        try:
-            words = await _given(connected, _arrival(context, path=pipe.path), far)
-        except ConnectionLost:
-            near.close()
-            return False
-        if not await _is_ready(words):
-            words.close()
-            near.close()
-            await pipe.abort()
-            return True
+        async with AsyncExitStack() as unless_taken:
+            unless_taken.push_async_callback(pipe.abort)
+            unless_taken.callback(near.close)
+            try:
+                words = await _given(connected, _arrival(context, path=pipe.path), far)
+            except ConnectionLost:
+                unless_taken.pop_all()
+                near.close()
+                return False
+            unless_taken.callback(words.close)
+            if not await _is_ready(words):
+                return True
+            unless_taken.pop_all()
         words.say(Word.YOURS)
         if isinstance(pipe, QuicPipe):
             pipe.on_move = lambda path: words.say(Word.PATH, path=path)

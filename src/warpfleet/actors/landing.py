@@ -40,8 +40,12 @@ class Landing:
         self._turns = asyncio.Semaphore(_ARRIVING_MAX)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._socket.setblocking(False)
-        self._socket.bind(str(path))
-        self._socket.listen(_BACKLOG)
+        try:
+            self._socket.bind(str(path))
+            self._socket.listen(_BACKLOG)
+        except OSError:
+            self._socket.close()
+            raise
         self._accepting = asyncio.create_task(self._accept())
 
     async def close(self) -> None:

@@ -49,7 +49,6 @@ class ServedPipe(BasePipe):
         self._state = _State(path)
         self._listening = asyncio.create_task(self._state.listen(words))
         self._eof_sent = False
-        self._closing: asyncio.Task[None] | None = None
 
     @classmethod
     async def over(cls, peer: str, path: PipePath, words: Words, given: socket.socket) -> "ServedPipe":
@@ -92,18 +91,6 @@ class ServedPipe(BasePipe):
         if self._closing or self._state.lost:
             raise self._state.lost or ConnectionLost("closed here")
         return b""
-
-    async def close(self) -> None:
-        """Close both ends, once what was sent is on its way; idempotent."""
-        if self._closing is None:
-            self._closing = asyncio.create_task(self._close())
-        await asyncio.shield(self._closing)
-
-    async def abort(self) -> None:
-        """Break it off: the peer's reader has ConnectionLost. Nothing, where it is closed already."""
-        if self._closing is None:
-            self._closing = asyncio.create_task(self._end())
-        await asyncio.shield(self._closing)
 
     async def _close(self) -> None:
         with contextlib.suppress(ConnectionLost, TimeoutError):

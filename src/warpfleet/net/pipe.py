@@ -1,5 +1,6 @@
 """What the pipes share: whose they are, where they lead, and how their bytes are awaited."""
 
+import asyncio
 from abc import ABC, abstractmethod
 from types import TracebackType
 from typing import Self
@@ -14,6 +15,7 @@ class BasePipe(ABC):
 
     def __init__(self, peer: str) -> None:
         self.peer = peer
+        self._closing: asyncio.Task[None] | None = None
 
     @property
     @abstractmethod
@@ -40,13 +42,25 @@ class BasePipe(ABC):
     async def recv(self, max_bytes: int = RECV_BYTES) -> bytes:
         """Receive some bytes, or none at the end."""
 
-    @abstractmethod
     async def close(self) -> None:
-        """Close both ends; idempotent."""
+        """Close both ends, once the peer has what was sent, or has stopped taking it. Idempotent."""
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._close())
+        await asyncio.shield(self._closing)
+
+    async def abort(self) -> None:
+        """Break it off: the peer's reader has ConnectionLost. Nothing, where it is closed already."""
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._end())
+        await asyncio.shield(self._closing)
 
     @abstractmethod
-    async def abort(self) -> None:
-        """Break it off."""
+    async def _close(self) -> None:
+        """End in good order; `_end` is the last of it."""
+
+    @abstractmethod
+    async def _end(self) -> None:
+        """Let go of what the pipe is made of."""
 
     def __aiter__(self) -> Self:
         return self

@@ -74,7 +74,6 @@ class QuicPipe(BasePipe):
         self._broken: ConnectionLost | None = None  # where that is no matter of QUIC's
         self._eof_sent = False
         self._asking: asyncio.Task[None] | None = None  # the peer to agree
-        self._closing: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._pump_pending = False
         self._heard = True
@@ -194,18 +193,6 @@ class QuicPipe(BasePipe):
         if self._engine.granted_bytes != granted_bytes:
             self._pump_soon()
         return data
-
-    async def close(self) -> None:
-        """Close both ends, once the peer has what was sent, or has stopped taking it. Idempotent."""
-        if self._closing is None:
-            self._closing = asyncio.create_task(self._close())
-        await asyncio.shield(self._closing)
-
-    async def abort(self) -> None:
-        """Break it off: the peer's reader has ConnectionLost. Nothing, where it is closed already."""
-        if self._closing is None:
-            self._closing = asyncio.create_task(self._end())
-        await asyncio.shield(self._closing)
 
     async def _close(self) -> None:
         with contextlib.suppress(ConnectionLost, TimeoutError):

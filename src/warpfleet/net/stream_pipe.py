@@ -24,7 +24,6 @@ class StreamPipe(BasePipe):
         self._stream = stream
         self._writing, self._reading = asyncio.Lock(), asyncio.Lock()
         self._eof_sent = False
-        self._closing: asyncio.Task[None] | None = None
 
     @property
     def path(self) -> PipePath:
@@ -51,18 +50,6 @@ class StreamPipe(BasePipe):
             raise ConnectionLost("closed here")
         return await self._recv(max_bytes)
 
-    async def close(self) -> None:
-        """Close both ends, once what was sent is on its way; idempotent."""
-        if self._closing is None:
-            self._closing = asyncio.create_task(self._close())
-        await asyncio.shield(self._closing)
-
-    async def abort(self) -> None:
-        """Break it off: the peer's reader has ConnectionLost. Nothing, where it is closed already."""
-        if self._closing is None:
-            self._closing = asyncio.create_task(self._abort())
-        await asyncio.shield(self._closing)
-
     async def _close(self) -> None:
         with contextlib.suppress(ConnectionLost, TimeoutError):
             async with asyncio.timeout(_FLUSH_S):
@@ -70,9 +57,9 @@ class StreamPipe(BasePipe):
             async with asyncio.timeout(_FAREWELL_S):
                 while await asyncio.wait_for(self._recv(RECV_BYTES), _SILENCE_S):
                     continue
-        self._stream.close()
+        await self._end()
 
-    async def _abort(self) -> None:
+    async def _end(self) -> None:
         self._stream.close()
 
     async def _recv(self, max_bytes: int) -> bytes:
