@@ -85,7 +85,7 @@ def bound_ms(way: Way, plugin: str) -> float:
     """How long a connection may take that this plugin has won, in the median: round trips of the signal, of the path,
     and what a technique takes besides. Each has one to spare for programs that take their time."""
     return {
-        "direct_connect": 3 * PATH_RTT_MS,  # SYN, and HELLO and PROOF on the stream where a signal is late
+        "direct_connect": 4 * PATH_RTT_MS,  # SYN; HELLO and PROOF on it where a signal is late; TAKE and AGREED
         "reverse_connect": SIGNAL_RTT_MS + 3 * PATH_RTT_MS,
         "udp_punch": 4 * SIGNAL_RTT_MS + 2 * PATH_RTT_MS,
         "tcp_punch": 4 * SIGNAL_RTT_MS + 2 * PATH_RTT_MS + 300.0,
