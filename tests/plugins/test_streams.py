@@ -19,6 +19,7 @@ from warpfleet.plugins.streams import TARGETS_MAX, accept, dial, targets
 
 COMBO = Combo("direct_connect", 4, RouteType.EXT)
 PORTS = (443, 444, 445)
+A_IP, B_IP = "203.0.113.1", "203.0.113.2"
 
 
 async def settle() -> None:
@@ -27,7 +28,7 @@ async def settle() -> None:
 
 
 def pair(internet: Internet) -> tuple[FakeNode, FakeNode]:
-    return node(ALICE, internet, "203.0.113.1"), node(BOB, internet, "203.0.113.2")
+    return node(ALICE, internet, A_IP), node(BOB, internet, B_IP)
 
 
 async def open_door(bob: FakeNode, ports: tuple[int, ...] = PORTS) -> list[Endpoint]:
@@ -203,6 +204,23 @@ async def test_accept_ends_as_the_last_stream_did_and_takes_a_later_one_before()
         await accept(b)
     assert near.closed
     a.inbox.close()
+
+
+@virtual_time
+async def test_the_end_of_a_stream_that_lost_may_overtake_the_first_frame_of_the_one_that_won() -> None:
+    internet = Internet()
+    a, b = contexts(*pair(internet), COMBO)
+    losing, winning = (internet.stream_pair(Endpoint(B_IP, port), Endpoint(A_IP, port)) for port in PORTS[:2])
+    accepting = asyncio.create_task(accept(b))
+    b.inbox.put_stream(InboundStream(losing[0], a.handshake().opener()))
+    losing[1].close()
+    await asyncio.sleep(2 * DELAY_S)
+    assert losing[0].closed
+    proving = asyncio.create_task(a.prove_stream(winning[1]))
+    b.inbox.put_stream(InboundStream(winning[0], await winning[0].read_exactly(FRAME_BYTES)))
+    pipe = await proving
+    await pipe.send(b"hello")
+    assert await (await accepting).recv() == b"hello"
 
 
 def many(ports: int) -> PeerView:

@@ -16,6 +16,9 @@ TARGETS_MAX = 8  # a peer has a few addresses and ports; more would make us a po
 # TCP sends a lost SYN again after 1 s, the next one 2 s later (RFC 6298 section 2.1), and has then forgotten how long a
 # round trip is (section 5.7): a second stream is there sooner. Most paths need no more than this for the first.
 _AGAIN_S = 0.7
+# The initiator closes the streams that lose as soon as one has won. Of two streams, what was sent last on one may be
+# there before what was sent first on the other: by so long, on a slow path or a busy machine.
+_OVERTAKEN_S = 0.5
 
 Begins = Callable[[Endpoint, float], Awaitable[BegunStream | None]]
 """Asked for a stream to an endpoint, which took so many seconds to connect: what signals have begun for it, if any."""
@@ -108,7 +111,7 @@ async def accept(context: AttemptContext, head_start: HeadStart | None = None) -
     """Wait for the streams that the peer opens for this attempt; the first to prove itself becomes the pipe. One may go
     on with the head start.
 
-    Fails as soon as a stream came and none is left, as the last one did.
+    Fails where a stream came, none is left and none follows soon, as the last one did.
     """
     racers: dict[asyncio.Task[Won], ByteStream] = {}
     try:
@@ -128,10 +131,19 @@ async def _first_accepted(
     """Prove each stream that arrives, in a task that is added to `racers`; the first task to succeed."""
     arrival: asyncio.Task[InboundStream] | None = None
     proving: set[asyncio.Task[Won]] = set()
+    failed: asyncio.Task[Won] | None = None
     try:
         while True:
             arrival = arrival or asyncio.create_task(context.inbox.stream())
-            done, _ = await asyncio.wait({arrival, *proving}, return_when=asyncio.FIRST_COMPLETED)
+            left_s = _OVERTAKEN_S if failed and not proving else None
+            done, _ = await asyncio.wait({arrival, *proving}, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+            if failed and not done:
+                failed.result()
+            for racer in proving & done:
+                if racer.exception() is None:
+                    return racer
+                failed = racer
+            proving -= done
             if arrival in done:
                 inbound, arrival = arrival.result(), None
                 if len(proving) >= TARGETS_MAX:
@@ -140,11 +152,6 @@ async def _first_accepted(
                 racer = asyncio.create_task(_prove_inbound(context, head_start, inbound))
                 racers[racer] = inbound.stream
                 proving.add(racer)
-            for racer in proving & done:
-                proving.discard(racer)
-                if racer.exception() is None or not proving:
-                    racer.result()
-                    return racer
     finally:
         if arrival:
             await _end([arrival])
