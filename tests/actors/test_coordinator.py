@@ -28,7 +28,7 @@ from warpfleet.core.nat import Filtering, Mapping, NatBehaviour
 from warpfleet.core.peer import PeerView
 from warpfleet.core.plan import Pin
 from warpfleet.plugins.loader import registrations
-from warpfleet.telemetry.records import AttemptRow, ConnectionRow, StartedRow
+from warpfleet.telemetry.records import AttemptRow, ConnectionRow, Row, StartedRow
 
 O = AttemptOutcome  # noqa: E741
 CONE = NatBehaviour(translated=True, mapping=Mapping.EIM, filtering=Filtering.APDF, udp=True)
@@ -44,23 +44,18 @@ class Telemetry:
         self.rows: list[ConnectionRow] = []
         self.attempt_rows: list[AttemptRow] = []
         self.begun: list[StartedRow] = []
-        self.broken: set[str] = set()
+        self.broken: set[type[Row]] = set()
 
-    async def started(self, rows: Sequence[StartedRow]) -> None:
-        self._check("started")
-        self.begun += rows
-
-    async def connections(self, rows: Sequence[ConnectionRow]) -> None:
-        self._check("connections")
-        self.rows += rows
-
-    async def attempts(self, rows: Sequence[AttemptRow]) -> None:
-        self._check("attempts")
-        self.attempt_rows += rows
-
-    def _check(self, method: str) -> None:
-        if method in self.broken:
+    async def write(self, rows: Sequence[Row]) -> None:
+        if any(type(row) in self.broken for row in rows):
             raise OSError("disk full")
+        for row in rows:
+            if isinstance(row, AttemptRow):
+                self.attempt_rows.append(row)
+            elif isinstance(row, ConnectionRow):
+                self.rows.append(row)
+            elif isinstance(row, StartedRow):
+                self.begun.append(row)
 
     def ends(self) -> dict[str, tuple[AttemptOutcome, Reason | None]]:
         """How the attempts ended that were started."""
@@ -310,14 +305,13 @@ async def test_an_undecided_agreement_at_the_stop_leaves_no_second_row() -> None
 
 
 @virtual_time
-@pytest.mark.parametrize("broken", ["started", "attempts", "connections"])
-async def test_telemetry_that_raises_leaves_the_sweep_its_row(broken: str) -> None:
+@pytest.mark.parametrize("broken", [StartedRow, AttemptRow, ConnectionRow])
+async def test_telemetry_that_raises_leaves_the_sweep_its_row(broken: type[Row]) -> None:
     world = World(udp_punch="wins")
     world.telemetry.broken = {broken}
     await world.begin()
     row = await world.row()
-    assert len(world.telemetry.rows) == (0 if broken == "connections" else 1)
-    if broken == "started":
+    if broken is StartedRow:
         assert (row.outcome, row.reason) == (ConnectionOutcome.ERROR, Reason.INTERNAL)
         assert row.error == "OSError: disk full"
     else:

@@ -44,3 +44,34 @@ async def test_a_failed_batch_is_logged_and_the_next_one_goes_out(caplog: pytest
     await outbox.drain()
     assert arrived == [2]
     assert "a batch of 1 was not delivered: OSError" in caplog.text
+
+
+@virtual_time
+async def test_who_asks_has_the_answer_to_the_batch_that_its_items_went_with() -> None:
+    async def deliver(batch: list[int]) -> int:
+        await asyncio.sleep(1)
+        return sum(batch)
+
+    outbox = Outbox(deliver)
+    first = asyncio.create_task(outbox.ask(1))
+    await asyncio.sleep(0.5)
+    others = asyncio.gather(outbox.ask(2, 3), outbox.ask(4))
+    assert (await first, now_s()) == (1, 1)
+    assert (await others, now_s()) == ([9, 9], 2)
+
+
+@virtual_time
+async def test_who_asks_is_told_of_the_error_and_whoever_leaves_takes_nothing_from_the_others() -> None:
+    async def deliver(batch: list[int]) -> int:
+        await asyncio.sleep(1)
+        if 1 in batch:
+            raise OSError("gone")
+        return sum(batch)
+
+    outbox = Outbox(deliver)
+    with pytest.raises(OSError, match="gone"):
+        await outbox.ask(1)
+    leaver, stayer = (asyncio.create_task(outbox.ask(item)) for item in (2, 3))
+    await asyncio.sleep(0.5)
+    leaver.cancel()
+    assert await stayer == 5

@@ -18,7 +18,7 @@ from warpfleet.core.experience import Evidence, Experience, Subject, Track
 from warpfleet.core.peer import PeerView
 from warpfleet.core.plan import Plan, WalkNumbers, make_plan, subjects
 from warpfleet.plugins.loader import registrations
-from warpfleet.telemetry.records import AttemptRow, ConnectionRow, StartedRow
+from warpfleet.telemetry.records import AttemptRow, ConnectionRow, Row
 
 _RECORD_S = 5.0  # for asking a peer for its record, where the broker has none
 _REFRESHER = "get_addr"
@@ -32,13 +32,10 @@ _log = logging.getLogger(__name__)
 
 
 class TelemetryPort(Protocol):
-    """Where rows go. A method that has returned has written them."""
+    """Where rows go."""
 
-    async def started(self, rows: Sequence[StartedRow]) -> None: ...
-
-    async def connections(self, rows: Sequence[ConnectionRow]) -> None: ...
-
-    async def attempts(self, rows: Sequence[AttemptRow]) -> None: ...
+    async def write(self, rows: Sequence[Row]) -> None:
+        """Return once they are written."""
 
 
 class ObservatoryPort(Protocol):
@@ -71,13 +68,14 @@ class Coordinator:
         *,
         surroundings: Surroundings = MACHINE,
     ) -> None:
-        self._telemetry = telemetry
         self._surroundings = surroundings
-        self._observatory = observatory
-        self._evidence: Outbox[Evidence] | None = Outbox(observatory.learn) if observatory else None
+        self._evidence: Outbox[Evidence, None] | None = Outbox(observatory.learn) if observatory else None
+        self._questions: Outbox[Subject, Mapping[Subject, Track]] | None = (
+            Outbox(observatory.tracks) if observatory else None
+        )
         self._techniques = {r.name: r.technique for r in registrations()}
         self._phases = {r.name: r.phase for r in registrations()}
-        self._hosts: dict[str, Outbox[Command]] = {}
+        self._hosts: dict[str, Outbox[Command, None]] = {}
         self._records: dict[str, RecordView] = {}
         self._record_changed = asyncio.Event()
         self._opted_out: set[tuple[str, str]] = set()
@@ -90,7 +88,7 @@ class Coordinator:
         self._finished: defaultdict[str, asyncio.Queue[ConnectionRow]] = defaultdict(asyncio.Queue)
         self._tasks: set[asyncio.Task[None]] = set()
         self._numbers: dict[Policy, WalkNumbers] = {}
-        self._attempt_rows: Outbox[AttemptRow] = Outbox(telemetry.attempts)
+        self._rows: Outbox[Row, None] = Outbox(telemetry.write)
         self._ended = asyncio.Event()
 
     async def bind(self, hosts: Mapping[str, CommandPort]) -> None:
@@ -134,7 +132,7 @@ class Coordinator:
     async def connect(self, requests: Sequence[ConnectionRequest]) -> None:
         """Begin these connections; `finished` has their rows."""
         for request in requests:
-            command, on_attempt = self._send_command, self._attempt_rows.put
+            command, on_attempt = self._send_command, self._rows.put
             run = ConnectionRun(
                 request,
                 self._techniques,
@@ -179,7 +177,7 @@ class Coordinator:
             elif run and run.runs(report.attempt_id):
                 run.report(report)
             elif report.reason is Reason.ACTOR_DIED:  # started by the coordinator before us
-                self._attempt_rows.put(self._row_of(report))
+                self._rows.put(self._row_of(report))
 
     async def serve(self) -> None:
         """Return when the coordinator is closed; whoever awaits this learns at once when the process dies."""
@@ -189,7 +187,7 @@ class Coordinator:
         """Cancel everything; each connection still gets its row."""
         self._stop(self._runs.values(), Reason.STOPPED)
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._attempt_rows.drain()
+        await self._rows.drain()
         if self._evidence:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_LEARN_S):
@@ -208,7 +206,7 @@ class Coordinator:
     async def _connect(self, run: ConnectionRun) -> None:
         request = run.request
         try:
-            await self._telemetry.started([run.prepare()])
+            await self._rows.ask(run.prepare())
             await self._every_host()
             row = await self._walk(run)
         except Exception as error:  # noqa: BLE001 - whatever it is, a connection that was started gets its row
@@ -216,9 +214,8 @@ class Coordinator:
             row = await run.fail(None, None, Reason.INTERNAL, f"{type(error).__name__}: {error}")
         finally:
             del self._runs[request.connection_id]
-        await self._attempt_rows.drain()
         try:
-            await self._telemetry.connections([row])
+            await self._rows.ask(row)  # behind those of its attempts
         except Exception:  # noqa: BLE001 - the sweep is told all the same: it must not wait for a row without a place
             _log.exception("the row of connection %s was not written", request.connection_id)
         self._finished[request.sweep_id].put_nowait(row)
@@ -259,11 +256,11 @@ class Coordinator:
 
     async def _tracks(self, asked: Sequence[Subject]) -> Mapping[Subject, Track]:
         """What the observatory says in time: a connection does not depend on it."""
-        if self._observatory is None or not asked:
+        if self._questions is None or not asked:
             return {}
         try:
             async with asyncio.timeout(_ASKED_S):
-                return await self._observatory.tracks(asked)
+                return await self._questions.ask(*asked)
         except Exception as error:  # noqa: BLE001 - it is another process: anything may be raised
             _log.info("planned without the observatory: %s", type(error).__name__)
             return {}
@@ -323,7 +320,7 @@ class Coordinator:
         attempts.pop(key, None)
         if not attempts:
             del self._responding[connection]
-        self._attempt_rows.put(self._row_of(report))
+        self._rows.put(self._row_of(report))
 
     def _row_of(self, report: Report) -> AttemptRow:
         began_us = report.started_at_us

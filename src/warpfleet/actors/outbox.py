@@ -1,4 +1,5 @@
-"""Coalesces what is said in one turn of the event loop into one call, in order, one call under way at a time."""
+"""Coalesces what is said in one turn of the event loop, or while a call is under way, into one call: in order, one call
+under way at a time."""
 
 import asyncio
 import logging
@@ -6,17 +7,19 @@ from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 _log = logging.getLogger(__name__)
 
 
-class Outbox(Generic[T]):
-    """Items put here arrive at `deliver` in batches. An error of `deliver` ends in the log: whoever watches the
-    receiver acts on its death."""
+class Outbox(Generic[T, R]):
+    """Items put here arrive at `deliver` in batches. An error of `deliver` ends in the log, and with those who wait for
+    its answer: whoever watches the receiver acts on its death."""
 
-    def __init__(self, deliver: Callable[[list[T]], Awaitable[None]]) -> None:
+    def __init__(self, deliver: Callable[[list[T]], Awaitable[R]]) -> None:
         self._deliver = deliver
         self._items: list[T] = []
+        self._answer: asyncio.Future[R] | None = None  # to the items that wait, where somebody waits for it
         self._flush: asyncio.Task[None] | None = None
 
     def put(self, item: T) -> None:
@@ -24,6 +27,15 @@ class Outbox(Generic[T]):
         self._items.append(item)
         if self._flush is None:
             self._flush = asyncio.get_running_loop().create_task(self._run())
+
+    async def ask(self, *items: T) -> R:
+        """Send them soon, with what else is there by then; the answer to all of it. Raises what `deliver` raises."""
+        if self._answer is None:
+            self._answer = asyncio.get_running_loop().create_future()
+        answer = self._answer
+        for item in items:
+            self.put(item)
+        return await asyncio.shield(answer)
 
     async def drain(self) -> None:
         """Return once everything put so far has been delivered."""
@@ -34,9 +46,16 @@ class Outbox(Generic[T]):
         try:
             while self._items:
                 batch, self._items = self._items, []
+                answer, self._answer = self._answer, None
                 try:
-                    await self._deliver(batch)
+                    result = await self._deliver(batch)
                 except Exception as error:  # noqa: BLE001 - the receiver is another process: anything may be raised
                     _log.warning("a batch of %d was not delivered: %s", len(batch), type(error).__name__)
+                    if answer:
+                        answer.set_exception(error)
+                        answer.exception()  # whoever asked may have left
+                else:
+                    if answer:
+                        answer.set_result(result)
         finally:
             self._flush = None

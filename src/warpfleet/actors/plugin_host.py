@@ -119,10 +119,10 @@ class PluginHost:
         """Learn which plugin to run, and whom to talk to. Before anything else."""
         self.registration = REGISTRY.get(plugin)
         self._ports = ports
-        self._reports: Outbox[Report] = Outbox(ports.report)
-        self._signals: Outbox[OutgoingSignal] = Outbox(ports.post)
-        self._mappings: Outbox[tuple[str, tuple[Endpoint, ...]]] = Outbox(ports.remap)
-        self._standing: Outbox[tuple[str, dict[AddressFamily, int]]] = Outbox(ports.stand)
+        self._reports: Outbox[Report, None] = Outbox(ports.report)
+        self._signals: Outbox[OutgoingSignal, None] = Outbox(ports.post)
+        self._mappings: Outbox[tuple[str, tuple[Endpoint, ...]], None] = Outbox(ports.remap)
+        self._standing: Outbox[tuple[str, dict[AddressFamily, int]], None] = Outbox(ports.stand)
 
     async def open_nodes(
         self, specs: Sequence[NodeSpec], roster: Sequence[PublicIdentity]

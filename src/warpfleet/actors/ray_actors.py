@@ -21,7 +21,7 @@ from warpfleet.core.errors import MissingError
 from warpfleet.core.exit import Exit, KnownNat
 from warpfleet.core.experience import Evidence, Subject, Track
 from warpfleet.net import descriptors
-from warpfleet.telemetry.records import AttemptRow, ConnectionRow, StartedRow
+from warpfleet.telemetry.records import Row
 
 # Attempts are not idempotent, so that Ray retries nothing; a dead actor is replaced by its supervisor, which then fails
 # what ran in it. Actors wait for the network and need no core of their own.
@@ -178,14 +178,8 @@ class _RemoteTelemetry:
     def __init__(self, callee: Callee) -> None:
         self._callee = callee
 
-    async def started(self, rows: Sequence[StartedRow]) -> None:
-        await self._callee.method("started", patient=True)(rows)
-
-    async def connections(self, rows: Sequence[ConnectionRow]) -> None:
-        await self._callee.method("connections", patient=True)(rows)
-
-    async def attempts(self, rows: Sequence[AttemptRow]) -> None:
-        await self._callee.method("attempts", patient=True)(rows)
+    async def write(self, rows: Sequence[Row]) -> None:
+        await self._callee.method("write", patient=True)(rows)
 
 
 class _CoordinatorActor(_Process, Coordinator):

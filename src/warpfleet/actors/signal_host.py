@@ -69,7 +69,7 @@ class SignalHost:
         self._mapped: dict[str, tuple[Endpoint, ...]] = {}  # as told, also before a node is open
         self._standing: dict[str, dict[AddressFamily, int]] = {}
         self._take_views: dict[str, Callable[[dict[str, PeerView], float], Awaitable[None]]] = {}
-        self._outboxes: dict[str, Outbox[IncomingSignal]] = {}
+        self._outboxes: dict[str, Outbox[IncomingSignal, None]] = {}
         self._ports: SignalPorts | None = None
         self._work = Work()
         self._sending = Work()

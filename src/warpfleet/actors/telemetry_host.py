@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from warpfleet.core.combo import ConnectionOutcome, Reason
-from warpfleet.telemetry.records import AttemptRow, ConnectionRow, NatObservationRow, StartedRow
+from warpfleet.telemetry.records import AttemptRow, ConnectionRow, NatObservationRow, Row, StartedRow
 from warpfleet.telemetry.sweep import Sweep
 
 if TYPE_CHECKING:
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 _TICK_S = 2.0  # how long a reader waits at most for rows of a quiet sweep
 
 R = TypeVar("R", StartedRow, ConnectionRow, AttemptRow, NatObservationRow)
+
+
+def _of(kind: type[R], rows: Iterable[Row]) -> list[R]:
+    return [row for row in rows if type(row) is kind]  # a row of a connection's end is one of its start, too
 
 
 class TelemetryHost:
@@ -58,29 +62,17 @@ class TelemetryHost:
         for writer in self._writers.values():
             writer.end_open(ConnectionOutcome.ERROR, Reason.ACTOR_DIED, "the coordinator actor died")
 
-    async def started(self, rows: Sequence[StartedRow]) -> None:
-        """Connections begin."""
-        for writer, group in self._by_sweep(rows):
+    async def write(self, rows: Sequence[Row]) -> None:
+        """Connections begin, attempts end, connections end, NATs were observed: in this order, whatever theirs is."""
+        for writer, group in self._by_sweep(_of(StartedRow, rows)):
             self._sweep_of.update((row.connection_id, row.sweep_id) for row in group)
             writer.started(group)
-
-    async def connections(self, rows: Sequence[ConnectionRow]) -> None:
-        """Connections have ended."""
-        for writer, group in self._by_sweep(rows):
-            writer.connections(group)
-
-    async def attempts(self, rows: Sequence[AttemptRow]) -> None:
-        """Attempts have ended."""
-        known = [
-            row if row.sweep_id else replace(row, sweep_id=self._sweep_of.get(row.connection_id, "")) for row in rows
-        ]
-        for writer, group in self._by_sweep(known):
-            writer.attempts(group)
-
-    async def observations(self, rows: Sequence[NatObservationRow]) -> None:
-        """NATs were observed."""
-        for writer, group in self._by_sweep(rows):
-            writer.observations(group)
+        for writer, attempts in self._by_sweep(self._placed(row) for row in _of(AttemptRow, rows)):
+            writer.attempts(attempts)
+        for writer, connections in self._by_sweep(_of(ConnectionRow, rows)):
+            writer.connections(connections)
+        for writer, observations in self._by_sweep(_of(NatObservationRow, rows)):
+            writer.observations(observations)
 
     async def serve(self) -> None:
         """Return when closed; whoever awaits this learns at once when the process dies."""
@@ -94,6 +86,9 @@ class TelemetryHost:
             self._ticker.cancel()
             await asyncio.gather(self._ticker, return_exceptions=True)
         self._closed.set()
+
+    def _placed(self, row: AttemptRow) -> AttemptRow:
+        return row if row.sweep_id else replace(row, sweep_id=self._sweep_of.get(row.connection_id, ""))
 
     def _by_sweep(self, rows: Iterable[R]) -> "list[tuple[TelemetryWriter, list[R]]]":
         by_sweep = attrgetter("sweep_id")

@@ -143,7 +143,7 @@ class Supervisor:
 
     async def record_observations(self, rows: Sequence[NatObservationRow]) -> None:
         """Have what was seen of NATs recorded."""
-        await self._patiently(TELEMETRY, "observations", rows)
+        await self._patiently(TELEMETRY, "write", rows)
         self.probes_counted = True
 
     async def close_sweep(self, sweep_id: str) -> None:

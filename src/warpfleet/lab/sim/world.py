@@ -26,7 +26,7 @@ from warpfleet.lab.sim.virtual_time import START_S, VirtualTimeLoop
 from warpfleet.net.interfaces import Pipe
 from warpfleet.net.stunserver import StunServer
 from warpfleet.net.vantage import Vantage
-from warpfleet.telemetry.records import AttemptRow, ConnectionRow, StartedRow
+from warpfleet.telemetry.records import AttemptRow, ConnectionRow, Row, StartedRow
 
 T = TypeVar("T")
 
@@ -45,17 +45,15 @@ class Rows:
         self.connections_ended: list[ConnectionRow] = []
         self.attempts_ended: list[AttemptRow] = []
 
-    async def started(self, rows: Sequence[StartedRow]) -> None:
-        """Take the rows of connections that begin."""
-        self.connections_started += rows
-
-    async def connections(self, rows: Sequence[ConnectionRow]) -> None:
-        """Take the rows of connections that have ended."""
-        self.connections_ended += rows
-
-    async def attempts(self, rows: Sequence[AttemptRow]) -> None:
-        """Take the rows of attempts that have ended."""
-        self.attempts_ended += rows
+    async def write(self, rows: Sequence[Row]) -> None:
+        """Take some rows."""
+        for row in rows:
+            if isinstance(row, AttemptRow):
+                self.attempts_ended.append(row)
+            elif isinstance(row, ConnectionRow):
+                self.connections_ended.append(row)
+            elif isinstance(row, StartedRow):
+                self.connections_started.append(row)
 
 
 class World:
