@@ -38,7 +38,10 @@ async def open_door(bob: FakeNode, ports: tuple[int, ...] = PORTS) -> list[Endpo
         listener = await bob.network.listen_tcp(Endpoint("0.0.0.0", port))
         while True:
             stream = await listener.accept()
-            bob.inbound(InboundStream(stream, await stream.read_exactly(FRAME_BYTES)))
+            try:
+                bob.inbound(InboundStream(stream, await stream.read_exactly(FRAME_BYTES)))
+            except ConnectionLost:
+                stream.close()
 
     for port in ports:
         bob.spawn(serve(port))
@@ -55,11 +58,28 @@ async def test_of_several_streams_one_becomes_the_pipe_and_the_others_are_closed
     async with asyncio.timeout(5):
         pipe, other = await asyncio.gather(dial(a, endpoints), accept(b))
     assert now_s() == pytest.approx(5 * DELAY_S), "SYN, SYN-ACK, HELLO, PROOF, TAKE"
+    assert len(bob.arrived) == 1, "one is proved, and costs both ends what that takes"
     await settle()
     assert len(internet.open_sockets()) == 2
     assert pipe.path.remote == other.path.local
     await pipe.send(b"hello")
     assert await other.recv() == b"hello"
+    await bob.close()
+
+
+@virtual_time
+async def test_a_host_that_says_nothing_does_not_keep_the_others_waiting_for_long() -> None:
+    internet = Internet()
+    alice, bob = pair(internet)
+    a, b = contexts(alice, bob, COMBO)
+    silent = await bob.network.listen_tcp(Endpoint("0.0.0.0", 80))
+    endpoints = [silent.local, *await open_door(bob, PORTS[:1])]
+    async with asyncio.timeout(5):
+        pipe, _ = await asyncio.gather(dial(a, [Endpoint(B_IP, e.port) for e in endpoints]), accept(b))
+    assert pipe.path.remote.port == PORTS[0]
+    assert now_s() == pytest.approx((2 + 6 + 3) * DELAY_S), "SYN and SYN-ACK, three round trips; HELLO, PROOF, TAKE"
+    silent.close()
+    await pipe.close()
     await bob.close()
 
 

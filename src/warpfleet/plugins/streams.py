@@ -1,7 +1,8 @@
 """TCP streams of one attempt: where to dial, racing several of them, and waiting for those that the peer opens."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 from warpfleet.core.combo import Reason, RouteType
@@ -19,6 +20,9 @@ _AGAIN_S = 0.7
 # The initiator closes the streams that lose as soon as one has won. Of two streams, what was sent last on one may be
 # there before what was sent first on the other: by so long, on a slow path or a busy machine.
 _OVERTAKEN_S = 0.5
+# Within so many round trips the first stream is proved: an answer by signal that is waited for in vain, the proof on
+# the stream, and one to spare.
+_FIRST_RTTS = 3
 
 Begins = Callable[[Endpoint, float], Awaitable[BegunStream | None]]
 """Asked for a stream to an endpoint, which took so many seconds to connect: what signals have begun for it, if any."""
@@ -54,25 +58,30 @@ def sure(endpoints: Sequence[Endpoint], mine: PeerView, theirs: PeerView, route:
     ]
 
 
-async def dial(context: AttemptContext, endpoints: Sequence[Endpoint], begins: Begins = not_begun) -> Won:
+async def dial(
+    context: AttemptContext,
+    endpoints: Sequence[Endpoint],
+    begins: Begins = not_begun,
+    known: Collection[Endpoint] = (),
+) -> Won:
     """Connect to every endpoint at once, and once more where that takes long; the first stream to prove itself becomes
-    the pipe, the others are closed.
+    the pipe, the others are closed. Streams to those that are `known` come first.
 
     Where none does, raises what the last one raised: the most patient failure says most.
     """
     if not endpoints:
         raise AttemptFailed(Reason.NO_ADDRESS, "the peer advertises no address to dial")
 
+    first = _First()
+
     async def dial_one(endpoint: Endpoint) -> Won:
         loop = asyncio.get_running_loop()
         began_s = loop.time()
         stream = await context.network.connect_tcp(endpoint, timeout_s=context.timeout_s)
-        try:
-            begun = await begins(endpoint, loop.time() - began_s)
-        except BaseException:
-            stream.close()
-            raise
-        return await context.prove_stream(stream, begun=begun)
+        took_s = loop.time() - began_s
+        async with first.before(stream, _FIRST_RTTS * took_s, leads=not known or endpoint in known):
+            begun = await begins(endpoint, took_s)
+            return await context.prove_stream(stream, begun=begun)
 
     async def dial_again(endpoint: Endpoint, first: asyncio.Task[Won]) -> Won:
         """A second stream beside one that takes long, and no longer than that."""
@@ -96,6 +105,31 @@ async def dial(context: AttemptContext, endpoints: Sequence[Endpoint], begins: B
         await _end(racers)
         raise
     return pipe
+
+
+class _First:
+    """Of several streams to one host that are there at the same time, one is proved, and the others wait for a while:
+    they all lead to the same peer mostly, and each would cost both ends as much as the first."""
+
+    def __init__(self) -> None:
+        self._taken = False
+        self._fails: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    @asynccontextmanager
+    async def before(self, stream: ByteStream, wait_s: float, *, leads: bool) -> AsyncIterator[None]:
+        """Enter at once as the first that `leads`, or later: so much later, or when the first has failed. An error
+        closes the stream."""
+        first = leads and not self._taken
+        self._taken = self._taken or first
+        try:
+            if not first:
+                await asyncio.wait([self._fails], timeout=wait_s)
+            yield
+        except BaseException:
+            stream.close()
+            if first:
+                self._fails.set_result(None)
+            raise
 
 
 async def _first(racers: Sequence[asyncio.Task[Won]]) -> Won:

@@ -109,7 +109,7 @@ class DirectConnect(Strategy):
                 return None
             return head_start.begun()
 
-        return await dial(context, endpoints, begun)
+        return await dial(context, endpoints, begun, known)
 
     async def _accept(self) -> Won:
         context, opening = self.context, self.context.opening
