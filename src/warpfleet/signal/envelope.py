@@ -104,11 +104,11 @@ def open_envelope(
     if not sender.verify(signature, _covered(recipient.public, content)):
         raise Untrusted(f"the signature is not {sender.name}'s")
     expires_at = expires_ms / 1000
-    _check_expiry(expires_at, now)
+    check_expiry(expires_at, now)
     connection_id, at = _read_text(content, _HEADER.size)
     kind, at = _read_text(content, at)
     header = Header(message_id, connection_id, expires_at, transmission)
-    return Opened(sender, header, _read_message(types, kind, content[at:]))
+    return Opened(sender, header, read_message(types, kind, content[at:]))
 
 
 class Freshness(StrEnum):
@@ -156,7 +156,8 @@ def _covered(recipient: PublicIdentity, content: bytes) -> bytes:
     return _DOMAIN + recipient.key + content
 
 
-def _check_expiry(expires_at: float, now: float) -> None:
+def check_expiry(expires_at: float, now: float) -> None:
+    """Expired where it has passed, or lies too far ahead."""
     if now > expires_at + MAX_CLOCK_SKEW_S:
         raise Expired(f"expired {now - expires_at:.1f} s ago")
     if expires_at > now + MAX_LIFETIME_S + MAX_CLOCK_SKEW_S:
@@ -180,7 +181,8 @@ def _read_text(content: bytes, at: int) -> tuple[str, int]:
         raise Malformed("a text is cut short or not UTF-8") from error
 
 
-def _read_message(types: MessageTypes, kind: str, body: bytes) -> ProtoMessage:
+def read_message(types: MessageTypes, kind: str, body: bytes) -> ProtoMessage:
+    """The message of a kind. UnknownKind, Malformed."""
     message_class = types.get(kind)
     if message_class is None:
         raise UnknownKind(f"no message of kind {kind!r} is registered")

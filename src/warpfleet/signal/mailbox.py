@@ -8,13 +8,16 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from warpfleet.core.errors import WarpfleetError
 from warpfleet.core.identity import Identity, PublicIdentity
 from warpfleet.core.retry import RoundTrip
+from warpfleet.signal.bundle import Bundle, Letter, bundled, unbundled
 from warpfleet.signal.channel import MqttChannel
 from warpfleet.signal.delivery import Delivery
 from warpfleet.signal.envelope import (
+    MAX_ENVELOPE_BYTES,
     MESSAGE_ID_BYTES,
     EnvelopeError,
     Freshness,
@@ -29,6 +32,7 @@ from warpfleet.signal.messages import Ack, MessageTypes, ProtoMessage
 from warpfleet.signal.record import AddressRecord, RecordBook, RecordError, SignedRecord, inbox_topic, record_topic
 from warpfleet.signal.roster import Roster
 
+_MESSAGE_MAX_BYTES = MAX_ENVELOPE_BYTES - 1_024  # for what an envelope has besides
 _ACK_LIFETIME_S = 10.0  # longer than any link holds a message back
 _COPIES_KEPT = 4_096  # copies come within a second or two of one another
 _MAX_HANDLERS = 1_024  # beyond it messages are not acknowledged, and so come again later
@@ -65,6 +69,17 @@ class House:
     roster: Roster = field(default_factory=Roster)
     book: RecordBook = field(default_factory=RecordBook)
     window: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_WINDOW))
+
+    def __post_init__(self) -> None:
+        self.types.register(Bundle)
+
+
+class _Way(NamedTuple):
+    """To whom, and by which link, if that is up, or by every one."""
+
+    peer: PublicIdentity
+    link: MqttLink | None
+    everywhere: bool = False
 
 
 @dataclass
@@ -119,6 +134,7 @@ class Mailbox:
         self._round_trips: dict[str, RoundTrip] = {}
         self._heard_on: dict[str, MqttLink] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._outgoing: dict[_Way, list[Letter]] = {}  # of this turn of the event loop
         self.channel = make_channel(self._receive, self._hurry)
         self.channel.subscribe([self._inbox])
         self.channel.start()
@@ -148,6 +164,8 @@ class Mailbox:
         """Send until the peer acknowledges; the round trip in seconds. PeerUnavailable at the deadline (from now, in
         seconds), UntrustedPeer where the peer is not in the roster, ValueError where the message is too long."""
         peer = self._house.roster.named(to)
+        if len(message.model_dump_json()) > _MESSAGE_MAX_BYTES:
+            raise ValueError(f"a {message.kind} message exceeds {_MESSAGE_MAX_BYTES} bytes")
         delivery = Delivery(self._round_trips.setdefault(peer.node_id, RoundTrip()), random.random)
         header = Header(secrets.token_bytes(MESSAGE_ID_BYTES), connection_id, self._house.now() + deadline_s)
         flight = self._flights[header.message_id] = _Flight(peer, delivery)
@@ -161,6 +179,7 @@ class Mailbox:
 
     async def close(self) -> None:
         """Disconnect; what is being handled or sent is cancelled."""
+        self._flush()
         await self.channel.close()
         for task in self._tasks:
             task.cancel()
@@ -181,12 +200,25 @@ class Mailbox:
     def _transmit_once(self, flight: _Flight, header: Header, message: ProtoMessage) -> None:
         peer = flight.peer
         transmission = flight.delivery.transmit(asyncio.get_running_loop().time())
-        data = seal(message, replace(header, transmission=transmission), self.identity, peer)
-        topic = inbox_topic(peer.node_id)
-        if transmission == 1:
-            self.channel.publish(topic, data, self._heard_on.get(peer.node_id))
-        else:
-            self.channel.publish_everywhere(topic, data)
+        way = _Way(peer, self._heard_on.get(peer.node_id), everywhere=transmission > 1)
+        self._mail(way, Letter(replace(header, transmission=transmission), message))
+
+    def _mail(self, way: _Way, letter: Letter) -> None:
+        """Send it in this turn of the event loop, with what else goes that way."""
+        if not self._outgoing:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._outgoing.setdefault(way, []).append(letter)
+
+    def _flush(self) -> None:
+        outgoing, self._outgoing = self._outgoing, {}
+        for way, letters in outgoing.items():
+            topic = inbox_topic(way.peer.node_id)
+            for header, message in bundled(letters):
+                data = seal(message, header, self.identity, way.peer)
+                if way.everywhere:
+                    self.channel.publish_everywhere(topic, data)
+                else:
+                    self.channel.publish(topic, data, way.link)
 
     def _hurry(self) -> None:
         """A link has come up: what waits for an acknowledgement goes out again at once."""
@@ -215,13 +247,19 @@ class Mailbox:
         try:
             opened = open_envelope(payload, self.identity, house.roster.by_node_id, house.types, house.now())
         except EnvelopeError as error:
-            log.debug("%s drops a signal: %s: %s", self.identity.name, type(error).__name__, error)
+            self._drop(error)
             return
         self._heard_on[opened.sender.node_id] = link
-        if isinstance(opened.message, Ack):
-            self._settle(opened.sender, opened.message)
-        elif len(self._tasks) < _MAX_HANDLERS:
-            self._take(link, opened)
+        for one in unbundled(opened, house.types, house.now()):
+            if isinstance(one, EnvelopeError):
+                self._drop(one)
+            elif isinstance(one.message, Ack):
+                self._settle(one.sender, one.message)
+            elif len(self._tasks) < _MAX_HANDLERS:
+                self._take(link, one)
+
+    def _drop(self, error: EnvelopeError) -> None:
+        log.debug("%s drops a signal: %s: %s", self.identity.name, type(error).__name__, error)
 
     def _settle(self, sender: PublicIdentity, ack: Ack) -> None:
         flight = self._flights.get(ack.message_id)
@@ -245,7 +283,7 @@ class Mailbox:
         ack_header = Header(
             secrets.token_bytes(MESSAGE_ID_BYTES), header.connection_id, self._house.now() + _ACK_LIFETIME_S
         )
-        self.channel.publish(inbox_topic(sender.node_id), seal(ack, ack_header, self.identity, sender), link)
+        self._mail(_Way(sender, link), Letter(ack_header, ack))
         if new:
             await self._house.handler(Received(self.identity.name, sender.name, header.connection_id, opened.message))
 
