@@ -13,8 +13,10 @@ from warpfleet.core.identity import Identity, PublicIdentity
 from warpfleet.core.peer import AddressFamily, PeerView
 from warpfleet.core.targets import USUAL_ALLOWANCE, Allowance, Budget, loopback_alias
 from warpfleet.net.handshake import Handshake, Wishes
-from warpfleet.plugins.contract import AttemptContext, AttemptMessage, InboundStream
+from warpfleet.plugins.attempt_context import AttemptContext
+from warpfleet.plugins.attempt_messages import AttemptMessage
 from warpfleet.plugins.guard import GuardedNetwork
+from warpfleet.plugins.inbox import InboundStream
 
 CONNECTION_ID = "c0" * 16
 ATTEMPT_ID = "a0" * 16

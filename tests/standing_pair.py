@@ -11,7 +11,8 @@ from warpfleet.configs.topology import PRESETS, NatSpec
 from warpfleet.core.identity import Identity
 from warpfleet.core.nat import Filtering, Mapping
 from warpfleet.net.interfaces import Pipe
-from warpfleet.plugins.contract import AttemptContext, AttemptFactory
+from warpfleet.plugins.attempt_context import AttemptContext
+from warpfleet.plugins.contract import AttemptFactory
 from warpfleet.plugins.udp_punch import UdpPunch
 
 EXTERNAL = {"alice": "203.0.113.1", "bob": "203.0.113.2"}

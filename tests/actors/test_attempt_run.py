@@ -21,7 +21,11 @@ from warpfleet.net.proved_path import ProvedPath
 from warpfleet.net.proving import PeerClosed
 from warpfleet.net.quic import DatagramPath
 from warpfleet.plugins.address_messages import GetAddr
-from warpfleet.plugins.contract import Abandon, AttemptContext, AttemptFailed, AttemptSpec, InboundStream, Strategy, Won
+from warpfleet.plugins.attempt_context import AttemptContext, AttemptSpec, Won
+from warpfleet.plugins.attempt_failed import AttemptFailed
+from warpfleet.plugins.attempt_messages import Abandon
+from warpfleet.plugins.contract import Strategy
+from warpfleet.plugins.inbox import InboundStream
 from warpfleet.plugins.room import Room
 
 O = AttemptOutcome  # noqa: E741

@@ -14,7 +14,7 @@ from warpfleet.net.proved_path import ProvedPath
 from warpfleet.net.quic import DatagramPath
 from warpfleet.net.stream_datagrams import StreamDatagrams
 from warpfleet.net.vantage import Vantage
-from warpfleet.plugins.contract import InboundStream
+from warpfleet.plugins.inbox import InboundStream
 
 FRAME = bytes(range(FRAME_BYTES % 256)) + bytes(FRAME_BYTES - FRAME_BYTES % 256)
 

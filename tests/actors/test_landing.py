@@ -28,7 +28,7 @@ from warpfleet.net.plain import PlainPipe
 from warpfleet.net.quic import DatagramPath
 from warpfleet.net.sockets import TcpStream
 from warpfleet.net.tls import TlsPipe, Tunnel
-from warpfleet.plugins.contract import AttemptContext
+from warpfleet.plugins.attempt_context import AttemptContext
 
 A, B = Endpoint("203.0.113.1", 1000), Endpoint("203.0.113.2", 2000)
 BULK = bytes(range(256)) * 10_240

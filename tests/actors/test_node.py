@@ -34,7 +34,7 @@ from warpfleet.net.stunserver import StunServer
 from warpfleet.net.tls import TlsPipe, Tunnel
 from warpfleet.net.vantage import Vantage
 from warpfleet.plugins.address_messages import GetAddr, ReturnAddr
-from warpfleet.plugins.contract import Abandon, AttemptMessage
+from warpfleet.plugins.attempt_messages import Abandon, AttemptMessage
 from warpfleet.plugins.loader import message_types
 from warpfleet.signal.hub import SignalHub
 from warpfleet.signal.mailbox import PeerUnavailable, Received

@@ -37,17 +37,12 @@ from warpfleet.net.interfaces import Pipe
 from warpfleet.net.proved_path import ProvedPath
 from warpfleet.net.quic import DatagramPath, QuicPipe
 from warpfleet.net.vantage import Vantage
-from warpfleet.plugins.contract import (
-    Abandon,
-    AttemptContext,
-    AttemptFactory,
-    AttemptMessage,
-    InboundStream,
-    NodePorts,
-    Strategy,
-    Won,
-)
+from warpfleet.plugins.attempt_context import AttemptContext, Won
+from warpfleet.plugins.attempt_messages import Abandon, AttemptMessage
+from warpfleet.plugins.contract import AttemptFactory, Strategy
+from warpfleet.plugins.inbox import InboundStream
 from warpfleet.plugins.loader import registrations
+from warpfleet.plugins.node_ports import NodePorts
 from warpfleet.plugins.registry import REGISTRY, Registration
 from warpfleet.plugins.room import MAX_SOCKETS
 

@@ -12,7 +12,7 @@ from warpfleet.core.endpoint import Endpoint
 from warpfleet.net.handshake import FRAME_BYTES, Frame, ProofFailed, Wishes
 from warpfleet.net.interfaces import ConnectionLost
 from warpfleet.net.plain import PlainPipe
-from warpfleet.plugins.contract import Won
+from warpfleet.plugins.attempt_context import Won
 
 A, B = Endpoint("203.0.113.1", 1000), Endpoint("203.0.113.2", 2000)
 PLAIN, NONE = Wishes.PLAIN, Wishes.NONE

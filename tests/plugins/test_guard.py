@@ -12,7 +12,7 @@ from warpfleet.core.combo import Reason, RouteType
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.core.targets import USUAL_ALLOWANCE, Allowance, Budget
 from warpfleet.net.interfaces import ConnectRefused
-from warpfleet.plugins.contract import AttemptFailed
+from warpfleet.plugins.attempt_failed import AttemptFailed
 from warpfleet.plugins.guard import GuardedNetwork
 
 PEER = Endpoint("203.0.113.2", 2000)

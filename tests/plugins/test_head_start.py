@@ -16,10 +16,13 @@ from warpfleet.core.nat import Filtering, NatBehaviour
 from warpfleet.net.handshake import FRAME_BYTES, Frame, FrameType, ProofFailed, is_frame
 from warpfleet.net.interfaces import ConnectionLost, Pipe
 from warpfleet.net.tls import TlsPipe
-from warpfleet.plugins.contract import AttemptContext, AttemptFactory, AttemptMessage, InboundStream, Strategy
+from warpfleet.plugins.attempt_context import AttemptContext
+from warpfleet.plugins.attempt_messages import AttemptMessage
+from warpfleet.plugins.contract import AttemptFactory, Strategy
 from warpfleet.plugins.direct_connect import DirectConnect
 from warpfleet.plugins.direct_connect.messages import Answer, Greeting
 from warpfleet.plugins.head_start import HeadStart
+from warpfleet.plugins.inbox import InboundStream
 from warpfleet.plugins.reverse_connect import ReverseConnect
 from warpfleet.plugins.streams import accept
 

@@ -10,7 +10,7 @@ from standing_pair import EXTERNAL, Pair, carries
 from virtual_time import virtual_time
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.net.handshake import is_frame
-from warpfleet.plugins.contract import AttemptContext
+from warpfleet.plugins.attempt_context import AttemptContext
 from warpfleet.plugins.udp_punch.plan import HIDDEN_PORT
 from warpfleet.plugins.udp_punch.standing import UPKEEP_S
 

@@ -14,7 +14,9 @@ from warpfleet.net.handshake import FRAME_BYTES, ProofFailed
 from warpfleet.net.interfaces import ConnectionLost, ConnectRefused
 from warpfleet.net.stream_proof import prove_stream
 from warpfleet.net.tls import Tunnel
-from warpfleet.plugins.contract import AttemptContext, AttemptFailed, InboundStream
+from warpfleet.plugins.attempt_context import AttemptContext
+from warpfleet.plugins.attempt_failed import AttemptFailed
+from warpfleet.plugins.inbox import InboundStream
 from warpfleet.plugins.streams import TARGETS_MAX, accept, dial, targets
 
 COMBO = Combo("direct_connect", 4, RouteType.EXT)

@@ -14,7 +14,9 @@ from warpfleet.core.combo import Combo, Reason, RouteType, Side
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.core.nat import Filtering, Mapping, NatBehaviour, PortAssignment
 from warpfleet.net.interfaces import ConnectRefused, Pipe
-from warpfleet.plugins.contract import AttemptContext, AttemptFailed, AttemptMessage
+from warpfleet.plugins.attempt_context import AttemptContext
+from warpfleet.plugins.attempt_failed import AttemptFailed
+from warpfleet.plugins.attempt_messages import AttemptMessage
 from warpfleet.plugins.tcp_punch import TcpPunch
 from warpfleet.plugins.tcp_punch.messages import Answer, Offer
 from warpfleet.plugins.tcp_punch.plan import local_ports

@@ -24,10 +24,14 @@ from warpfleet.core.port_range import WHOLE, PortRange
 from warpfleet.core.targets import USUAL_ALLOWANCE, loopback_alias
 from warpfleet.net.handshake import FRAME_BYTES, Frame, FrameType, is_frame
 from warpfleet.net.interfaces import ConnectRefused, Pipe, RelayRefused, Unreachable
-from warpfleet.plugins.contract import AttemptContext, AttemptFailed, AttemptMessage, InboundStream, Strategy
+from warpfleet.plugins.attempt_context import AttemptContext
+from warpfleet.plugins.attempt_failed import AttemptFailed
+from warpfleet.plugins.attempt_messages import AttemptMessage
+from warpfleet.plugins.contract import Strategy
 from warpfleet.plugins.direct_connect import DirectConnect
 from warpfleet.plugins.fan_out import FanOut
 from warpfleet.plugins.get_addr import GetAddress
+from warpfleet.plugins.inbox import InboundStream
 from warpfleet.plugins.random_probe import RandomProbe
 from warpfleet.plugins.random_probe.messages import Answer as ProbeAnswer
 from warpfleet.plugins.random_probe.messages import Offer as ProbeOffer

@@ -22,18 +22,12 @@ from warpfleet.net.handshake import NONCE_BYTES, ProofFailed
 from warpfleet.net.interfaces import ConnectionLost, ConnectRefused, Pipe, RelayRefused, Unreachable
 from warpfleet.net.proved_path import ProvedPath
 from warpfleet.net.proving import PeerClosed
-from warpfleet.plugins.contract import (
-    Abandon,
-    AttemptContext,
-    AttemptFactory,
-    AttemptFailed,
-    AttemptMessage,
-    AttemptSpec,
-    Inbox,
-    Strategy,
-    Won,
-)
+from warpfleet.plugins.attempt_context import AttemptContext, AttemptSpec, Won
+from warpfleet.plugins.attempt_failed import AttemptFailed
+from warpfleet.plugins.attempt_messages import Abandon, AttemptMessage
+from warpfleet.plugins.contract import AttemptFactory, Strategy
 from warpfleet.plugins.guard import GuardedNetwork
+from warpfleet.plugins.inbox import Inbox
 from warpfleet.plugins.room import Room
 
 # Named, the peer's agreement takes one round trip; a pipe that has died meanwhile must not keep the next one waiting.

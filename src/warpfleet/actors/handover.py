@@ -20,7 +20,7 @@ from warpfleet.net.proved_path import ProvedPath
 from warpfleet.net.quic import DatagramPath
 from warpfleet.net.sockets import TcpStream, UdpSocket
 from warpfleet.net.stream_datagrams import StreamDatagrams
-from warpfleet.plugins.contract import InboundStream
+from warpfleet.plugins.inbox import InboundStream
 
 _RETRY_S = 0.002  # a process takes its datagrams up within a turn of its event loop
 _WAITING_MAX = 256  # sockets; a process that lets so many wait is stuck

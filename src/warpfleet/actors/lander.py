@@ -15,7 +15,7 @@ from warpfleet.net.handshake import Handshake, ProofFailed
 from warpfleet.net.interfaces import ByteStream, ConnectionLost, Pipe, PipePath
 from warpfleet.net.quic import QuicPipe
 from warpfleet.net.sockets import TcpStream
-from warpfleet.plugins.contract import AttemptContext
+from warpfleet.plugins.attempt_context import AttemptContext
 
 _READY_S = 5.0  # a tunnel takes round trips of the path; a program that is stopped is not waited for
 

@@ -10,7 +10,9 @@ from warpfleet.core.identity import Identity, PublicIdentity
 from warpfleet.core.peer import AddressFamily, PeerView
 from warpfleet.net.interfaces import NodeNetwork
 from warpfleet.net.network import KernelNetwork
-from warpfleet.plugins.contract import AttemptFactory, AttemptFailed, InboundStream
+from warpfleet.plugins.attempt_failed import AttemptFailed
+from warpfleet.plugins.contract import AttemptFactory
+from warpfleet.plugins.inbox import InboundStream
 
 OwnRecord = Callable[[str], Awaitable[bytes]]
 """Asks for a node's signed record."""
@@ -25,7 +27,7 @@ def kernel_network(spec: NodeSpec) -> NodeNetwork:
 
 
 class OpenNode:
-    """The ports of one node; `plugins.contract.NodePorts` says what each promises."""
+    """The ports of one node; `plugins.node_ports.NodePorts` says what each promises."""
 
     def __init__(
         self,

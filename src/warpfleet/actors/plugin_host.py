@@ -39,7 +39,9 @@ from warpfleet.net.handshake import Frame, FrameType, Wishes
 from warpfleet.net.interfaces import NodeNetwork, Pipe
 from warpfleet.net.proved_path import ProvedPath
 from warpfleet.net.quic import QuicPipe
-from warpfleet.plugins.contract import Abandon, AttemptSpec, InboundStream
+from warpfleet.plugins.attempt_context import AttemptSpec
+from warpfleet.plugins.attempt_messages import Abandon
+from warpfleet.plugins.inbox import InboundStream
 from warpfleet.plugins.loader import registrations
 from warpfleet.plugins.registry import REGISTRY, Registration
 from warpfleet.plugins.room import MAX_SOCKETS, Room

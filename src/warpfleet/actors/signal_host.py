@@ -27,7 +27,7 @@ from warpfleet.net.interfaces import Unreachable
 from warpfleet.net.lifetime import mapping_lifetime_s
 from warpfleet.net.natprobe import NatReport
 from warpfleet.net.network import KernelNetwork
-from warpfleet.plugins.contract import Abandon, AttemptMessage
+from warpfleet.plugins.attempt_messages import Abandon, AttemptMessage
 from warpfleet.plugins.loader import message_owners, message_types
 from warpfleet.signal.clock import ClockEstimate, measure
 from warpfleet.signal.hub import SignalHub

@@ -11,7 +11,7 @@ from warpfleet.core.identity import Identity
 from warpfleet.core.peer import PeerView
 from warpfleet.core.plan import Pin
 from warpfleet.net.vantage import Vantage
-from warpfleet.plugins.contract import AttemptMessage
+from warpfleet.plugins.attempt_messages import AttemptMessage
 
 
 @dataclass(frozen=True, slots=True)

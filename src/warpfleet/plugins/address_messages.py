@@ -2,7 +2,7 @@
 
 from typing import ClassVar
 
-from warpfleet.plugins.contract import AttemptMessage
+from warpfleet.plugins.attempt_messages import AttemptMessage
 
 
 class GetAddr(AttemptMessage):

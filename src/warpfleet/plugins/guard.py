@@ -16,7 +16,7 @@ from warpfleet.net.interfaces import (
     Relay,
     packets_sent_by,
 )
-from warpfleet.plugins.contract import AttemptFailed
+from warpfleet.plugins.attempt_failed import AttemptFailed
 
 _TARGETS_MAX = 8  # distinct addresses per attempt: a peer has a handful
 

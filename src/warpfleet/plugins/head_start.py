@@ -6,7 +6,7 @@ from pydantic import Field
 
 from warpfleet.net.handshake import FRAME_BYTES, Frame, FrameType, ProofFailed, Received
 from warpfleet.net.tls import Tunnel
-from warpfleet.plugins.contract import AttemptContext, BegunStream
+from warpfleet.plugins.attempt_context import AttemptContext, BegunStream
 
 _FLIGHT_MAX_BYTES = 8192  # a client's has 0.2 to 2 kB, by the kinds of keys that it offers; a server's a little more
 

@@ -8,7 +8,7 @@ from importlib import import_module
 from importlib.metadata import entry_points
 
 import warpfleet.plugins
-from warpfleet.plugins.contract import Abandon
+from warpfleet.plugins.attempt_messages import Abandon
 from warpfleet.plugins.registry import REGISTRY, Registration
 from warpfleet.signal.messages import MessageTypes
 

@@ -10,8 +10,10 @@ from warpfleet.core.endpoint import Endpoint, Scope, scope_of
 from warpfleet.core.peer import AddressFamily, PeerView, shared_subnet
 from warpfleet.net.handshake import ProofFailed
 from warpfleet.net.interfaces import ByteStream
-from warpfleet.plugins.contract import AttemptContext, AttemptFailed, BegunStream, InboundStream, Won
+from warpfleet.plugins.attempt_context import AttemptContext, BegunStream, Won
+from warpfleet.plugins.attempt_failed import AttemptFailed
 from warpfleet.plugins.head_start import HeadStart, goes_on
+from warpfleet.plugins.inbox import InboundStream
 
 TARGETS_MAX = 8  # a peer has a few addresses and ports; more would make us a port scanner
 # TCP sends a lost SYN again after 1 s, the next one 2 s later (RFC 6298 section 2.1), and has then forgotten how long a

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.net.handshake import ProofFailed
 from warpfleet.net.interfaces import DatagramSocket, Network
-from warpfleet.plugins.contract import AttemptContext, Begun, Won
+from warpfleet.plugins.attempt_context import AttemptContext, Begun, Won
 
 
 class Heard(NamedTuple):

@@ -11,7 +11,7 @@ from warpfleet.actors.values import IncomingSignal, OutgoingSignal
 from warpfleet.core.combo import RouteType
 from warpfleet.lab.sim.signalling import Mailbox, Signalling
 from warpfleet.plugins.address_messages import GetAddr
-from warpfleet.plugins.contract import Abandon
+from warpfleet.plugins.attempt_messages import Abandon
 
 HEAD = {"attempt_id": ATTEMPT_ID, "af": 4, "route": RouteType.EXT, "started_at_us": STARTED_AT_US}
 

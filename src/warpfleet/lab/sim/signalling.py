@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from warpfleet.actors.values import IncomingSignal, OutgoingSignal
 from warpfleet.core.retry import RoundTrip
-from warpfleet.plugins.contract import Abandon, AttemptMessage
+from warpfleet.plugins.attempt_messages import Abandon, AttemptMessage
 from warpfleet.plugins.loader import message_owners
 from warpfleet.signal.delivery import Delivery
 

@@ -2,7 +2,7 @@
 
 from typing import ClassVar
 
-from warpfleet.plugins.contract import AttemptMessage
+from warpfleet.plugins.attempt_messages import AttemptMessage
 from warpfleet.plugins.head_start import Opening
 
 

@@ -12,18 +12,13 @@ from warpfleet.core.pairing import Requirement
 from warpfleet.core.targets import DIALLING_ALLOWANCE, loopback_alias
 from warpfleet.net.handshake import FRAME_BYTES, Frame, ProofFailed
 from warpfleet.net.interfaces import ByteStream, ConnectionLost, Listener, PortLease, Unreachable
-from warpfleet.plugins.contract import (
-    AttemptContext,
-    AttemptFactory,
-    AttemptFailed,
-    BegunStream,
-    InboundStream,
-    NodePorts,
-    Strategy,
-    Won,
-)
+from warpfleet.plugins.attempt_context import AttemptContext, BegunStream, Won
+from warpfleet.plugins.attempt_failed import AttemptFailed
+from warpfleet.plugins.contract import AttemptFactory, Strategy
 from warpfleet.plugins.direct_connect.messages import Answer, Greeting
 from warpfleet.plugins.head_start import HeadStart
+from warpfleet.plugins.inbox import InboundStream
+from warpfleet.plugins.node_ports import NodePorts
 from warpfleet.plugins.registry import register
 from warpfleet.plugins.streams import accept, dial, sure, targets
 

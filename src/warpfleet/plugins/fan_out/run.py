@@ -7,7 +7,8 @@ from warpfleet.core.endpoint import Endpoint
 from warpfleet.core.pairing import Requirement
 from warpfleet.core.peer import same_network
 from warpfleet.core.targets import DIALLING_ALLOWANCE
-from warpfleet.plugins.contract import Strategy, Won
+from warpfleet.plugins.attempt_context import Won
+from warpfleet.plugins.contract import Strategy
 from warpfleet.plugins.registry import register
 from warpfleet.plugins.streams import accept, dial, targets
 

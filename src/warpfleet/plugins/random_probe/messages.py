@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar
 from pydantic import AfterValidator, Field
 
 from warpfleet.core.port_range import PortRange, checked
-from warpfleet.plugins.contract import AttemptMessage
+from warpfleet.plugins.attempt_messages import AttemptMessage
 
 _AddressText = Annotated[str, AfterValidator(lambda text: str(ip_address(text)))]
 _Port = Annotated[int, Field(gt=0, lt=65536)]

@@ -9,7 +9,9 @@ from warpfleet.core.endpoint import Endpoint
 from warpfleet.core.pairing import Kind, Requirement, kind_of
 from warpfleet.core.port_range import PortRange
 from warpfleet.net.interfaces import DatagramSocket
-from warpfleet.plugins.contract import AttemptFailed, Strategy, Won
+from warpfleet.plugins.attempt_context import Won
+from warpfleet.plugins.attempt_failed import AttemptFailed
+from warpfleet.plugins.contract import Strategy
 from warpfleet.plugins.random_probe.messages import Answer, Offer
 from warpfleet.plugins.random_probe.plan import ALLOWANCE, HELD_S, MAPPINGS_MAX, ports, times_s
 from warpfleet.plugins.registry import register

@@ -4,7 +4,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from warpfleet.plugins.contract import AttemptMessage, EndpointText
+from warpfleet.plugins.attempt_messages import AttemptMessage, EndpointText
 from warpfleet.plugins.head_start import Opening
 from warpfleet.plugins.streams import TARGETS_MAX
 

@@ -4,7 +4,9 @@ from warpfleet.core.combo import Phase, Reason, RouteType, Side, Transport
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.core.pairing import Requirement
 from warpfleet.core.targets import DIALLING_ALLOWANCE
-from warpfleet.plugins.contract import AttemptFailed, BegunStream, Strategy, Won
+from warpfleet.plugins.attempt_context import BegunStream, Won
+from warpfleet.plugins.attempt_failed import AttemptFailed
+from warpfleet.plugins.contract import Strategy
 from warpfleet.plugins.head_start import HeadStart
 from warpfleet.plugins.registry import register
 from warpfleet.plugins.reverse_connect.messages import DialMe

@@ -7,7 +7,8 @@ from warpfleet.core.combo import Reason, Side
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.net.handshake import FRAME_BYTES, ProofFailed
 from warpfleet.net.interfaces import ByteStream, ConnectionLost, ConnectRefused, Listener, Unreachable
-from warpfleet.plugins.contract import AttemptContext, AttemptFailed, Won
+from warpfleet.plugins.attempt_context import AttemptContext, Won
+from warpfleet.plugins.attempt_failed import AttemptFailed
 from warpfleet.plugins.tcp_punch.messages import Answer, Offer, Told
 from warpfleet.plugins.tcp_punch.plan import (
     CANDIDATES_MAX,

@@ -4,7 +4,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from warpfleet.plugins.contract import TIME_US_BOUND, AttemptMessage, EndpointText
+from warpfleet.plugins.attempt_messages import TIME_US_BOUND, AttemptMessage, EndpointText
 from warpfleet.plugins.tcp_punch.plan import CANDIDATES_MAX
 
 

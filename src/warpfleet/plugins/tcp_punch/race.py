@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any
 
-from warpfleet.plugins.contract import Won
+from warpfleet.plugins.attempt_context import Won
 
 Racer = asyncio.Task[Won | None]
 

@@ -6,7 +6,9 @@ from warpfleet.core.combo import Phase, RouteType, Side, Transport
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.core.pairing import Requirement
 from warpfleet.core.targets import DIALLING_ALLOWANCE
-from warpfleet.plugins.contract import TIME_US_BOUND, AttemptContext, Strategy, Won
+from warpfleet.plugins.attempt_context import AttemptContext, Won
+from warpfleet.plugins.attempt_messages import TIME_US_BOUND
+from warpfleet.plugins.contract import Strategy
 from warpfleet.plugins.registry import register
 from warpfleet.plugins.tcp_punch.meeting import Meeting
 from warpfleet.plugins.tcp_punch.messages import Answer, Offer, Told

@@ -5,7 +5,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from warpfleet.net.handshake import FRAME_BYTES
-from warpfleet.plugins.contract import AttemptMessage, EndpointText
+from warpfleet.plugins.attempt_messages import AttemptMessage, EndpointText
 
 
 class RelayOffer(AttemptMessage):

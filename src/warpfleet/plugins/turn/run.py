@@ -5,7 +5,9 @@ from warpfleet.core.combo import Phase, Reason, RouteType, Side, Transport
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.core.pairing import Requirement
 from warpfleet.net.interfaces import ConnectRefused, DatagramSocket, Relay, RelayRefused, Unreachable
-from warpfleet.plugins.contract import AttemptFailed, Strategy, Won
+from warpfleet.plugins.attempt_context import Won
+from warpfleet.plugins.attempt_failed import AttemptFailed
+from warpfleet.plugins.contract import Strategy
 from warpfleet.plugins.registry import register
 from warpfleet.plugins.turn.messages import RelayAnswer, RelayOffer
 

@@ -11,7 +11,7 @@ from warpfleet.core.nat import Filtering
 from warpfleet.core.pairing import Kind
 from warpfleet.net.handshake import ProofFailed
 from warpfleet.net.interfaces import DatagramSocket
-from warpfleet.plugins.contract import Begun, Won
+from warpfleet.plugins.attempt_context import Begun, Won
 from warpfleet.plugins.udp_punch.exchange import Exchange, endpoints
 from warpfleet.plugins.udp_punch.messages import Greeting, Offer
 from warpfleet.plugins.udp_punch.plan import HIDDEN_PORT, RUN_SOCKETS, ahead, behind

@@ -9,7 +9,8 @@ from warpfleet.core.endpoint import Endpoint
 from warpfleet.core.nat import Filtering
 from warpfleet.core.pairing import Kind, kind_of
 from warpfleet.net.interfaces import DatagramSocket
-from warpfleet.plugins.contract import AttemptContext, AttemptFailed
+from warpfleet.plugins.attempt_context import AttemptContext
+from warpfleet.plugins.attempt_failed import AttemptFailed
 from warpfleet.plugins.udp_punch.messages import Answer, Greeting, Offer
 from warpfleet.plugins.udp_punch.plan import CANDIDATES_MAX, HIDDEN_PORT
 from warpfleet.plugins.udp_punch.standing import Borrowed, Standing

@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from warpfleet.net.handshake import FRAME_BYTES
-from warpfleet.plugins.contract import AttemptMessage, EndpointText
+from warpfleet.plugins.attempt_messages import AttemptMessage, EndpointText
 from warpfleet.plugins.udp_punch.plan import CANDIDATES_MAX
 
 _DATAGRAM_MAX_BYTES = 1500  # what a path carries in one piece

@@ -8,7 +8,7 @@ from warpfleet.core.combo import RouteType
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.core.pairing import Kind
 from warpfleet.net.interfaces import DatagramSocket
-from warpfleet.plugins.contract import Won
+from warpfleet.plugins.attempt_context import Won
 from warpfleet.plugins.udp_punch.exchange import Exchange, endpoints
 from warpfleet.plugins.udp_punch.messages import Offer
 from warpfleet.plugins.udp_punch.plan import RUN_SOCKETS, ahead, behind, candidates

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from warpfleet.core.combo import Phase, RouteType, Transport
 from warpfleet.core.pairing import Requirement
 from warpfleet.core.peer import ADDRESS_FAMILIES
-from warpfleet.plugins.contract import AttemptContext, AttemptFactory, NodePorts, Strategy, Won
+from warpfleet.plugins.attempt_context import AttemptContext, Won
+from warpfleet.plugins.contract import AttemptFactory, Strategy
+from warpfleet.plugins.node_ports import NodePorts
 from warpfleet.plugins.registry import register
 from warpfleet.plugins.udp_punch import at_once, ordinary
 from warpfleet.plugins.udp_punch.exchange import Exchange, Turns

@@ -9,7 +9,7 @@ from warpfleet.core.pairing import Kind, kind_of
 from warpfleet.core.peer import AddressFamily, PeerView
 from warpfleet.net.interfaces import Unreachable
 from warpfleet.net.shared import Loan, SharedSocket
-from warpfleet.plugins.contract import NodePorts
+from warpfleet.plugins.node_ports import NodePorts
 
 # RFC 4787 REQ-5 has a mapping live for two minutes; what is met with is 30 s, and 15 s by routers that are short of
 # room. Two datagrams of 20 and 44 bytes each time.
