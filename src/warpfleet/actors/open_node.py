@@ -8,6 +8,7 @@ from warpfleet.core.combo import Reason
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.core.identity import Identity, PublicIdentity
 from warpfleet.core.peer import AddressFamily, PeerView
+from warpfleet.net.handshake import Wishes
 from warpfleet.net.interfaces import NodeNetwork
 from warpfleet.net.network import KernelNetwork
 from warpfleet.plugins.attempt_failed import AttemptFailed
@@ -73,6 +74,11 @@ class OpenNode:
     @property
     def listen_ports(self) -> Sequence[int]:
         return self.spec.listen
+
+    @property
+    def wishes(self) -> Wishes:
+        """What it wishes of every pipe."""
+        return Wishes.PLAIN if self.spec.plain else Wishes.NONE
 
     def now_us(self) -> int:
         return self.true_us(int(self._now_s() * 1_000_000))

@@ -2,17 +2,13 @@
 
 import asyncio
 import logging
-import re
-from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from warpfleet.actors.admission import Admission
 from warpfleet.actors.attempt_run import AttemptRun
-from warpfleet.actors.echo import Measured, echo, measure
-from warpfleet.actors.lander import Lander, landing_path
-from warpfleet.actors.movable import MovablePipe, Whose, whose
 from warpfleet.actors.open_node import LearnRecord, OpenNode, OwnRecord, kernel_network
 from warpfleet.actors.outbox import Outbox
 from warpfleet.actors.surroundings import MACHINE, Surroundings
@@ -28,17 +24,15 @@ from warpfleet.actors.values import (
     StartAttempt,
     Use,
 )
-from warpfleet.actors.work import Work
-from warpfleet.core.combo import AttemptOutcome, Combo, Reason, Side
+from warpfleet.actors.won_pipes import HeldPipe, WonPipes
+from warpfleet.core.combo import AttemptOutcome, Reason, Side
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.core.identity import PublicIdentity
 from warpfleet.core.peer import AddressFamily, PeerView
-from warpfleet.core.targets import Budget
 from warpfleet.net import descriptors
 from warpfleet.net.handshake import Frame, FrameType, Wishes
-from warpfleet.net.interfaces import NodeNetwork, Pipe
+from warpfleet.net.interfaces import NodeNetwork
 from warpfleet.net.proved_path import ProvedPath
-from warpfleet.net.quic import QuicPipe
 from warpfleet.plugins.attempt_context import AttemptSpec
 from warpfleet.plugins.attempt_messages import Abandon
 from warpfleet.plugins.inbox import InboundStream
@@ -46,15 +40,7 @@ from warpfleet.plugins.loader import registrations
 from warpfleet.plugins.registry import REGISTRY, Registration
 from warpfleet.plugins.room import MAX_SOCKETS, Room
 
-# A stream that a peer opened has been connected already: what follows is a proof of a few round trips.
-_STREAM_TIMEOUT_S = 15.0
-# So many attempts may peers have open with one node at a time: ten connections with every technique at once.
-_RESPONDER_ATTEMPTS_MAX = 128
-_ATTEMPTS_OF_A_PEER_MAX = 48  # so that one peer leaves room for others
 _SETTLE_S = 3.0  # a router that has answered maps within tens of milliseconds, a slow one over HTTP within seconds
-_BUDGETS_MAX = 4096  # pairs of which what they may send is remembered; those of long ago have filled up again
-_ANSWERED_MAX = 1024  # a signal is late by seconds: that is hundreds of attempts a second
-_CONNECTION_ID = re.compile(r"[0-9a-f]{32}")
 
 _log = logging.getLogger(__name__)
 
@@ -80,10 +66,6 @@ class HostPorts:
     """The folder where programs that are attached to nodes take pipes; None where no program is, or it is this one."""
 
 
-HeldPipe = Callable[[str, str, Side, Pipe], None]
-"""Takes a pipe that is not measured: node, connection id, side, pipe."""
-
-
 class PluginHost:
     """Runs the attempts of one plugin. `on_pipe` gets the pipes that are held rather than measured, of either side.
     `network_of` makes a node's network.
@@ -102,25 +84,21 @@ class PluginHost:
         self._on_held_pipe = on_pipe
         self._network_of = network_of
         self._surroundings = surroundings
-        self._budgets: dict[tuple[str, bytes], Budget] = {}  # by node and peer, the one used last at the end
         self._room = Room(min(MAX_SOCKETS, descriptors.limit() // 2))  # the other half is for everything else
         self._nodes: dict[str, OpenNode] = {}
         self._runs: dict[tuple[str, str], AttemptRun] = {}  # by node and attempt id: both sides may be served here
-        self._uses: dict[tuple[str, str], Use] = {}
-        self._answered: dict[tuple[str, str], None] = {}  # attempts that streams have opened and that are over
-        self._movable: dict[Whose, MovablePipe] = {}
-        self._early_paths: dict[Whose, ProvedPath] = {}  # for pipes whose tunnel is still being made
         self._roster: dict[bytes, PublicIdentity] = {}
         self._peers: dict[str, PublicIdentity] = {}
         self._ports: HostPorts | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self._served: defaultdict[str, Work] = defaultdict(Work)  # by node: pipes that end in a program attached to it
         self._closed = asyncio.Event()
 
     def bind(self, plugin: str, ports: HostPorts) -> None:
         """Learn which plugin to run, and whom to talk to. Before anything else."""
         self.registration = REGISTRY.get(plugin)
         self._ports = ports
+        self._pipes = WonPipes(self._on_held_pipe, ports.landings)
+        self._admission = Admission(self.registration.strategy, self._runs.values())
         self._reports: Outbox[Report, None] = Outbox(ports.report)
         self._signals: Outbox[OutgoingSignal, None] = Outbox(ports.post)
         self._mappings: Outbox[tuple[str, tuple[Endpoint, ...]], None] = Outbox(ports.remap)
@@ -185,7 +163,7 @@ class PluginHost:
         for run in ending:
             run.cancel(Reason.STOPPED)
         await asyncio.gather(*(run.ended() for run in ending))
-        await asyncio.gather(*(self._served.pop(name).cancel() for name in names if name in self._served))
+        await asyncio.gather(*(self._pipes.close(name) for name in names))
         await asyncio.gather(*(node.close() for node in closing))
 
     async def take_views(self, views: Mapping[str, PeerView], clock_offset_s: float = 0.0) -> None:
@@ -230,21 +208,9 @@ class PluginHost:
         """Take an inbound stream whose first frame names this plugin, or a path for a pipe that it has won. Signatures
         are verified already."""
         if isinstance(handed, ProvedPath):
-            self._adopt_path(node, handed)
+            self._pipes.move(node, handed)
         else:
             self._adopt_stream(node, handed)
-
-    def _adopt_path(self, node: str, path: ProvedPath) -> None:
-        pipe = node, path.peer, path.connection_id, path.side
-        if movable := self._movable.get(pipe):
-            movable.move(path)
-        elif pipe not in self._early_paths and self._may_come(pipe):
-            self._early_paths[pipe] = path
-        else:
-            path.discard()
-
-    def _may_come(self, pipe: Whose) -> bool:
-        return any(whose(run) == pipe for run in self._runs.values())
 
     def _adopt_stream(self, node: str, inbound: InboundStream) -> None:
         frame = Frame.parse(inbound.first_frame)
@@ -289,60 +255,27 @@ class PluginHost:
             timeout_s=order.timeout_s,
             theirs=order.theirs,
             rtt_ms=order.rtt_ms,
-            wishes=_wishes(node) | (Wishes.NONE if order.use is Use.HOLD else Wishes.MEASURED),
+            wishes=node.wishes | (Wishes.NONE if order.use is Use.HOLD else Wishes.MEASURED),
             for_move=order.for_move,
         )
-        self._uses[order.node, order.attempt_id] = order.use
-        self._run(node, peer, spec)
+        self._run(node, peer, spec, order.use)
 
     def _open_by_message(self, signal: IncomingSignal) -> None:
         node = self._nodes.get(signal.node)
         peer = self._peers.get(signal.sender)
-        message = signal.message
-        if node is None or peer is None or message is None or not message.opens:
-            return
-        if (signal.node, signal.attempt_id) in self._answered:
-            return  # a stream was faster
-        spec = AttemptSpec(
-            attempt_id=signal.attempt_id,
-            connection_id=signal.connection_id,
-            started_at_us=message.started_at_us,
-            side=Side.RESPONDER,
-            combo=Combo(self.registration.name, message.af, message.route),
-            timeout_s=message.timeout_s,
-            opening=message,
-            rtt_ms=message.rtt_ms,
-            wishes=_wishes(node),
-        )
-        self._respond(node, peer, spec)
+        if node and peer and (spec := self._admission.by_message(node, signal)):
+            self._respond(node, peer, spec)
 
     def _open_by_frame(self, node_name: str, frame: Frame, af: AddressFamily) -> AttemptRun | None:
         node = self._nodes.get(node_name)
-        if node is None or frame.type is not FrameType.HELLO or not self.registration.strategy.accepts_streams:
-            return None
-        spec = AttemptSpec(
-            attempt_id=frame.attempt_id,
-            connection_id=frame.connection_id,
-            started_at_us=frame.started_at_us,
-            side=Side.RESPONDER,
-            combo=Combo(self.registration.name, af, frame.route),
-            timeout_s=_STREAM_TIMEOUT_S,
-            wishes=_wishes(node),
-        )
-        return self._respond(node, self._roster[frame.sender], spec)
+        if node and (spec := self._admission.by_frame(node, frame, af)):
+            return self._respond(node, self._roster[frame.sender], spec)
+        return None
 
     def _respond(self, node: OpenNode, peer: PublicIdentity, spec: AttemptSpec) -> AttemptRun | None:
-        open_here = [r for r in self._runs.values() if r.node is node and r.context.side is Side.RESPONDER]
-        of_peer = sum(run.context.peer == peer for run in open_here)
-        strategy = self.registration.strategy
-        known = _CONNECTION_ID.fullmatch(spec.connection_id) and spec.combo.route in strategy.routes
-        full = len(open_here) >= _RESPONDER_ATTEMPTS_MAX or of_peer >= _ATTEMPTS_OF_A_PEER_MAX
-        if node.factory is None or not known or full:
-            _log.info("%s opens an attempt with %s that is refused", peer.name, node.name)
-            return None
-        return self._run(node, peer, spec)
+        return self._run(node, peer, spec) if self._admission.admits(node, peer, spec) else None
 
-    def _run(self, node: OpenNode, peer: PublicIdentity, spec: AttemptSpec) -> AttemptRun:
+    def _run(self, node: OpenNode, peer: PublicIdentity, spec: AttemptSpec, use: Use | None = None) -> AttemptRun:
         assert node.factory is not None
         strategy = self.registration.strategy
         run = AttemptRun(
@@ -350,81 +283,29 @@ class PluginHost:
             node,
             peer,
             strategy.reaches or (spec.combo.route,),
-            self._budget(node.name, peer),
+            self._admission.budget(node.name, peer),
             report=self._reports.put,
             post=self._signals.put,
-            on_pipe=self._use_pipe,
+            on_pipe=self._pipes.use,
             on_path=lambda run, path: self._pass_on(path.plugin, run.node.name, path),
             room=self._room,
-            lander=self._lander(node, spec),
+            lander=self._pipes.lander(node, spec),
             surroundings=self._surroundings,
         )
         key = node.name, spec.attempt_id
         self._runs[key] = run
+        self._pipes.expect(run, use)
         task = run.start(node.factory)
         self._tasks.add(task)
 
         def forget(_: asyncio.Task[None]) -> None:
             self._tasks.discard(task)
             self._runs.pop(key, None)
-            self._uses.pop(key, None)
-            if spec.side is Side.RESPONDER and spec.opening is None:
-                self._answered[key] = None
-                while len(self._answered) > _ANSWERED_MAX:
-                    del self._answered[next(iter(self._answered))]
-            if not self._may_come(whose(run)) and (early := self._early_paths.pop(whose(run), None)):
-                early.discard()
+            self._admission.ended(node.name, spec)
+            self._pipes.forget(run)
 
         task.add_done_callback(forget)
         return run
-
-    def _lander(self, node: OpenNode, spec: AttemptSpec) -> Lander | None:
-        """Who reaches the program that the pipe of an attempt may be for."""
-        if self._ports is None or self._ports.landings is None:
-            return None
-        lander = Lander(landing_path(self._ports.landings, node.identity.public))
-        measured = spec.side is Side.INITIATOR and Wishes.MEASURED in spec.wishes
-        return lander if lander.attached and not measured else None
-
-    def _budget(self, node: str, peer: PublicIdentity) -> Budget:
-        """What a node's attempts with a peer may still send, so that no peer has us flood others by many attempts."""
-        key = node, peer.key
-        budget = self._budgets.pop(key, None) or Budget(self.registration.strategy.allowance)
-        self._budgets[key] = budget
-        while len(self._budgets) > _BUDGETS_MAX:
-            del self._budgets[next(iter(self._budgets))]
-        return budget
-
-    async def _use_pipe(self, run: AttemptRun, pipe: Pipe) -> None:
-        movable = self._made_movable(run, pipe) if isinstance(pipe, QuicPipe) and pipe.path.relayed else None
-        use = self._uses.get((run.node.name, run.context.attempt_id))
-        held = Wishes.MEASURED not in run.context.wishes | run.context.peer_wishes
-        if held and self._on_held_pipe:
-            self._on_held_pipe(run.node.name, run.context.connection_id, run.context.side, pipe)
-        elif held and (lander := self._lander(run.node, run.context)):
-            self._served[run.node.name].start(_serve(lander, run, pipe))
-        elif run.context.side is Side.RESPONDER:
-            await echo(pipe)
-        elif held:  # the program that it was for has gone
-            await pipe.abort()
-        elif movable:
-            _tell(run, await measure(pipe))
-            if use is Use.KEEP:
-                await movable.moved.wait()
-                _tell(run, await measure(pipe))
-                await asyncio.shield(movable.closed)
-            await pipe.close()
-        else:
-            measured = await measure(pipe)
-            await pipe.close()  # the connection that begins next may want the same standing socket
-            _tell(run, measured)
-
-    def _made_movable(self, run: AttemptRun, pipe: QuicPipe) -> MovablePipe:
-        movable = self._movable[whose(run)] = MovablePipe(run, pipe)
-        movable.closed.add_done_callback(lambda _: self._movable.pop(whose(run)))
-        if early := self._early_paths.pop(whose(run), None):
-            movable.move(early)
-        return movable
 
     def _on_stream(self, node: OpenNode, inbound: InboundStream) -> None:
         """Pass a stream on to the plugin whose attempt it is for. MOVE names another one, that of the pipe: whoever
@@ -441,26 +322,6 @@ class PluginHost:
             self._ports.hand_over(plugin, node, handed)
         else:
             handed.discard()
-
-
-def _wishes(node: OpenNode) -> Wishes:
-    return Wishes.PLAIN if node.spec.plain else Wishes.NONE
-
-
-async def _serve(lander: Lander, run: AttemptRun, pipe: Pipe) -> None:
-    """Let the program that is attached to the node have it; without one, peers find their echo."""
-    if await lander.serve(run.context, pipe):
-        return
-    if run.context.side is Side.RESPONDER:
-        await echo(pipe)
-    else:
-        await pipe.abort()
-
-
-def _tell(run: AttemptRun, measured: Measured | None) -> None:
-    first_byte_at_s = measured.first_byte_at_s if measured else None
-    rtt_ms = measured.rtt_ms if measured else None
-    run.tell(Stage.MEASURED, first_byte_at_s=first_byte_at_s, rtt_ms=rtt_ms)
 
 
 def _not_started(order: StartAttempt, reason: Reason) -> Report:

@@ -6,9 +6,10 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 
 from warpfleet.actors.coordinator import Coordinator, RecordView, TelemetryPort
-from warpfleet.actors.plugin_host import Handed, HeldPipe, HostPorts, PluginHost
+from warpfleet.actors.plugin_host import Handed, HostPorts, PluginHost
 from warpfleet.actors.surroundings import Surroundings
 from warpfleet.actors.values import ConnectionRequest, NodeSpec
+from warpfleet.actors.won_pipes import HeldPipe
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.core.identity import PublicIdentity
 from warpfleet.core.nat import NatBehaviour
