@@ -60,8 +60,8 @@ class Bench:
         self.run = ConnectionRun(
             request, techniques, command=lambda _plugin, c: self.commands.append(c), on_attempt=self.rows.append
         )
-        self.run.prepare()
-        self.run.begin()
+        self.run.record.prepare()
+        self.run.record.begin()
         self.walking = asyncio.create_task(self.run.walk(plan, ALICE, BOB))
 
     async def say(self, plugin: str, stage: Stage, **facts: object) -> None:

@@ -206,7 +206,7 @@ class Coordinator:
     async def _connect(self, run: ConnectionRun) -> None:
         request = run.request
         try:
-            await self._rows.ask(run.prepare())
+            await self._rows.ask(run.record.prepare())
             await self._every_host()
             row = await self._walk(run)
         except Exception as error:  # noqa: BLE001 - whatever it is, a connection that was started gets its row
@@ -229,7 +229,7 @@ class Coordinator:
                     await self._hosts_changed.wait()
 
     async def _walk(self, run: ConnectionRun) -> ConnectionRow:
-        run.begin()
+        run.record.begin()
         request = run.request
         mine = self._view(request.initiator)
         theirs = self._view(request.responder) or await self._refreshed(run)
@@ -240,7 +240,7 @@ class Coordinator:
         plan = await self._plan(request, mine, theirs)
         row = await run.walk(plan, mine, theirs)
         if self._evidence:
-            for item in run.evidence(mine, theirs):
+            for item in run.record.evidence(mine, theirs):
                 self._evidence.put(item)
         return row
 
@@ -276,7 +276,7 @@ class Coordinator:
             node=request.initiator,
             attempt_id=self._surroundings.new_id(),
             connection_id=request.connection_id,
-            started_at_us=int(run.started_at.timestamp() * 1_000_000),
+            started_at_us=run.record.started_at_us,
             combo=Combo(_REFRESHER, request.pin.af or 4, RouteType.EXT),
             timeout_s=_RECORD_S,
             peer=request.responder,
