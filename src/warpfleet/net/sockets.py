@@ -169,8 +169,8 @@ class UdpSocket:
 def _after(parts: Sequence[bytes | memoryview], sent: int) -> list[memoryview]:
     """What is left of the parts once so many bytes of them are sent."""
     left: list[memoryview] = []
-    for part in map(memoryview, parts):
-        left += [part[sent:]] if sent < len(part) else []
+    for part in parts:
+        left += [memoryview(part)[sent:]] if sent < len(part) else []
         sent = max(sent - len(part), 0)
     return left
 
