@@ -379,6 +379,25 @@ async def test_a_pipe_for_a_program_that_is_gone_is_not_served(tmp_path: Path) -
     await echoes(near, bob)
 
 
+async def test_a_program_that_takes_no_more_gets_none_and_nobody_else_does(tmp_path: Path) -> None:
+    path = tmp_path / "alice"
+    with socket.socket(socket.AF_UNIX) as full, socket.socket(socket.AF_UNIX) as waiting:
+        full.bind(str(path))
+        full.listen(0)
+        waiting.connect(str(path))
+        near, far = streams()
+        mine, *_ = agreed(Side.INITIATOR)
+        with pytest.raises(ConnectionLost, match="takes no more"):
+            await Lander(path).hand_over(context(), near, mine, b"")
+        near.close()
+        far.close()
+        pipe, bob = await tls()
+        assert await Lander(path).serve(context(), pipe)
+        with pytest.raises(ConnectionLost):
+            await bob.recv()
+        await bob.abort()
+
+
 # What may come to a landing.
 
 

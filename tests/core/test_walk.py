@@ -92,6 +92,7 @@ HOME = peer("home", "192.168.1.2", "198.51.100.1", CONE)
 FLATMATE = peer("flatmate", "192.168.1.3", "198.51.100.1", CONE)
 FAR_HOME = peer("far_home", "192.168.1.2", "198.51.100.2", CONE)
 SERVER = peer("server", "203.0.113.5", "203.0.113.5", OPEN)
+UNPROBED = peer("unprobed", "203.0.113.5", "203.0.113.5", NatBehaviour())
 OFFICE = peer("office", "10.0.0.2", "198.51.100.3", RANDOM_NAT)
 SAME_BOX = peer("same_box", "192.168.1.2", "198.51.100.1", CONE, machine="home")
 
@@ -167,7 +168,7 @@ def test_the_strict_plan_tries_what_the_nats_rule_out() -> None:
     assert read(make_plan(TECHNIQUES, STRICT, HOME, OFFICE)) == (tried, NO_LAN | NOT_HERE)
 
 
-@pytest.mark.parametrize(("theirs", "start_s"), [(FLATMATE, 0.1), (SERVER, 0.3), (FAR_HOME, 0.3)])
+@pytest.mark.parametrize(("theirs", "start_s"), [(FLATMATE, 0.1), (UNPROBED, 0.3), (FAR_HOME, 0.3)])
 def test_a_punch_waits_less_for_what_is_dialled_inside_one_network(theirs: PeerView, start_s: float) -> None:
     assert planned(make_plan(TECHNIQUES, STAGGERED, HOME, theirs))["punch/ext"].start_s == start_s
 
@@ -314,7 +315,7 @@ def test_a_relay_is_never_left_out() -> None:
 
 def test_what_an_earlier_combo_makes_unlikely_to_be_needed_is_moved() -> None:
     tracks = {Inbound(SERVER_EXIT, "reverse"): record(16, 16, 360.0)}
-    found = planned(make_plan(TECHNIQUES, STAGGERED, SERVER, HOME, experience=known(tracks)))
+    found = planned(make_plan(TECHNIQUES, STAGGERED, UNPROBED, HOME, experience=known(tracks)))
     advice = "moved from 0.30 s to 0.59 s: reverse towards 203.0.113.5 won 16 of 16, in 360 ms on average"
     assert found["punch/ext"] == Planned(Combo("punch", 4, EXT), pytest.approx(0.59), advice=advice)
     assert found["relay/ext"] == Planned(Combo("relay", 4, EXT), 2.5), "it comes later anyway"
@@ -335,7 +336,7 @@ def test_what_an_earlier_combo_makes_unlikely_to_be_needed_is_moved() -> None:
 )
 def test_only_what_has_proved_itself_moves_others(track: Track, start_s: float) -> None:
     tracks: dict[Subject, Track] = {Inbound(SERVER_EXIT, "reverse"): track}
-    found = planned(make_plan(TECHNIQUES, STAGGERED, SERVER, HOME, experience=known(tracks)))
+    found = planned(make_plan(TECHNIQUES, STAGGERED, UNPROBED, HOME, experience=known(tracks)))
     assert found["punch/ext"].start_s == pytest.approx(start_s)
     assert (found["punch/ext"].advice is None) == (start_s == 0.3)
 
@@ -625,11 +626,32 @@ def test_relay_first_is_staggered_with_a_relay_at_once() -> None:
     assert starts(RELAY_FIRST) == starts(STAGGERED) | {"relay/ext": 0}
 
 
+@pytest.mark.parametrize("numbers", [STAGGERED, RELAY_FIRST])
+@pytest.mark.parametrize(("mine", "theirs", "first"), [(HOME, SERVER, {"dial/ext"}), (SERVER, HOME, {"reverse/ext"})])
+def test_beside_what_is_sure_nothing_but_a_relay_starts_before_that_has_had_its_time(
+    numbers: WalkNumbers, mine: PeerView, theirs: PeerView, first: set[str]
+) -> None:
+    found = planned(make_plan(TECHNIQUES, numbers, mine, theirs))
+    assert {name for name, p in found.items() if p.start_s == 0} - {"relay/ext"} == first
+    assert {p.start_s for name, p in found.items() if name not in {"relay/ext", *first}} == {0.6}
+
+
+def test_two_servers_of_one_network_dial_each_other_there_at_once() -> None:
+    found = planned(make_plan(TECHNIQUES, STAGGERED, SERVER, replace(SERVER, name="b", external={4: "203.0.113.6"})))
+    assert {name for name, p in found.items() if p.start_s == 0} >= {"dial/nic", "dial/ext", "reverse/nic"}
+
+
+def test_what_experience_denies_is_not_sure() -> None:
+    tracks: dict[Subject, Track] = {Inbound(SERVER_EXIT, "dial"): record(0, 32)}
+    found = planned(make_plan(TECHNIQUES, STAGGERED, HOME, SERVER, experience=known(tracks)))
+    assert (found["dial/ext"].start_s, found["punch/ext"].start_s) == (0, 0.3)
+
+
 def test_experience_moves_no_relay_that_comes_first_and_nothing_on_account_of_one() -> None:
-    relayed = Between(REALM, "relay", 4, OPEN.signature, CONE.signature)
+    relayed = Between(REALM, "relay", 4, NatBehaviour().signature, CONE.signature)
     for slow in (Inbound(SERVER_EXIT, "reverse"), relayed):
         tracks: dict[Subject, Track] = {slow: record(16, 16, 2000.0)}
-        found = planned(make_plan(TECHNIQUES, RELAY_FIRST, SERVER, HOME, experience=known(tracks)))
+        found = planned(make_plan(TECHNIQUES, RELAY_FIRST, UNPROBED, HOME, experience=known(tracks)))
         assert found["relay/ext"].start_s == 0
         assert found["punch/ext"].start_s == (0.3 if slow is relayed else 0.8)
 

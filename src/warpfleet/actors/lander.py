@@ -91,7 +91,12 @@ class Lander:
     async def serve(self, context: AttemptContext, pipe: Pipe) -> bool:
         """Let that program have a pipe that stays here, until it closes it; False where no program is there. From one
         that does not take it in time nobody gets it."""
-        connected = await self._connected()
+        try:
+            connected = await self._connected()
+        except ConnectionLost as busy:
+            _log.warning("a pipe for %s is broken off: %s", self._path.name, busy)
+            await pipe.abort()
+            return True
         if connected is None:
             return False
         near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -122,8 +127,11 @@ class Lander:
         connected = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         connected.setblocking(False)
         try:
-            connected.connect(str(self._path))  # at once, or its backlog is full
+            connected.connect(str(self._path))
             check_user(connected)
+        except BlockingIOError:
+            connected.close()
+            raise ConnectionLost("the program that the pipe is for takes no more for now") from None
         except (OSError, Refused) as error:
             _log.info("nobody takes pipes at %s: %s", self._path.name, error)
             connected.close()

@@ -123,8 +123,7 @@ class AttachedNode(BaseNode):
 
     async def _close(self) -> None:
         self._backlog.close()
-        for connection_id in list(self._connecting):
-            await self._cancel(connection_id, Reason.STOPPED)
+        await asyncio.gather(*(self._cancel(connection_id, Reason.STOPPED) for connection_id in self._connecting))
         await self._close_pipes()
         await self._landing.close()
         await self._last_said()

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from warpfleet.core.combo import Combo
 from warpfleet.core.experience import Between, Experience, Inbound, Subject, round_trip_of, subject_of
-from warpfleet.core.pairing import Requirement, is_long_shot
+from warpfleet.core.pairing import Requirement, is_long_shot, is_sure
 from warpfleet.core.peer import PeerView
 
 # What usually takes so long may take half as long again; a busy host adds a few hundredths of a second.
@@ -43,6 +43,12 @@ class Advisor:
         subject = self._subject(requirement, combo)
         worked = isinstance(subject, Inbound) and self.experience.wins(subject) > 0
         return is_long_shot(requirement, combo, self.mine, self.theirs) and not worked
+
+    def is_sure(self, requirement: Requirement, combo: Combo) -> bool:
+        """Whether theory leaves no doubt of a combo, and experience does not deny it."""
+        subject = self._subject(requirement, combo)
+        denied = isinstance(subject, Inbound) and self.experience.hopeless(subject)
+        return is_sure(requirement, combo, self.mine, self.theirs) and not denied
 
     def rtt_ms(self, combo: Combo) -> float | None:
         """The round trip of the pipes that this combo made before between the two exits."""

@@ -1,6 +1,7 @@
 """An exit to the internet: the external address that the nodes behind it share, and what is known of its NATs."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv6Network, ip_address
 from typing import Self
 
@@ -9,6 +10,7 @@ from warpfleet.core.peer import AddressFamily
 
 INTERNET = "internet"  # the realm of addresses that are unique in the whole world
 _SITE_PREFIX_BITS = 64  # RFC 4291 section 2.5.4: a site's hosts share the first 64 bits, and its firewall
+_KNOWN_MAX = 4096  # addresses whose exit is kept: each plan asks for it some seventy times
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -23,10 +25,13 @@ class Exit:
     @classmethod
     def of(cls, realm: str, external_ip: str) -> Self:
         """The exit that an external address belongs to."""
-        ip = ip_address(external_ip)
-        if ip.version == 4:
-            return cls(realm, 4, str(ip))
-        return cls(realm, 6, str(IPv6Network((ip, _SITE_PREFIX_BITS), strict=False)))
+        return cls(realm, *_leaves_by(external_ip))
+
+
+@lru_cache(_KNOWN_MAX)
+def _leaves_by(external_ip: str) -> tuple[AddressFamily, str]:
+    ip = ip_address(external_ip)
+    return (4, str(ip)) if ip.version == 4 else (6, str(IPv6Network((ip, _SITE_PREFIX_BITS), strict=False)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -108,6 +108,14 @@ def is_long_shot(requirement: Requirement, combo: Combo, mine: PeerView, theirs:
     return bool(nat.translated) or nat.filtering in (Filtering.ADF, Filtering.APDF)
 
 
+def is_sure(requirement: Requirement, combo: Combo, mine: PeerView, theirs: PeerView) -> bool:
+    """Whether theory leaves no doubt of a combo: a TCP connect to a host that anybody reaches."""
+    if combo.route is not RouteType.EXT or requirement not in DIALS:
+        return False
+    one_exit = mine.external.get(combo.af) == theirs.external.get(combo.af)
+    return dialled(requirement, mine, theirs).behaviour(combo.af).open and not one_exit
+
+
 def dialled(requirement: Requirement, mine: PeerView, theirs: PeerView) -> PeerView:
     """The end whose listener or endpoint a technique needs."""
     return mine if requirement is Requirement.SELF_REACHABLE else theirs

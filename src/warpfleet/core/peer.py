@@ -2,13 +2,15 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from ipaddress import ip_interface
+from functools import lru_cache
+from ipaddress import IPv4Network, IPv6Network, ip_network
 
 from warpfleet.core.endpoint import Endpoint, Interface, Scope, scope_of
 from warpfleet.core.nat import NatBehaviour
 
 AddressFamily = int
 ADDRESS_FAMILIES: tuple[AddressFamily, ...] = (4, 6)
+_KNOWN_MAX = 4096  # subnets of addresses that are kept: each plan asks for a dozen
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,8 +70,13 @@ class PeerView:
 
 def shared_subnet(mine: PeerView, theirs: PeerView, af: AddressFamily) -> tuple[Interface, ...]:
     """The peer's interface addresses that lie in a subnet of ours."""
-    networks = {ip_interface(f"{i.ip}/{i.prefix_len}").network for i in mine.addresses(af)}
-    return tuple(i for i in theirs.addresses(af) if any(ip_interface(i.ip).ip in network for network in networks))
+    networks = {_subnet(i.ip, i.prefix_len) for i in mine.addresses(af)}
+    return tuple(i for i in theirs.addresses(af) if any(_subnet(i.ip, n.prefixlen) == n for n in networks))
+
+
+@lru_cache(_KNOWN_MAX)
+def _subnet(ip: str, prefix_len: int) -> IPv4Network | IPv6Network:
+    return ip_network((ip, prefix_len), strict=False)
 
 
 def same_network(mine: PeerView, theirs: PeerView, af: AddressFamily) -> bool:

@@ -13,6 +13,9 @@ from warpfleet.core.peer import ADDRESS_FAMILIES, AddressFamily, PeerView
 # What experience promises may fail to come. Most of it comes within a second of a phase's usual start; a relay, which
 # starts 2.5 s after the walk began, is to be held up by no more than 3 s in all.
 _MOVED_MAX_S = 0.5
+# Beside a combo of which there is no doubt, no other by way of the internet starts before that has had its time, on a
+# path of 200 ms: SYN, the proof, and what a busy host adds. What it might have won would only have cost both ends.
+_SURE_S = 0.6
 _NEAR_S = 0.1  # what is dialled inside one network is there by then, or not where both ends believe
 
 
@@ -198,6 +201,7 @@ def _phases(
 ) -> tuple[PhasePlan, ...]:
     """The phases as they start; what the advisor expects of the earlier ones moves the combos of a phase."""
     likely = [(t, c) for t, c in possible if not (advisor and advisor.is_long_shot(t.requirement, c))]
+    sure = {c for t, c in possible if advisor and advisor.is_sure(t.requirement, c)}
     plans: list[PhasePlan] = []
     expected: list[Expected] = []
     for phase in sorted(Phase, key=lambda phase: _time(numbers.timings[phase])):
@@ -211,6 +215,8 @@ def _phases(
             long_shot = advisor is not None and advisor.is_long_shot(technique.requirement, combo)
             rtt_ms = advisor.rtt_ms(combo) if advisor else None
             start_s = _start_s(technique, numbers, likely)
+            if sure and combo not in sure and combo.route is RouteType.EXT and phase is not Phase.RELAY:
+                start_s = None if start_s is None else max(start_s, _SURE_S)
             planned = _moved(Planned(combo, start_s, long_shot, rtt_ms=rtt_ms), soonest)
             combos.append(planned)
             if advisor and planned.start_s is not None and not beside:

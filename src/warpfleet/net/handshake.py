@@ -200,7 +200,8 @@ class Handshake:
             identity.public.key,
             wishes=wishes,
         )
-        self._verified: dict[bytes, Frame] = {}  # frames already verified, so that repeats cost nothing
+        self._verified: dict[bytes, Frame] = {}  # so that repeats cost nothing
+        self._said: dict[tuple[FrameType, str | None, bytes | None], bytes] = {}  # as above
 
     @property
     def proved(self) -> bool:
@@ -244,13 +245,18 @@ class Handshake:
         return handler(self, frame) if handler else Received()
 
     def _frame(self, kind: FrameType, plugin: str | None = None) -> bytes:
+        known = kind, plugin, self.peer_nonce
+        if known not in self._said:
+            self._said[known] = self._signed(self._made(kind, plugin))
+        return self._said[known]
+
+    def _made(self, kind: FrameType, plugin: str | None) -> Frame:
         ours, theirs = self._nonce, self.peer_nonce or _NO_NONCE
         nonces = (ours, theirs) if self.side is Side.INITIATOR else (theirs, ours)
         if kind in (FrameType.KNOCK, FrameType.HELLO):
             nonces = (ours, _NO_NONCE) if self.side is Side.INITIATOR else (_NO_NONCE, ours)
         of = plugin or self._base.plugin
-        frame = replace(self._base, type=kind, plugin=of, initiator_nonce=nonces[0], responder_nonce=nonces[1])
-        return self._signed(frame)
+        return replace(self._base, type=kind, plugin=of, initiator_nonce=nonces[0], responder_nonce=nonces[1])
 
     def _signed(self, frame: Frame) -> bytes:
         return frame.sign(self._identity, self.peer)

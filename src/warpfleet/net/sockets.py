@@ -11,7 +11,7 @@ import errno
 import os
 import socket
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Self
 
 from warpfleet.core.endpoint import Endpoint
@@ -166,6 +166,15 @@ class UdpSocket:
                 self._inbox.put(data, sender)
 
 
+def _after(parts: Sequence[bytes | memoryview], sent: int) -> list[memoryview]:
+    """What is left of the parts once so many bytes of them are sent."""
+    left: list[memoryview] = []
+    for part in parts:
+        left += [memoryview(part)[sent:]] if sent < len(part) else []
+        sent = max(sent - len(part), 0)
+    return left
+
+
 class TcpStream:
     """A connected TCP stream. Nothing is read ahead, so that `detach` loses no byte."""
 
@@ -200,19 +209,20 @@ class TcpStream:
 
     async def write(self, data: bytes, *more: bytes) -> None:
         """Write all of `data`, then what else is given. ConnectionLost where the stream has ended."""
-        left = [memoryview(part) for part in (data, *more) if part]
-        while left:
+        parts: Sequence[bytes | memoryview] = (data, *more)
+        left_bytes = sum(map(len, parts))
+        while left_bytes:
             self._ready.require_open()
             try:
-                sent = self._ready.socket.sendmsg(left)
+                sent = self._ready.socket.sendmsg(parts)
             except BlockingIOError:
                 await self._ready.writable()
             except OSError as error:
                 raise ConnectionLost(str(error)) from error
             else:
-                while left and sent >= len(left[0]):
-                    sent -= len(left.pop(0))
-                left[:1] = [part[sent:] for part in left[:1]]
+                left_bytes -= sent
+                if left_bytes:
+                    parts = _after(parts, sent)
 
     async def read(self, max_bytes: int) -> bytes:
         """At least one byte and at most `max_bytes`. ConnectionLost at the end of the stream."""

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
 
 from warpfleet.core.combo import Reason, RouteType
 from warpfleet.core.endpoint import Endpoint, Scope, scope_of
@@ -14,6 +13,7 @@ from warpfleet.plugins.attempt_context import AttemptContext, BegunStream, Won
 from warpfleet.plugins.attempt_failed import AttemptFailed
 from warpfleet.plugins.head_start import HeadStart, goes_on
 from warpfleet.plugins.inbox import InboundStream
+from warpfleet.plugins.racers import end_racers
 
 TARGETS_MAX = 8  # a peer has a few addresses and ports; more would make us a port scanner
 # TCP sends a lost SYN again after 1 s, the next one 2 s later (RFC 6298 section 2.1), and has then forgotten how long a
@@ -91,20 +91,21 @@ async def dial(
         if done:
             return first.result()
         second = asyncio.create_task(dial_one(endpoint))
+        pipe: Won | None = None
         try:
             await asyncio.wait([first, second], return_when=asyncio.FIRST_COMPLETED)
+            pipe = (first if first.done() else second).result()
         finally:
-            if not second.done() or first.done():
-                await _end([second])
-        return (first if first.done() else second).result()
+            await end_racers([second], keep=pipe)
+        return pipe
 
     racers = [asyncio.create_task(dial_one(endpoint)) for endpoint in endpoints[:TARGETS_MAX]]
     racers += [asyncio.create_task(dial_again(*each)) for each in zip(endpoints, list(racers), strict=False)]
     try:
         pipe = await _first(racers)
-        await _end(racers, keep=pipe)
+        await end_racers(racers, keep=pipe)
     except BaseException:
-        await _end(racers)
+        await end_racers(racers)
         raise
     return pipe
 
@@ -152,10 +153,10 @@ async def accept(context: AttemptContext, head_start: HeadStart | None = None) -
     racers: dict[asyncio.Task[Won], ByteStream] = {}
     try:
         winner = await _first_accepted(context, head_start, racers)
-        await _end([racer for racer in racers if racer is not winner])
+        await end_racers([racer for racer in racers if racer is not winner])
     except BaseException:
         _close(racers.values())
-        await _end(list(racers))
+        await end_racers(list(racers))
         raise
     _close(stream for racer, stream in racers.items() if racer is not winner)
     return winner.result()
@@ -190,7 +191,7 @@ async def _first_accepted(
                 proving.add(racer)
     finally:
         if arrival:
-            await _end([arrival])
+            await end_racers([arrival])
 
 
 async def _prove_inbound(context: AttemptContext, head_start: HeadStart | None, inbound: InboundStream) -> Won:
@@ -207,14 +208,3 @@ def _close(streams: Iterable[ByteStream]) -> None:
     """Close the streams, also of tasks that were cancelled before their first step."""
     for stream in streams:
         stream.close()
-
-
-async def _end(tasks: Sequence[asyncio.Task[Any]], *, keep: Won | None = None) -> None:
-    """Cancel and await the tasks; what they had reached all the same is closed."""
-    for task in tasks:
-        task.cancel()
-    for reached in await asyncio.gather(*tasks, return_exceptions=True):
-        if isinstance(reached, InboundStream):
-            reached.stream.close()
-        elif not isinstance(reached, BaseException) and reached is not keep:
-            await reached.close()

@@ -5,6 +5,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 from warpfleet.plugins.attempt_context import Won
+from warpfleet.plugins.racers import end_racers
 
 Racer = asyncio.Task[Won | None]
 
@@ -27,9 +28,9 @@ class Race:
         """The first pipe. Everything else is cancelled and awaited, and what it reached all the same is closed."""
         try:
             pipe = await self._first()
-            await self._end(keep=pipe)
+            await end_racers(self._racers, keep=pipe)
         except BaseException:  # a cancellation, too, finds what was reached until now
-            await self._end()
+            await end_racers(self._racers)
             raise
         return pipe
 
@@ -40,10 +41,3 @@ class Race:
             if pipe:
                 return pipe
             self._racers.discard(ended)
-
-    async def _end(self, *, keep: Won | None = None) -> None:
-        for racer in self._racers:
-            racer.cancel()
-        for reached in await asyncio.gather(*self._racers, return_exceptions=True):
-            if reached is not None and not isinstance(reached, BaseException) and reached is not keep:
-                await reached.close()

@@ -12,6 +12,7 @@ from warpfleet.core.pairing import Kind
 from warpfleet.net.handshake import ProofFailed
 from warpfleet.net.interfaces import DatagramSocket
 from warpfleet.plugins.attempt_context import Begun, Won
+from warpfleet.plugins.racers import end_racers
 from warpfleet.plugins.udp_punch.exchange import Exchange, endpoints
 from warpfleet.plugins.udp_punch.messages import Greeting, Offer
 from warpfleet.plugins.udp_punch.plan import HIDDEN_PORT, RUN_SOCKETS, ahead, behind
@@ -126,13 +127,15 @@ async def respond(exchange: Exchange, offer: Offer, greeting: Greeting) -> Won |
     """The responder's side, or the initiator's next offer, where nothing of ours has come there."""
     meeting = asyncio.create_task(_meet(exchange, endpoints(offer.candidates), greeting))
     again = asyncio.create_task(exchange.context.inbox.message(Offer))
+    won: Won | None = None
     try:
         await asyncio.wait({meeting, again}, return_when=asyncio.FIRST_COMPLETED)
-        return meeting.result() if meeting.done() else again.result()
+        if not meeting.done():
+            return again.result()
+        won = meeting.result()
+        return won
     finally:
-        for task in (meeting, again):
-            task.cancel()
-        await asyncio.gather(meeting, again, return_exceptions=True)
+        await end_racers([meeting, again], keep=won)
 
 
 async def _meet(exchange: Exchange, theirs: list[Endpoint], greeting: Greeting) -> Won:
