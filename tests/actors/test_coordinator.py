@@ -46,9 +46,9 @@ class Telemetry:
         self.begun: list[StartedRow] = []
         self.broken: set[type[Row]] = set()
 
-    async def write(self, rows: Sequence[Row]) -> None:
+    async def write(self, rows: Sequence[Row]) -> dict[str, str]:
         if any(type(row) in self.broken for row in rows):
-            raise OSError("disk full")
+            return {SWEEP: "disk full"}
         for row in rows:
             if isinstance(row, AttemptRow):
                 self.attempt_rows.append(row)
@@ -56,6 +56,7 @@ class Telemetry:
                 self.rows.append(row)
             elif isinstance(row, StartedRow):
                 self.begun.append(row)
+        return {}
 
     def ends(self) -> dict[str, tuple[AttemptOutcome, Reason | None]]:
         """How the attempts ended that were started."""
@@ -313,7 +314,7 @@ async def test_telemetry_that_raises_leaves_the_sweep_its_row(broken: type[Row])
     row = await world.row()
     if broken is StartedRow:
         assert (row.outcome, row.reason) == (ConnectionOutcome.ERROR, Reason.INTERNAL)
-        assert row.error == "OSError: disk full"
+        assert row.error == "MissingError: disk full"
     else:
         assert row.outcome is ConnectionOutcome.DIRECT
 

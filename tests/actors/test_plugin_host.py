@@ -465,6 +465,9 @@ async def test_a_responder_ends_after_fifteen_seconds_at_the_latest() -> None:
     await asyncio.sleep(0.2)
     assert bench.ends() == [("bob", AttemptOutcome.TIMEOUT, Reason.NO_ANSWER)]
     assert isinstance(bench.posted[0].message, Abandon)
+    await host.deliver([signal(Ask(**HEAD))])
+    await asyncio.sleep(16)
+    assert len(bench.ends()) == 1, "what opened it comes again too late"
     await host.close()
 
 

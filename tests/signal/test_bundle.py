@@ -63,6 +63,7 @@ def test_each_letter_arrives_as_it_was_in_its_order(texts: list[str]) -> None:
 
 def test_a_crowd_goes_in_one_envelope_and_more_than_it_holds_in_several() -> None:
     assert len(sent([letter(number, "x" * 100) for number in range(32)])) == 1
+    assert len(sent([letter(number, "") for number in range(65)])) == 2
     envelopes = sent([letter(number, '"' * 1_000) for number in range(64)])
     assert 1 < len(envelopes) < 8
     assert all(len(envelope) <= MAX_ENVELOPE_BYTES for envelope in envelopes)
@@ -95,7 +96,10 @@ def test_a_part_that_is_wrong_is_dropped_alone(bad: Part, error: type[EnvelopeEr
     assert isinstance(dropped, error)
 
 
-@pytest.mark.parametrize("field", [{"message_id": b"short"}, {"expires_at": float("nan")}, {"transmission": 256}])
+@pytest.mark.parametrize(
+    "field",
+    [{"message_id": b"short"}, {"expires_at": float("nan")}, {"transmission": 256}, {"connection_id": "\u00e9" * 128}],
+)
 def test_what_no_header_could_say_makes_no_part(field: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         Part.model_validate(part().model_dump() | field)

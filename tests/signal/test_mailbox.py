@@ -1,9 +1,12 @@
 """What a mailbox makes of its links: copies cost nothing, and a slow network is no busy one."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, ClassVar
+
+import pytest
 
 from virtual_time import now_s, virtual_time
 from warpfleet.core.identity import Identity
@@ -12,11 +15,13 @@ from warpfleet.signal.mailbox import House, Mailbox, Received
 from warpfleet.signal.messages import MessageTypes, ProtoMessage
 
 LINKS = 4
-ALICE, BOB = (Identity.generate(name, bytes([n]) * 32) for n, name in enumerate(("alice", "bob")))
+ALICE, BOB, CAROL = (Identity.generate(name, bytes([n]) * 32) for n, name in enumerate(("alice", "bob", "carol")))
 
 
 class Note(ProtoMessage):
     kind: ClassVar[str] = "copies.note"
+
+    text: str = ""
 
 
 @dataclass
@@ -59,15 +64,15 @@ class Channel:
     async def close(self) -> None: ...
 
 
-def mailboxes(broker: Broker, received: list[Received]) -> list[Mailbox]:
-    """Those of alice and bob, in one house."""
+def mailboxes(broker: Broker, received: list[Received], whose: Sequence[Identity] = (ALICE, BOB)) -> list[Mailbox]:
+    """Theirs, in one house."""
 
     async def handler(message: Received) -> None:
         received.append(message)
 
     house = House(MessageTypes([Note]), handler, lambda: 1_000.0)
-    house.roster.trust([ALICE.public, BOB.public])
-    return [Mailbox(who, house, lambda hear, _up: broker.channel(hear)) for who in (ALICE, BOB)]  # type: ignore[arg-type,return-value]
+    house.roster.trust([who.public for who in whose])
+    return [Mailbox(who, house, lambda hear, _up: broker.channel(hear)) for who in whose]  # type: ignore[arg-type,return-value]
 
 
 async def test_a_message_over_four_links_is_opened_once_and_acknowledged_once(monkeypatch: Any) -> None:
@@ -109,5 +114,32 @@ async def test_nothing_is_sent_twice_where_a_round_trip_is_a_long_one() -> None:
     for _ in range(10):
         await boxes[0].send("bob", "connection", Note(), 5.0)
     assert broker.published - before == 2 * 10
+    for box in boxes:
+        await box.close()
+
+
+@virtual_time
+async def test_a_peer_that_floods_makes_nobody_else_forgotten(monkeypatch: Any) -> None:
+    monkeypatch.setattr(mailbox, "ReplayGuard", partial(mailbox.ReplayGuard, capacity=2))
+    broker = Broker()
+    received: list[Received] = []
+    boxes = mailboxes(broker, received, (ALICE, BOB, CAROL))
+    flood = [asyncio.create_task(boxes[0].send("carol", "connection", Note(), 200.0)) for _ in range(8)]
+    await asyncio.sleep(1)
+    await boxes[1].send("carol", "connection", Note(), 5.0)
+    assert received[-1].sender == "bob"
+    for task in flood:
+        task.cancel()
+    for box in boxes:
+        await box.close()
+
+
+@virtual_time
+async def test_what_no_envelope_holds_is_refused_when_it_is_sent() -> None:
+    boxes = mailboxes(Broker(), [])
+    with pytest.raises(ValueError, match="longer than 255 bytes"):
+        await boxes[0].send("bob", "\u00e9" * 128, Note(), 5.0)
+    with pytest.raises(ValueError, match="exceeds"):
+        await boxes[0].send("bob", "connection", Note(text="\u00e9" * 33_000), 5.0)
     for box in boxes:
         await box.close()

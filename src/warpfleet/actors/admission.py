@@ -21,7 +21,7 @@ _STREAM_TIMEOUT_S = 15.0
 _RESPONDER_ATTEMPTS_MAX = 128
 _ATTEMPTS_OF_A_PEER_MAX = 48  # so that one peer leaves room for others
 _BUDGETS_MAX = 4096  # pairs of which what they may send is remembered; those of long ago have filled up again
-_ANSWERED_MAX = 1024  # a signal is late by seconds: that is hundreds of attempts a second
+_ANSWERED_MAX = 4096  # a signal is late by seconds: that is hundreds of attempts a second
 _CONNECTION_ID = re.compile(r"[0-9a-f]{32}")
 
 _log = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ class Admission:
         self._strategy = strategy
         self._running = running
         self._budgets: dict[tuple[str, bytes], Budget] = {}  # by node and peer, the one used last at the end
-        self._answered: dict[tuple[str, str], None] = {}  # attempts that streams have opened and that are over
+        self._answered: dict[tuple[str, str], None] = {}  # attempts that peers have opened and that are over
 
     def by_message(self, node: OpenNode, signal: IncomingSignal) -> AttemptSpec | None:
         """The attempt that a peer's message opens; None where it opens none."""
@@ -42,7 +42,7 @@ class Admission:
         if message is None or not message.opens:
             return None
         if (node.name, signal.attempt_id) in self._answered:
-            return None  # a stream was faster
+            return None  # a stream was faster, or the message comes again
         return AttemptSpec(
             attempt_id=signal.attempt_id,
             connection_id=signal.connection_id,
@@ -81,8 +81,8 @@ class Admission:
         return True
 
     def ended(self, node: str, spec: AttemptSpec) -> None:
-        """Remember a node's attempt that a stream opened, whose message may still come."""
-        if spec.side is Side.RESPONDER and spec.opening is None:
+        """Remember a node's attempt that the peer opened, whose message may still come."""
+        if spec.side is Side.RESPONDER:
             self._answered[node, spec.attempt_id] = None
             while len(self._answered) > _ANSWERED_MAX:
                 del self._answered[next(iter(self._answered))]

@@ -26,10 +26,13 @@ class Backlog:
         self._changed.set()
         return True
 
-    def close(self) -> None:
-        """End the iteration; what still waits is not taken any more."""
+    def close(self) -> list[Pipe]:
+        """End the iteration; the pipes that still waited, which nobody takes any more."""
         self._closed = True
         self._changed.set()
+        untaken = list(self._pipes)
+        self._pipes.clear()
+        return untaken
 
     def __aiter__(self) -> Self:
         return self

@@ -153,15 +153,20 @@ class BaseNode(ABC):
         else:
             self._drop(pipe)
 
+    def _close_backlog(self) -> None:
+        for pipe in self._backlog.close():
+            self._pipes.discard(pipe)
+            self._drop(pipe)
+
     async def _close_pipes(self) -> None:
         await asyncio.gather(*(pipe.close() for pipe in list(self._pipes)))
 
     async def _last_said(self) -> None:
-        """Return once the pipes that nobody wants are closed."""
+        """Return once the pipes that nobody takes are broken off."""
         await asyncio.gather(*self._last_words)
 
     def _drop(self, pipe: Pipe) -> None:
-        task = asyncio.create_task(pipe.close())
+        task = asyncio.create_task(pipe.abort())
         self._last_words.add(task)
         task.add_done_callback(self._last_words.discard)
 

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol
 
 from warpfleet.actors.connection_run import ConnectionRun
@@ -14,11 +15,12 @@ from warpfleet.actors.surroundings import MACHINE, Surroundings
 from warpfleet.actors.values import CancelAttempt, Command, ConnectionRequest, Report, Stage, StartAttempt, Use
 from warpfleet.configs.policy import walk_numbers
 from warpfleet.core.combo import AttemptOutcome, Combo, Policy, Reason, RouteType, Side
+from warpfleet.core.errors import MissingError
 from warpfleet.core.experience import Evidence, Experience, Subject, Track
 from warpfleet.core.peer import PeerView
 from warpfleet.core.plan import Plan, WalkNumbers, make_plan, subjects
 from warpfleet.plugins.loader import registrations
-from warpfleet.telemetry.records import AttemptRow, ConnectionRow, Row
+from warpfleet.telemetry.records import AttemptRow, ConnectionRow, Row, StartedRow
 
 _RECORD_S = 5.0  # for asking a peer for its record, where the broker has none
 _REFRESHER = "get_addr"
@@ -34,8 +36,8 @@ _log = logging.getLogger(__name__)
 class TelemetryPort(Protocol):
     """Where rows go."""
 
-    async def write(self, rows: Sequence[Row]) -> None:
-        """Return once they are written."""
+    async def write(self, rows: Sequence[Row]) -> Mapping[str, str]:
+        """Return once they are written; the sweeps of which some are not, and why."""
 
 
 class ObservatoryPort(Protocol):
@@ -58,6 +60,11 @@ class RecordView:
 CommandPort = Callable[[list[Command]], Awaitable[None]]
 
 
+async def _tracks(observatory: ObservatoryPort, subjects: Sequence[Subject]) -> Mapping[Subject, Track]:
+    async with asyncio.timeout(_ASKED_S):  # an observatory that hangs keeps those who ask later waiting no longer
+        return await observatory.tracks(subjects)
+
+
 class Coordinator:
     """Walks connections and reports their rows. One for each host; a plain class."""
 
@@ -71,7 +78,7 @@ class Coordinator:
         self._surroundings = surroundings
         self._evidence: Outbox[Evidence, None] | None = Outbox(observatory.learn) if observatory else None
         self._questions: Outbox[Subject, Mapping[Subject, Track]] | None = (
-            Outbox(observatory.tracks) if observatory else None
+            Outbox(partial(_tracks, observatory)) if observatory else None
         )
         self._techniques = {r.name: r.technique for r in registrations()}
         self._phases = {r.name: r.phase for r in registrations()}
@@ -88,7 +95,7 @@ class Coordinator:
         self._finished: defaultdict[str, asyncio.Queue[ConnectionRow]] = defaultdict(asyncio.Queue)
         self._tasks: set[asyncio.Task[None]] = set()
         self._numbers: dict[Policy, WalkNumbers] = {}
-        self._rows: Outbox[Row, None] = Outbox(telemetry.write)
+        self._rows: Outbox[Row, Mapping[str, str]] = Outbox(telemetry.write)
         self._ended = asyncio.Event()
 
     async def bind(self, hosts: Mapping[str, CommandPort]) -> None:
@@ -206,7 +213,7 @@ class Coordinator:
     async def _connect(self, run: ConnectionRun) -> None:
         request = run.request
         try:
-            await self._rows.ask(run.record.prepare())
+            await self._written(run.record.prepare())
             await self._every_host()
             row = await self._walk(run)
         except Exception as error:  # noqa: BLE001 - whatever it is, a connection that was started gets its row
@@ -215,10 +222,16 @@ class Coordinator:
         finally:
             del self._runs[request.connection_id]
         try:
-            await self._rows.ask(row)  # behind those of its attempts
+            await self._written(row)  # behind those of its attempts
         except Exception:  # noqa: BLE001 - the sweep is told all the same: it must not wait for a row without a place
             _log.exception("the row of connection %s was not written", request.connection_id)
         self._finished[request.sweep_id].put_nowait(row)
+
+    async def _written(self, row: StartedRow) -> None:
+        """MissingError where it cannot be."""
+        failed = await self._rows.ask(row)
+        if why := failed.get(row.sweep_id):
+            raise MissingError(why)
 
     async def _every_host(self) -> None:
         """Wait a while for the hosts that are being replaced: a technique less would change what is measured."""

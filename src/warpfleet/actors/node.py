@@ -140,7 +140,7 @@ class Node(BaseNode):
         await self._coordinator.learn(records)
 
     async def _close(self) -> None:
-        self._backlog.close()
+        self._close_backlog()
         await self._coordinator.stop(self._run_id)
         await self._close_pipes()
         await asyncio.gather(*(host.close() for host in self._hosts.values()))

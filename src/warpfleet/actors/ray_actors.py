@@ -178,8 +178,9 @@ class _RemoteTelemetry:
     def __init__(self, callee: Callee) -> None:
         self._callee = callee
 
-    async def write(self, rows: Sequence[Row]) -> None:
-        await self._callee.method("write", patient=True)(rows)
+    async def write(self, rows: Sequence[Row]) -> dict[str, str]:
+        failed: dict[str, str] = await self._callee.method("write", patient=True)(rows)
+        return failed
 
 
 class _CoordinatorActor(_Process, Coordinator):

@@ -1,6 +1,7 @@
 """The role that writes the telemetry of every sweep under way."""
 
 import asyncio
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from warpfleet.telemetry.writer import TelemetryWriter
 
 _TICK_S = 2.0  # how long a reader waits at most for rows of a quiet sweep
+
+_log = logging.getLogger(__name__)
 
 R = TypeVar("R", StartedRow, ConnectionRow, AttemptRow, NatObservationRow)
 
@@ -62,17 +65,17 @@ class TelemetryHost:
         for writer in self._writers.values():
             writer.end_open(ConnectionOutcome.ERROR, Reason.ACTOR_DIED, "the coordinator actor died")
 
-    async def write(self, rows: Sequence[Row]) -> None:
-        """Connections begin, attempts end, connections end, NATs were observed: in this order, whatever theirs is."""
-        for writer, group in self._by_sweep(_of(StartedRow, rows)):
-            self._sweep_of.update((row.connection_id, row.sweep_id) for row in group)
-            writer.started(group)
-        for writer, attempts in self._by_sweep(self._placed(row) for row in _of(AttemptRow, rows)):
-            writer.attempts(attempts)
-        for writer, connections in self._by_sweep(_of(ConnectionRow, rows)):
-            writer.connections(connections)
-        for writer, observations in self._by_sweep(_of(NatObservationRow, rows)):
-            writer.observations(observations)
+    async def write(self, rows: Sequence[Row]) -> dict[str, str]:
+        """Connections begin, attempts end, connections end, NATs were observed: in this order, whatever theirs is. The
+        sweeps of which some rows could not be written, and why: the others have theirs all the same."""
+        starts, failed = _of(StartedRow, rows), dict[str, str]()
+        self._sweep_of.update((row.connection_id, row.sweep_id) for row in starts if row.sweep_id in self._writers)
+        attempts = [self._placed(row) for row in _of(AttemptRow, rows)]
+        self._write(starts, "started", failed)
+        self._write(attempts, "attempts", failed)
+        self._write(_of(ConnectionRow, rows), "connections", failed)
+        self._write(_of(NatObservationRow, rows), "observations", failed)
+        return failed
 
     async def serve(self) -> None:
         """Return when closed; whoever awaits this learns at once when the process dies."""
@@ -90,10 +93,15 @@ class TelemetryHost:
     def _placed(self, row: AttemptRow) -> AttemptRow:
         return row if row.sweep_id else replace(row, sweep_id=self._sweep_of.get(row.connection_id, ""))
 
-    def _by_sweep(self, rows: Iterable[R]) -> "list[tuple[TelemetryWriter, list[R]]]":
+    def _write(self, rows: Iterable[R], method: str, failed: dict[str, str]) -> None:
         by_sweep = attrgetter("sweep_id")
-        groups = groupby(sorted(rows, key=by_sweep), key=by_sweep)
-        return [(self._writers[sweep], list(group)) for sweep, group in groups if sweep in self._writers]
+        for sweep, group in groupby(sorted(rows, key=by_sweep), key=by_sweep):
+            if writer := self._writers.get(sweep):
+                try:
+                    getattr(writer, method)(list(group))
+                except Exception as error:  # noqa: BLE001 - a full disk, a value that fits no column: one sweep's own
+                    _log.error("rows of sweep %s were not written", sweep, exc_info=error)
+                    failed.setdefault(sweep, str(error))
 
     async def _tick(self) -> None:
         while True:

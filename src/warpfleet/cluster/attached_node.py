@@ -119,10 +119,10 @@ class AttachedNode(BaseNode):
         if self._closing or holding.cancelled():
             return
         self._lost = str(holding.exception() or "the cluster has closed it")
-        self._backlog.close()
+        self._close_backlog()
 
     async def _close(self) -> None:
-        self._backlog.close()
+        self._close_backlog()
         await asyncio.gather(*(self._cancel(connection_id, Reason.STOPPED) for connection_id in self._connecting))
         await self._close_pipes()
         await self._landing.close()

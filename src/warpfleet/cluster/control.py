@@ -29,6 +29,7 @@ _log = logging.getLogger(__name__)
 
 _LENGTH = struct.Struct("!I")
 _UNREAD_MAX_BYTES = 65_536  # of progress that nobody reads: the next one says more anyway
+_BACKLOG = 4096  # the kernel bounds it; one too many would be told that the socket is another user's
 _CONNECT_S = 5.0  # on one machine; a daemon that does not accept within this is stuck
 
 
@@ -251,7 +252,7 @@ async def control_socket(path: Path, answer: Answer) -> AsyncIterator[None]:
         tasks.add(task)
         task.add_done_callback(tasks.discard)
 
-    server = await asyncio.start_unix_server(accept, str(path))
+    server = await asyncio.start_unix_server(accept, str(path), backlog=_BACKLOG)
     try:
         yield
     finally:

@@ -4,7 +4,7 @@ import secrets
 from collections.abc import Iterable, Iterator
 from typing import Annotated, ClassVar, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from warpfleet.signal.envelope import (
     MAX_ENVELOPE_BYTES,
@@ -14,14 +14,16 @@ from warpfleet.signal.envelope import (
     Malformed,
     Opened,
     check_expiry,
+    check_text,
     read_message,
 )
 from warpfleet.signal.messages import MessageTypes, ProtoMessage
 
 # Half of what an envelope holds: JSON within JSON has each quotation mark escaped.
 _BODIES_MAX_BYTES = MAX_ENVELOPE_BYTES // 2
-_PART_BYTES = 200  # of a part besides its body, at most
-_PARTS_MAX = MAX_ENVELOPE_BYTES // _PART_BYTES
+_PART_BYTES = 200  # of a part besides its texts
+_ESCAPED_MAX = 6  # bytes that JSON makes of one of a text that is none
+_PARTS_MAX = 64  # two of each connection in a large crowd: so few that a signature is no lever
 
 
 class Letter(NamedTuple):
@@ -37,7 +39,7 @@ class Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_bytes="base64", val_json_bytes="base64")
 
     message_id: Annotated[bytes, Field(min_length=MESSAGE_ID_BYTES, max_length=MESSAGE_ID_BYTES)]
-    connection_id: Annotated[str, Field(max_length=255)]
+    connection_id: Annotated[str, AfterValidator(check_text)]
     expires_at: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     transmission: Annotated[int, Field(ge=0, le=255)]
     kind: str
@@ -58,8 +60,8 @@ def bundled(letters: Iterable[Letter]) -> Iterator[Letter]:
     bodies_bytes = 0
     for letter in letters:
         part = _part(letter)
-        part_bytes = len(part.body.encode()) + _PART_BYTES
-        if together and bodies_bytes + part_bytes > _BODIES_MAX_BYTES:
+        part_bytes = len(part.body.encode()) + _ESCAPED_MAX * len(part.connection_id.encode()) + _PART_BYTES
+        if together and (bodies_bytes + part_bytes > _BODIES_MAX_BYTES or len(together) == _PARTS_MAX):
             yield _one(together)
             together, bodies_bytes = [], 0
         together.append((letter, part))

@@ -24,6 +24,7 @@ MAX_CLOCK_SKEW_S = 60.0  # hosts without NTP are seconds off, not minutes
 MAX_LIFETIME_S = 300.0  # no attempt lasts longer; it bounds what the replay guard remembers
 
 _VERSION = 1
+_TEXT_MAX_BYTES = 255  # its length is one byte
 _DOMAIN = b"warpfleet signal 1\0"  # a signature over a signal is never one over anything else
 _HEADER = struct.Struct(f">B32s{MESSAGE_ID_BYTES}sBQ")
 
@@ -126,7 +127,7 @@ class ReplayGuard:
     a flood may cost messages, and never lets a replay through.
     """
 
-    def __init__(self, capacity: int = 65_536) -> None:  # 900 messages a second for MAX_CLOCK_SKEW_S and a deadline
+    def __init__(self, capacity: int = 32_768) -> None:  # 400 messages a second for MAX_CLOCK_SKEW_S and a deadline
         self._capacity = capacity
         self._seen: set[tuple[bytes, bytes]] = set()
         self._expiries: list[tuple[float, tuple[bytes, bytes]]] = []
@@ -164,10 +165,15 @@ def check_expiry(expires_at: float, now: float) -> None:
         raise Expired(f"its expiry lies {expires_at - now:.0f} s ahead")
 
 
+def check_text(text: str) -> str:
+    """The same. ValueError where it is longer than an envelope takes."""
+    if len(text.encode()) > _TEXT_MAX_BYTES:
+        raise ValueError(f"{text[:20]!r}... is longer than {_TEXT_MAX_BYTES} bytes")
+    return text
+
+
 def _text(text: str) -> bytes:
-    data = text.encode()
-    if len(data) > 255:
-        raise ValueError(f"{text[:20]!r}... is longer than 255 bytes")
+    data = check_text(text).encode()
     return bytes((len(data),)) + data
 
 

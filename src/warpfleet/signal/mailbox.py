@@ -4,7 +4,7 @@ import asyncio
 import logging
 import random
 import secrets
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -24,6 +24,7 @@ from warpfleet.signal.envelope import (
     Header,
     Opened,
     ReplayGuard,
+    check_text,
     open_envelope,
     seal,
 )
@@ -128,7 +129,7 @@ class Mailbox:
         self.record: SignedRecord | None = None
         self._house = house
         self._inbox = inbox_topic(identity.public.node_id)
-        self._guard = ReplayGuard()
+        self._guards: defaultdict[str, ReplayGuard] = defaultdict(ReplayGuard)  # by sender: none floods another's
         self._copies = _Copies()
         self._flights: dict[bytes, _Flight] = {}
         self._round_trips: dict[str, RoundTrip] = {}
@@ -164,8 +165,9 @@ class Mailbox:
         """Send until the peer acknowledges; the round trip in seconds. PeerUnavailable at the deadline (from now, in
         seconds), UntrustedPeer where the peer is not in the roster, ValueError where the message is too long."""
         peer = self._house.roster.named(to)
-        if len(message.model_dump_json()) > _MESSAGE_MAX_BYTES:
+        if len(message.model_dump_json().encode()) > _MESSAGE_MAX_BYTES:
             raise ValueError(f"a {message.kind} message exceeds {_MESSAGE_MAX_BYTES} bytes")
+        check_text(connection_id)
         delivery = Delivery(self._round_trips.setdefault(peer.node_id, RoundTrip()), random.random)
         header = Header(secrets.token_bytes(MESSAGE_ID_BYTES), connection_id, self._house.now() + deadline_s)
         flight = self._flights[header.message_id] = _Flight(peer, delivery)
@@ -243,20 +245,20 @@ class Mailbox:
             log.debug("%s drops a record: %s", self.identity.name, error)
 
     def _receive_signal(self, link: MqttLink, payload: bytes) -> None:
-        house = self._house
+        house, now = self._house, self._house.now()
         try:
-            opened = open_envelope(payload, self.identity, house.roster.by_node_id, house.types, house.now())
+            opened = open_envelope(payload, self.identity, house.roster.by_node_id, house.types, now)
         except EnvelopeError as error:
             self._drop(error)
             return
         self._heard_on[opened.sender.node_id] = link
-        for one in unbundled(opened, house.types, house.now()):
+        for one in unbundled(opened, house.types, now):
             if isinstance(one, EnvelopeError):
                 self._drop(one)
             elif isinstance(one.message, Ack):
                 self._settle(one.sender, one.message)
             elif len(self._tasks) < _MAX_HANDLERS:
-                self._take(link, one)
+                self._take(link, one, now)
 
     def _drop(self, error: EnvelopeError) -> None:
         log.debug("%s drops a signal: %s: %s", self.identity.name, type(error).__name__, error)
@@ -267,8 +269,8 @@ class Mailbox:
         if flight is not None and flight.peer == sender and flight.delivery.acknowledge(ack.transmission, now):
             flight.wake.set()
 
-    def _take(self, link: MqttLink, opened: Opened) -> None:
-        freshness = self._guard.admit(opened, self._house.now())
+    def _take(self, link: MqttLink, opened: Opened, now: float) -> None:
+        freshness = self._guards[opened.sender.node_id].admit(opened, now)
         if freshness is Freshness.FORGOTTEN:
             log.warning("%s is flooded: a signal of %s is dropped", self.identity.name, opened.sender.name)
             return

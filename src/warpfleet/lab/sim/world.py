@@ -45,7 +45,7 @@ class Rows:
         self.connections_ended: list[ConnectionRow] = []
         self.attempts_ended: list[AttemptRow] = []
 
-    async def write(self, rows: Sequence[Row]) -> None:
+    async def write(self, rows: Sequence[Row]) -> dict[str, str]:
         """Take some rows."""
         for row in rows:
             if isinstance(row, AttemptRow):
@@ -54,6 +54,7 @@ class Rows:
                 self.connections_ended.append(row)
             elif isinstance(row, StartedRow):
                 self.connections_started.append(row)
+        return {}
 
 
 class World:
