@@ -460,6 +460,25 @@ async def test_what_never_worked_is_left_out_and_the_row_says_why() -> None:
 
 
 @virtual_time
+async def test_of_a_crowd_a_few_try_what_is_unlikely_and_the_next_ones_again() -> None:
+    world = World(udp_punch="wins", direct_connect="silent")
+    await world.begin()
+    crowd = [replace(REQUEST, connection_id=f"{number:032x}") for number in range(8)]
+    await world.coordinator.connect(crowd)
+    await asyncio.sleep(1.2)
+    dials = world.hosts["direct_connect"].commands
+    assert len([c for c in dials if isinstance(c, StartAttempt)]) == 4, "of nine at once"
+    await asyncio.sleep(10)
+    left_out = [r for r in world.telemetry.attempt_rows if r.reason is Reason.EXPERIENCE_RULES_OUT]
+    assert {r.advice for r in left_out} == {"others try TCP listeners behind 198.51.100.2 just now"}
+    dials.clear()
+    await world.coordinator.connect([replace(REQUEST, connection_id="f" * 32)])
+    await asyncio.sleep(10)
+    assert [type(c) for c in dials] == [StartAttempt, CancelAttempt]
+    await world.coordinator.close()
+
+
+@virtual_time
 @pytest.mark.parametrize(("script", "outcome"), [("wins", O.SKIPPED), ("slow", O.WON)])
 async def test_what_was_moved_says_so_whether_started_or_not(script: str, outcome: AttemptOutcome) -> None:
     world = World(udp_punch=script, turn="wins", observatory=Observatory({PUNCHED: ALWAYS}))

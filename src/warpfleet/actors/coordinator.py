@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -18,7 +18,7 @@ from warpfleet.core.combo import AttemptOutcome, Combo, Policy, Reason, RouteTyp
 from warpfleet.core.errors import MissingError
 from warpfleet.core.experience import Evidence, Experience, Subject, Track
 from warpfleet.core.peer import PeerView
-from warpfleet.core.plan import Plan, WalkNumbers, make_plan, subjects
+from warpfleet.core.plan import Plan, WalkNumbers, long_shots, make_plan, subjects
 from warpfleet.plugins.loader import registrations
 from warpfleet.telemetry.records import AttemptRow, ConnectionRow, Row, StartedRow
 
@@ -28,6 +28,8 @@ _SIGNAL = "signal host"
 _REPLACED_S = 20.0  # a host that died is replaced within a second or two; a loaded machine may take ten times as long
 
 _ASKED_S = 0.25  # an answer of the observatory takes milliseconds; a plan without it is a good one, too
+# So many connections at once try what is unlikely to work, and would work for all of them: more learn nothing more.
+_TRYING_MAX = 4
 _LEARN_S = 2.0  # for the last evidence, when all is over
 
 _log = logging.getLogger(__name__)
@@ -96,6 +98,7 @@ class Coordinator:
         self._tasks: set[asyncio.Task[None]] = set()
         self._numbers: dict[Policy, WalkNumbers] = {}
         self._rows: Outbox[Row, Mapping[str, str]] = Outbox(telemetry.write)
+        self._trying: Counter[Subject] = Counter()  # by the long shots of connections under way
         self._ended = asyncio.Event()
 
     async def bind(self, hosts: Mapping[str, CommandPort]) -> None:
@@ -251,7 +254,12 @@ class Coordinator:
             error = "" if run.stopped else f"{missing} has published no valid address record"
             return await run.fail(mine, theirs, run.stopped or Reason.NO_RECORD, error)
         plan = await self._plan(request, mine, theirs)
-        row = await run.walk(plan, mine, theirs)
+        tried = Counter(long_shots(self._techniques, plan, mine, theirs, request.realm))
+        self._trying += tried
+        try:
+            row = await run.walk(plan, mine, theirs)
+        finally:
+            self._trying -= tried
         if self._evidence:
             for item in run.record.evidence(mine, theirs):
                 self._evidence.put(item)
@@ -262,7 +270,9 @@ class Coordinator:
             self._numbers[request.policy] = walk_numbers(request.policy)
         numbers, techniques = self._numbers[request.policy], list(self._techniques.values())
         asked = subjects(techniques, numbers, mine, theirs, request.pin, realm=request.realm)
-        experience = Experience(request.realm, await self._tracks(asked))
+        tracks = await self._tracks(asked)
+        busy = {subject for subject in asked if self._trying[subject] >= _TRYING_MAX}
+        experience = Experience(request.realm, tracks, busy)
         unavailable = {name: Reason.ACTOR_DIED for name in self._techniques if name not in self._hosts}
         unavailable |= {plugin: Reason.OPTED_OUT for plugin, node in self._opted_out if node == request.initiator}
         return make_plan(techniques, numbers, mine, theirs, request.pin, unavailable=unavailable, experience=experience)

@@ -33,7 +33,11 @@ class Advisor:
         it elsewhere or with others."""
         subject = self._subject(requirement, combo)
         unlikely = is_long_shot(requirement, combo, self.mine, self.theirs)
-        if not unlikely or not isinstance(subject, Inbound) or not self.experience.hopeless(subject):
+        if not unlikely or not isinstance(subject, Inbound) or self.experience.wins(subject):
+            return None
+        if subject in self.experience.busy:
+            return f"others try TCP listeners behind {subject.exit.address} just now"
+        if not self.experience.hopeless(subject):
             return None
         tries = self.experience.tries(subject)
         return f"0 of {tries} tries reached TCP listeners behind {subject.exit.address} in the last 24 h"

@@ -1,6 +1,6 @@
 """What earlier attempts teach: evidence about subjects, and how good their tracks are."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from warpfleet.core.combo import AttemptOutcome, Combo, Reason, RouteType
@@ -178,10 +178,12 @@ def _mean(values: Iterable[float | None]) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class Experience:
-    """What a planner knows from before, in one address realm. `tracks` rest on fresh evidence alone."""
+    """What a planner knows from before, in one address realm. `tracks` rest on fresh evidence alone; what is `busy` as
+    many others find out just now as can teach anything."""
 
     realm: str = "internet"
     tracks: Mapping[Subject, Track] = field(default_factory=dict)
+    busy: Collection[Subject] = ()
 
     def tries(self, subject: Inbound) -> int:
         """How often an exit was tried, by whichever plugin: TCP comes in by either or by none."""

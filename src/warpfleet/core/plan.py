@@ -145,6 +145,15 @@ def make_plan(
     return Plan(_phases(possible, numbers, advisor), tuple(skipped), numbers.deadline_s, numbers.upgrades)
 
 
+def long_shots(
+    techniques: Mapping[str, Technique], plan: Plan, mine: PeerView, theirs: PeerView, realm: str
+) -> list[Subject]:
+    """What the long shots of a plan will have found out."""
+    planned = [planned.combo for phase in plan.phases for planned in phase.combos if planned.long_shot]
+    found = (subject_of(techniques[combo.plugin].requirement, combo, mine, theirs, realm) for combo in planned)
+    return [subject for subject in found if subject]
+
+
 def subjects(
     techniques: Sequence[Technique], numbers: WalkNumbers, mine: PeerView, theirs: PeerView, pin: Pin, *, realm: str
 ) -> list[Subject]:
