@@ -62,7 +62,7 @@ class RecordView:
 CommandPort = Callable[[list[Command]], Awaitable[None]]
 
 
-async def _tracks(observatory: ObservatoryPort, subjects: Sequence[Subject]) -> Mapping[Subject, Track]:
+async def _in_time(observatory: ObservatoryPort, subjects: Sequence[Subject]) -> Mapping[Subject, Track]:
     async with asyncio.timeout(_ASKED_S):  # an observatory that hangs keeps those who ask later waiting no longer
         return await observatory.tracks(subjects)
 
@@ -80,7 +80,7 @@ class Coordinator:
         self._surroundings = surroundings
         self._evidence: Outbox[Evidence, None] | None = Outbox(observatory.learn) if observatory else None
         self._questions: Outbox[Subject, Mapping[Subject, Track]] | None = (
-            Outbox(partial(_tracks, observatory)) if observatory else None
+            Outbox(partial(_in_time, observatory)) if observatory else None
         )
         self._techniques = {r.name: r.technique for r in registrations()}
         self._phases = {r.name: r.phase for r in registrations()}

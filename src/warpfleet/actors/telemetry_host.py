@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import groupby
@@ -71,10 +71,10 @@ class TelemetryHost:
         starts, failed = _of(StartedRow, rows), dict[str, str]()
         self._sweep_of.update((row.connection_id, row.sweep_id) for row in starts if row.sweep_id in self._writers)
         attempts = [self._placed(row) for row in _of(AttemptRow, rows)]
-        self._write(starts, "started", failed)
-        self._write(attempts, "attempts", failed)
-        self._write(_of(ConnectionRow, rows), "connections", failed)
-        self._write(_of(NatObservationRow, rows), "observations", failed)
+        self._write(starts, lambda writer: writer.started, failed)
+        self._write(attempts, lambda writer: writer.attempts, failed)
+        self._write(_of(ConnectionRow, rows), lambda writer: writer.connections, failed)
+        self._write(_of(NatObservationRow, rows), lambda writer: writer.observations, failed)
         return failed
 
     async def serve(self) -> None:
@@ -93,12 +93,17 @@ class TelemetryHost:
     def _placed(self, row: AttemptRow) -> AttemptRow:
         return row if row.sweep_id else replace(row, sweep_id=self._sweep_of.get(row.connection_id, ""))
 
-    def _write(self, rows: Iterable[R], method: str, failed: dict[str, str]) -> None:
+    def _write(
+        self,
+        rows: Iterable[R],
+        method_of: "Callable[[TelemetryWriter], Callable[[Iterable[R]], None]]",
+        failed: dict[str, str],
+    ) -> None:
         by_sweep = attrgetter("sweep_id")
         for sweep, group in groupby(sorted(rows, key=by_sweep), key=by_sweep):
             if writer := self._writers.get(sweep):
                 try:
-                    getattr(writer, method)(list(group))
+                    method_of(writer)(list(group))
                 except Exception as error:  # noqa: BLE001 - a full disk, a value that fits no column: one sweep's own
                     _log.error("rows of sweep %s were not written", sweep, exc_info=error)
                     failed.setdefault(sweep, str(error))

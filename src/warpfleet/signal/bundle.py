@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from warpfleet.signal.envelope import (
     MAX_ENVELOPE_BYTES,
+    MAX_TRANSMISSION,
     MESSAGE_ID_BYTES,
     EnvelopeError,
     Header,
@@ -41,7 +42,7 @@ class Part(BaseModel):
     message_id: Annotated[bytes, Field(min_length=MESSAGE_ID_BYTES, max_length=MESSAGE_ID_BYTES)]
     connection_id: Annotated[str, AfterValidator(check_text)]
     expires_at: Annotated[float, Field(ge=0, allow_inf_nan=False)]
-    transmission: Annotated[int, Field(ge=0, le=255)]
+    transmission: Annotated[int, Field(ge=0, le=MAX_TRANSMISSION)]
     kind: str
     body: str
 
@@ -94,7 +95,7 @@ def _part(letter: Letter) -> Part:
         message_id=header.message_id,
         connection_id=header.connection_id,
         expires_at=header.expires_at,
-        transmission=min(header.transmission, 255),
+        transmission=min(header.transmission, MAX_TRANSMISSION),
         kind=message.kind,
         body=message.model_dump_json(),
     )
