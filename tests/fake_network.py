@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from warpfleet.core.endpoint import Endpoint, Interface
-from warpfleet.net.interfaces import ConnectionLost, ConnectRefused, Count, uncounted
+from warpfleet.net.interfaces import ConnectionLost, ConnectRefused, Count, StreamEnded, uncounted
 
 DELAY_S = 0.02  # one way
 STUN_SERVER = Endpoint("198.51.100.3", 3478)
@@ -67,29 +67,32 @@ class FakeStream:
         self.packets_sent = 0
         self.closed = False
         self.other: FakeStream | None = None
-        self._arriving: deque[bytes] = deque()
+        self._arriving: deque[bytes | ConnectionLost] = deque()
         self._buffer = bytearray()
-        self._ended = False
+        self._ended: ConnectionLost | None = None
+        self._eof_sent = self._resets = self._gone = False
         self._news = asyncio.Event()
         internet.streams.append(self)
 
-    async def write(self, data: bytes, *more: bytes) -> None:
-        data = b"".join((data, *more))
-        if self.closed or self._ended:
+    async def write(self, data: bytes) -> None:
+        if self.closed or self._gone:
             raise ConnectionLost("closed")
         assert self.other is not None
         self.packets_sent += 1
         self.other.expect(data)
 
-    def expect(self, data: bytes) -> None:
-        """Let bytes arrive, or none for the end, in the order of this."""
+    def expect(self, data: bytes | ConnectionLost) -> None:
+        """Let bytes arrive, or the end, in the order of this."""
         self._arriving.append(data)
         asyncio.get_running_loop().call_later(DELAY_S, self._arrive)
 
     def _arrive(self) -> None:
         data = self._arriving.popleft()
-        self._buffer += data
-        self._ended = self._ended or not data
+        if isinstance(data, bytes):
+            self._buffer += data
+        else:
+            self._gone = self._gone or not isinstance(data, StreamEnded)
+            self._ended = self._ended or data
         self._news.set()
 
     async def read(self, max_bytes: int) -> bytes:
@@ -106,12 +109,26 @@ class FakeStream:
         while not self.closed and len(self._buffer) < size and not self._ended:
             self._news.clear()
             await self._news.wait()
-        if self.closed or len(self._buffer) < size:
-            raise ConnectionLost("the stream ended")
+        if not self.closed and len(self._buffer) < size and self._ended:
+            raise self._ended
+        if self.closed:
+            raise ConnectionLost("closed here")
+
+    def write_eof(self) -> None:
+        if self.closed:
+            raise ConnectionLost("closed here")
+        assert self.other is not None
+        self._eof_sent, self._resets = True, False
+        self.other.expect(StreamEnded("closed by the peer"))
+
+    def reset_on_close(self) -> None:
+        self._resets = True
 
     def close(self) -> None:
         if not self.closed and self.other:
-            self.other.expect(b"")
+            if not self._eof_sent and not self._resets:
+                self.other.expect(StreamEnded("closed by the peer"))
+            self.other.expect(ConnectionLost("reset"))
         self.closed = True
         self._news.set()
 

@@ -83,26 +83,18 @@ def forged(frame: bytes, wishes: Wishes) -> bytes:
 
 
 @virtual_time
-async def test_a_stream_that_ends_within_a_run_or_between_two_is_no_end() -> None:
-    for sent in (b"\0\0", b"\0\0\0\5half", b"\0\0\0\1x"):
-        near, far = Internet().stream_pair(A, B)
-        await near.write(sent)
-        near.close()
-        pipe = PlainPipe(far, "alice")
-        with pytest.raises(ConnectionLost):
-            await all_of(pipe)
-
-
-async def all_of(pipe: PlainPipe) -> bytes:
-    return b"".join([chunk async for chunk in pipe])
-
-
-@virtual_time
-async def test_a_wait_that_is_given_up_within_a_length_loses_nothing() -> None:
+async def test_a_pipe_whose_sending_was_given_up_is_broken_off() -> None:
     near, far = Internet().stream_pair(A, B)
-    pipe = PlainPipe(far, "alice")
-    await near.write(b"\0\0")
+    alice, bob = PlainPipe(near, "bob"), PlainPipe(far, "alice")
+
+    async def half(data: bytes) -> None:
+        await FakeStream.write(near, data[:4])
+        await asyncio.Event().wait()
+
+    near.write = half  # type: ignore[method-assign]
     with pytest.raises(TimeoutError):
-        await asyncio.wait_for(pipe.recv(), 1)
-    await near.write(b"\0\2hi")
-    assert await pipe.recv() == b"hi"
+        await asyncio.wait_for(alice.send(b"half of it"), 1)
+    await alice.close()
+    assert await bob.recv() == b"half"
+    with pytest.raises(ConnectionLost):
+        await bob.recv()

@@ -2,13 +2,15 @@
 
 import asyncio
 import socket
+import sys
 from collections.abc import AsyncIterator
 
 import pytest
 
 from warpfleet.core.endpoint import Endpoint
-from warpfleet.net.interfaces import ConnectionLost, ConnectRefused, DatagramSocket, Network, Unreachable
+from warpfleet.net.interfaces import ConnectionLost, ConnectRefused, DatagramSocket, Network, StreamEnded, Unreachable
 from warpfleet.net.network import KernelNetwork
+from warpfleet.net.plain import PlainPipe
 from warpfleet.net.sockets import RECEIVE_QUEUE_DATAGRAMS, TcpListener, TcpStream, UdpSocket
 from warpfleet.net.vantage import Vantage
 
@@ -144,20 +146,81 @@ async def test_a_write_larger_than_every_buffer(streams: tuple[TcpStream, TcpStr
     assert received == data
 
 
-async def test_parts_are_written_one_after_another(streams: tuple[TcpStream, TcpStream]) -> None:
-    near, far = streams
-    parts = [b"head", b"", bytes(range(256)) * 40_000, b"tail"]
-    writing = asyncio.create_task(near.write(*parts))
-    assert await far.read_exactly(sum(map(len, parts))) == b"".join(parts)
-    await writing
-
-
 async def test_the_peers_end_is_connection_lost(streams: tuple[TcpStream, TcpStream]) -> None:
     ours, theirs = streams
     await theirs.write(b"half")
     theirs.close()
     with pytest.raises(ConnectionLost):
         await ours.read_exactly(8)
+
+
+async def test_one_way_ends_and_the_other_goes_on(streams: tuple[TcpStream, TcpStream]) -> None:
+    ours, theirs = streams
+    question, answer = bytes(range(256)) * 20_000, bytes(range(255, -1, -1)) * 20_000
+
+    async def ask() -> None:
+        await ours.write(question)
+        ours.write_eof()
+
+    _, asked = await asyncio.gather(ask(), theirs.read_exactly(len(question)))
+    with pytest.raises(StreamEnded):
+        await theirs.read(1)
+    _, answered = await asyncio.gather(theirs.write(answer), ours.read_exactly(len(answer)))
+    assert (asked, answered) == (question, answer)
+
+
+async def test_what_is_closed_behind_its_end_arrives_whole(streams: tuple[TcpStream, TcpStream]) -> None:
+    ours, theirs = streams
+    ours.reset_on_close()
+    data = bytes(100_000)  # less than the buffers have room for: nobody waits for the reader
+    await ours.write(data)
+    ours.write_eof()
+    ours.close()
+    assert await theirs.read_exactly(len(data)) == data
+    with pytest.raises(StreamEnded):
+        await theirs.read(1)
+
+
+async def test_closed_without_an_end_a_stream_may_be_reset(streams: tuple[TcpStream, TcpStream]) -> None:
+    ours, theirs = streams
+    ours.reset_on_close()
+    await ours.write(b"half")
+    assert await theirs.read(4) == b"half"
+    ours.close()
+    with pytest.raises(ConnectionLost) as lost:
+        await theirs.read(1)
+    assert not isinstance(lost.value, StreamEnded)
+    with pytest.raises(ConnectionLost):
+        theirs.write_eof()
+
+
+_HALF = """
+import asyncio, socket, sys, time
+from warpfleet.net.plain import PlainPipe
+from warpfleet.net.plain import PlainPipe
+from warpfleet.net.sockets import TcpStream
+
+async def main():
+    opened = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
+    opened.setblocking(False)
+    await PlainPipe(TcpStream(opened), "bob").send(b"half")
+    time.sleep(60)
+
+asyncio.run(main())
+"""
+
+
+async def test_a_plain_pipe_whose_process_is_killed_is_broken(listener: TcpListener) -> None:
+    sender = await asyncio.create_subprocess_exec(sys.executable, "-c", _HALF, str(listener.local.port))
+    try:
+        pipe = PlainPipe(await asyncio.wait_for(listener.accept(), 30), "alice")
+        assert await pipe.recv() == b"half"
+    finally:
+        sender.kill()
+        await sender.wait()
+    with pytest.raises(ConnectionLost):
+        await pipe.recv()
+    await pipe.close()
 
 
 async def test_closing_ends_a_pending_read_and_a_pending_write(streams: tuple[TcpStream, TcpStream]) -> None:

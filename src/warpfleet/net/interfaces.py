@@ -15,6 +15,10 @@ class ConnectionLost(WarpfleetError):
     good order is read to its end instead."""
 
 
+class StreamEnded(ConnectionLost):
+    """The peer has sent all that it had to say, and then FIN."""
+
+
 class ConnectRefused(WarpfleetError):
     """The other host answered the SYN with a RST."""
 
@@ -92,14 +96,22 @@ class ByteStream(Counted, Protocol):
     def remote(self) -> Endpoint:
         """The remote transport address."""
 
-    async def write(self, data: bytes, *more: bytes) -> None:
-        """Write all of `data`, then what else is given. ConnectionLost where the stream has ended."""
+    async def write(self, data: bytes) -> None:
+        """Write all of `data`. ConnectionLost where the stream has ended."""
 
     async def read(self, max_bytes: int) -> bytes:
-        """At least one byte and at most `max_bytes`. ConnectionLost at the end of the stream."""
+        """At least one byte and at most `max_bytes`. StreamEnded at the end of the stream, ConnectionLost where it was
+        reset, or closed here."""
 
     async def read_exactly(self, size: int) -> bytes:
         """Exactly `size` bytes. ConnectionLost where the stream ends before."""
+
+    def write_eof(self) -> None:
+        """Say that no more follows (FIN), behind what was written. ConnectionLost where the stream has ended."""
+
+    def reset_on_close(self) -> None:
+        """From now on `close`, and where the kernel has the stream the death of this process, too, resets it (ABORT of
+        RFC 9293 section 3.10.5), unless `write_eof` has come before."""
 
     def close(self) -> None:
         """Close; idempotent."""

@@ -10,12 +10,13 @@ import contextlib
 import errno
 import os
 import socket
+import struct
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Self
 
 from warpfleet.core.endpoint import Endpoint
-from warpfleet.net.interfaces import ConnectionLost, ConnectRefused, Count, Unreachable, uncounted
+from warpfleet.net.interfaces import ConnectionLost, ConnectRefused, Count, StreamEnded, Unreachable, uncounted
 from warpfleet.net.readiness import Readiness, wake
 
 RECEIVE_QUEUE_DATAGRAMS = 256  # a reader that is this far behind loses packets, as it would in the kernel's own buffer
@@ -36,6 +37,9 @@ _HOP_OPTIONS = {
     socket.AF_INET6: (socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, 73),
 }
 _DEFAULT_HOPS = -1  # what the kernel takes as its own default
+
+# struct linger of sys/socket.h: whether to, and for how many seconds. For none means RST.
+_RESET, _NO_RESET = struct.pack("ii", 1, 0), struct.pack("ii", 0, 0)
 
 
 def local_endpoint(opened: socket.socket) -> Endpoint:
@@ -166,15 +170,6 @@ class UdpSocket:
                 self._inbox.put(data, sender)
 
 
-def _after(parts: Sequence[bytes | memoryview], sent: int) -> list[memoryview]:
-    """What is left of the parts once so many bytes of them are sent."""
-    left: list[memoryview] = []
-    for part in parts:
-        left += [memoryview(part)[sent:]] if sent < len(part) else []
-        sent = max(sent - len(part), 0)
-    return left
-
-
 class TcpStream:
     """A connected TCP stream. Nothing is read ahead, so that `detach` loses no byte."""
 
@@ -207,25 +202,21 @@ class TcpStream:
         """How many segments the kernel has sent (see `segments_sent`), until it was closed or detached."""
         return self._ready.packets_sent
 
-    async def write(self, data: bytes, *more: bytes) -> None:
-        """Write all of `data`, then what else is given. ConnectionLost where the stream has ended."""
-        parts: Sequence[bytes | memoryview] = (data, *more)
-        left_bytes = sum(map(len, parts))
-        while left_bytes:
+    async def write(self, data: bytes) -> None:
+        """Write all of `data`. ConnectionLost where the stream has ended."""
+        left = memoryview(data)
+        while left:
             self._ready.require_open()
             try:
-                sent = self._ready.socket.sendmsg(parts)
+                left = left[self._ready.socket.send(left) :]
             except BlockingIOError:
                 await self._ready.writable()
             except OSError as error:
                 raise ConnectionLost(str(error)) from error
-            else:
-                left_bytes -= sent
-                if left_bytes:
-                    parts = _after(parts, sent)
 
     async def read(self, max_bytes: int) -> bytes:
-        """At least one byte and at most `max_bytes`. ConnectionLost at the end of the stream."""
+        """At least one byte and at most `max_bytes`. StreamEnded at the end of the stream, ConnectionLost where it was
+        reset, or closed here."""
         while True:
             self._ready.require_open()
             try:
@@ -236,7 +227,7 @@ class TcpStream:
                 raise ConnectionLost(str(error)) from error
             else:
                 if not data:
-                    raise ConnectionLost("closed by the peer")
+                    raise StreamEnded("closed by the peer")
                 return data
 
     async def read_exactly(self, size: int) -> bytes:
@@ -245,6 +236,19 @@ class TcpStream:
         while len(data) < size:
             data += await self.read(size - len(data))
         return bytes(data)
+
+    def write_eof(self) -> None:
+        """Say that no more follows. ConnectionLost where the stream has ended."""
+        self._ready.require_open()
+        try:
+            self._ready.socket.shutdown(socket.SHUT_WR)
+        except OSError as error:
+            raise ConnectionLost(str(error)) from error
+        self._ready.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_RESET)
+
+    def reset_on_close(self) -> None:
+        """From now on whatever closes the socket resets it, unless `write_eof` has come before."""
+        self._ready.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
 
     def detach(self) -> socket.socket:
         """Take the kernel's socket out, every unread byte still in it. This object is closed."""

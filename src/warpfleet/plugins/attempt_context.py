@@ -168,6 +168,8 @@ class AttemptContext(AttemptSpec):
     async def _handed_over(self, stream: ByteStream, handshake: Handshake, tunnel: Tunnel) -> HandedOver | None:
         if self.hand_over is None or Wishes.MEASURED in self.peer_wishes:
             return None
+        if handshake.plain:
+            stream.reset_on_close()  # whoever dies with it meanwhile ended nothing
         early = tunnel.take_back()
         handed_over = await self.hand_over(stream, handshake, early)
         tunnel.feed(early)

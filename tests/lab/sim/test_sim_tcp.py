@@ -114,6 +114,26 @@ def test_closing_says_so_after_the_last_byte() -> None:
     assert (bytes(b.received), b.ended, a.state) == (b"bye", True, State.CLOSED)
 
 
+def test_an_end_that_has_no_more_to_send_still_receives() -> None:
+    a, b = established()
+    a.write_eof(1.0)
+    exchange(a, b)
+    b.write(b"an answer", 1.0)
+    exchange(a, b)
+    assert (b.ended, bytes(a.received), a.state) == (True, b"an answer", State.ESTABLISHED)
+    a.close(1.0)
+    assert a.state is State.CLOSED
+
+
+def test_an_abort_is_no_end() -> None:
+    a, b = established()
+    a.write(b"half", 1.0)
+    exchange(a, b)
+    a.abort()
+    exchange(a, b)
+    assert (bytes(b.received), b.ended, b.failure) == (b"half", False, Failure.RESET)
+
+
 def test_bytes_for_an_end_that_has_closed_are_answered_by_a_reset() -> None:
     a, b = established()
     a.close(1.0)

@@ -12,7 +12,7 @@ from warpfleet.core.endpoint import Endpoint
 from warpfleet.lab.sim.packet import Flags, Packet, Segment, reset_for
 from warpfleet.lab.sim.ports import Binding, Ports, covers
 from warpfleet.lab.sim.tcp import Connection, Failure, State
-from warpfleet.net.interfaces import ConnectionLost, ConnectRefused, Count, Unreachable, uncounted
+from warpfleet.net.interfaces import ConnectionLost, ConnectRefused, Count, StreamEnded, Unreachable, uncounted
 
 _INITIAL_SEQS = 2**31  # RFC 9293 section 3.4.1 has twice as many; here no sequence number wraps
 
@@ -26,6 +26,7 @@ class SimStream:
         self._local = local
         self._remote = remote
         self._closed = False
+        self._resets = False
         self._packets_sent = 0
         self._timer: asyncio.TimerHandle | None = None
         self._news = asyncio.Event()
@@ -54,12 +55,12 @@ class SimStream:
         if self.connection.failure is Failure.NO_ANSWER:
             raise TimeoutError(f"{self.remote} did not answer")
 
-    async def write(self, data: bytes, *more: bytes) -> None:
-        """Write all of `data`, then what else is given. ConnectionLost where the stream has ended."""
+    async def write(self, data: bytes) -> None:
+        """Write all of `data`. ConnectionLost where the stream has ended."""
         self._require_open()
         if self.connection.state is State.CLOSED:
             raise ConnectionLost(f"{self.remote} is gone")
-        self.transmit(b"".join((data, *more)))
+        self.transmit(data)
 
     def transmit(self, data: bytes) -> None:
         """Send `data` for whoever need not know whether the stream has ended."""
@@ -68,12 +69,15 @@ class SimStream:
             self.flush()
 
     async def read(self, max_bytes: int) -> bytes:
-        """At least one byte and at most `max_bytes`. ConnectionLost at the end of the stream."""
+        """At least one byte and at most `max_bytes`. StreamEnded at the end of the stream, ConnectionLost where it was
+        reset, or closed here."""
         received = self.connection.received
         while not received:
             self._require_open()
-            if self.connection.ended or self.connection.state is State.CLOSED:
-                raise ConnectionLost("closed by the peer")
+            if self.connection.ended:
+                raise StreamEnded("closed by the peer")
+            if self.connection.state is State.CLOSED:
+                raise ConnectionLost(f"{self.remote} is gone")
             await self._changed()
         self._require_open()
         data = bytes(received[:max_bytes])
@@ -87,10 +91,26 @@ class SimStream:
             data += await self.read(size - len(data))
         return bytes(data)
 
+    def write_eof(self) -> None:
+        """Say that no more follows. ConnectionLost where the stream has ended."""
+        self._require_open()
+        if self.connection.state is State.CLOSED:
+            raise ConnectionLost(f"{self.remote} is gone")
+        self._resets = False
+        self.connection.write_eof(self._now_s())
+        self.flush()
+
+    def reset_on_close(self) -> None:
+        """From now on `close` resets the connection, unless `write_eof` has come before."""
+        self._resets = True
+
     def close(self) -> None:
         """Close; idempotent."""
         self._closed = True
-        self.connection.close(self._now_s())
+        if self._resets:
+            self.connection.abort()
+        else:
+            self.connection.close(self._now_s())
         self.flush()
 
     def arrive(self, segment: Segment) -> None:

@@ -50,7 +50,8 @@ class Connection:
         self._peer_seq: int | None = None  # the next that is expected of the peer; None until its SYN has come
         self._unacknowledged: deque[Segment] = deque()
         self._early: dict[int, Segment] = {}
-        self._closing = False
+        self._eof_sent = False
+        self._closed = False
         self._rto_s = _FIRST_RTO_S
         self._retries = 0
         self._opened_s = 0.0
@@ -73,14 +74,26 @@ class Connection:
         for start in range(0, len(data), _SEGMENT_BYTES):
             self._queue(Flags.NONE, now_s, data[start : start + _SEGMENT_BYTES])
 
-    def close(self, now_s: float) -> None:
-        """Send FIN after everything that was written. A connection that is not established yet is forgotten."""
-        if self._closing or self.state is State.CLOSED:
-            return
-        self._closing = True
-        if self.state is State.ESTABLISHED:
+    def write_eof(self, now_s: float) -> None:
+        """Send FIN after everything that was written. What the peer sends is still received."""
+        if not self._eof_sent:
+            self._eof_sent = True
             self._queue(Flags.FIN, now_s)
-        else:
+
+    def close(self, now_s: float) -> None:
+        """End both ways. A connection that is not established yet is forgotten."""
+        if self._closed or self.state is State.CLOSED:
+            return
+        self._closed = True
+        if self.state is State.ESTABLISHED:
+            self.write_eof(now_s)
+        if not self._unacknowledged or self.state is not State.ESTABLISHED:
+            self._end(None)
+
+    def abort(self) -> None:
+        """Send RST, and forget the connection."""
+        if self.state is not State.CLOSED:
+            self._transmit(Segment(Flags.RST, self._seq))
             self._end(None)
 
     def receive(self, segment: Segment, now_s: float) -> None:
@@ -148,13 +161,13 @@ class Connection:
             self._unacknowledged.popleft()
         self._retries = 0
         self.due_s = now_s + self._rto_s if self._unacknowledged else None
-        if self._closing and not self._unacknowledged:
+        if self._closed and not self._unacknowledged:
             self._end(None)
 
     def _take(self, segment: Segment) -> None:
         """Take bytes or a FIN, in order. Bytes that nobody will read any more are answered by a RST."""
         assert self._peer_seq is not None
-        if self._closing and segment.data:
+        if self._closed and segment.data:
             self.outgoing.append(Segment(Flags.RST, self._seq))
             self._end(None)
             return
