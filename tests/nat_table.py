@@ -44,6 +44,7 @@ class Way(Enum):
 
     DIAL = "dial"
     DIAL_BACK = "dial back"
+    MEET = "meet"  # over UDP, at the initiator, which anybody reaches
     PUNCH = "punch"
     GUESS = "guess"
     RELAY = "relay"  # nothing else is even tried
@@ -55,6 +56,7 @@ class Way(Enum):
         return {
             Way.DIAL: ("direct_connect",),
             Way.DIAL_BACK: ("reverse_connect",),
+            Way.MEET: ("udp_punch",),
             Way.PUNCH: ("tcp_punch", "udp_punch"),
             Way.GUESS: ("random_probe",),
         }.get(self, ("turn",))
@@ -84,6 +86,8 @@ class Row:
 def bound_ms(way: Way, plugin: str) -> float:
     """How long a connection may take that this plugin has won, in the median: round trips of the signal, of the path,
     and what a technique takes besides. Each has one to spare for programs that take their time."""
+    if way is Way.MEET:
+        return SIGNAL_RTT_MS + 2 * PATH_RTT_MS
     return {
         "direct_connect": 4 * PATH_RTT_MS,  # SYN; HELLO and PROOF on it where a signal is late; TAKE and AGREED
         "reverse_connect": SIGNAL_RTT_MS + 3 * PATH_RTT_MS,
@@ -124,7 +128,7 @@ def way_between(mine: NatSpec | None, theirs: NatSpec | None) -> Way:
     if theirs is None:
         return Way.DIAL
     if mine is None:
-        return Way.DIAL_BACK
+        return Way.DIAL_BACK if theirs.udp_blocked else Way.MEET
     if mine.udp_blocked or theirs.udp_blocked:  # and only a few TCP ports out, none of which anybody listens on
         return Way.RELAY
     if (predictable(mine) and predictable(theirs)) or sees_any_port(mine) or sees_any_port(theirs):
@@ -183,7 +187,7 @@ def special() -> Iterator[Row]:
     yield from both("carried", "symmetric_sequential", Way.PUNCH, 0.95)
     yield from both("carried", "symmetric_random", Way.GUESS, 0.98)
     yield Row("carried", "public", Way.DIAL)
-    yield Row("public", "carried", Way.DIAL_BACK)
+    yield Row("public", "carried", Way.MEET)
     # Two homes of one carrier: by way of its external addresses where it hairpins, and else nothing tells either home
     # the other's address inside the carrier's network.
     yield from both("carried", "carried_peer", Way.PUNCH)
@@ -198,7 +202,7 @@ def special() -> Iterator[Row]:
     yield from both("six_firewalled", "six_firewalled_symmetric", Way.PUNCH)
     yield from both("six_firewalled", "six_firewalled_symmetric", Way.GUESS, 0.98, pin=pinned(af=4))
     yield Row("six_firewalled", "six_open", Way.DIAL, pin=pinned(af=6))
-    yield Row("six_open", "six_firewalled", Way.DIAL_BACK, pin=pinned(af=6))
+    yield Row("six_open", "six_firewalled", Way.MEET, pin=pinned(af=6))
     # Routers that answer a SYN too early with RST.
     yield from both("resetting", "resetting_peer", Way.PUNCH)
     yield from both("resetting", "resetting_peer", Way.PUNCH, 0.98, pin=pinned(only="tcp_punch"))

@@ -92,6 +92,8 @@ HOME = peer("home", "192.168.1.2", "198.51.100.1", CONE)
 FLATMATE = peer("flatmate", "192.168.1.3", "198.51.100.1", CONE)
 FAR_HOME = peer("far_home", "192.168.1.2", "198.51.100.2", CONE)
 SERVER = peer("server", "203.0.113.5", "203.0.113.5", OPEN)
+HEARING = replace(SERVER, standing={4: 40_000})
+BLOCKED_HOME = peer("blocked", "192.168.1.2", "198.51.100.4", NatBehaviour(translated=True, udp=False))
 UNPROBED = peer("unprobed", "203.0.113.5", "203.0.113.5", NatBehaviour())
 OFFICE = peer("office", "10.0.0.2", "198.51.100.3", RANDOM_NAT)
 SAME_BOX = peer("same_box", "192.168.1.2", "198.51.100.1", CONE, machine="home")
@@ -627,7 +629,17 @@ def test_relay_first_is_staggered_with_a_relay_at_once() -> None:
 
 
 @pytest.mark.parametrize("numbers", [STAGGERED, RELAY_FIRST])
-@pytest.mark.parametrize(("mine", "theirs", "first"), [(HOME, SERVER, {"dial/ext"}), (SERVER, HOME, {"reverse/ext"})])
+@pytest.mark.parametrize(
+    ("mine", "theirs", "first"),
+    [
+        (HOME, SERVER, {"dial/ext"}),
+        (HOME, HEARING, {"dial/ext"}),
+        (SERVER, HOME, {"reverse/ext"}),
+        (HEARING, HOME, {"punch/ext"}),
+        (HEARING, OFFICE, {"punch/ext"}),
+        (HEARING, BLOCKED_HOME, {"reverse/ext"}),
+    ],
+)
 def test_beside_what_is_sure_nothing_but_a_relay_starts_before_that_has_had_its_time(
     numbers: WalkNumbers, mine: PeerView, theirs: PeerView, first: set[str]
 ) -> None:
@@ -639,12 +651,16 @@ def test_beside_what_is_sure_nothing_but_a_relay_starts_before_that_has_had_its_
 def test_two_servers_of_one_network_dial_each_other_there_at_once() -> None:
     found = planned(make_plan(TECHNIQUES, STAGGERED, SERVER, replace(SERVER, name="b", external={4: "203.0.113.6"})))
     assert {name for name, p in found.items() if p.start_s == 0} >= {"dial/nic", "dial/ext", "reverse/nic"}
+    assert found["reverse/ext"].start_s == 0.6, "the stream that we open comes first"
 
 
 def test_what_experience_denies_is_not_sure() -> None:
     tracks: dict[Subject, Track] = {Inbound(SERVER_EXIT, "dial"): record(0, 32)}
     found = planned(make_plan(TECHNIQUES, STAGGERED, HOME, SERVER, experience=known(tracks)))
     assert (found["dial/ext"].start_s, found["punch/ext"].start_s) == (0, 0.3)
+    tracks = {Between(REALM, "punch", 4, OPEN.signature, CONE.signature): record(0, 32)}
+    found = planned(make_plan(TECHNIQUES, STAGGERED, HEARING, HOME, experience=known(tracks)))
+    assert (found["reverse/ext"].start_s, found["punch/ext"].start_s) == (0, 0.3)
 
 
 def test_experience_moves_no_relay_that_comes_first_and_nothing_on_account_of_one() -> None:

@@ -51,7 +51,7 @@ class Advisor:
     def is_sure(self, requirement: Requirement, combo: Combo) -> bool:
         """Whether theory leaves no doubt of a combo, and experience does not deny it."""
         subject = self._subject(requirement, combo)
-        denied = isinstance(subject, Inbound) and self.experience.hopeless(subject)
+        denied = subject is not None and self.experience.hopeless(subject)
         return is_sure(requirement, combo, self.mine, self.theirs) and not denied
 
     def rtt_ms(self, combo: Combo) -> float | None:

@@ -185,20 +185,22 @@ class Experience:
     tracks: Mapping[Subject, Track] = field(default_factory=dict)
     busy: Collection[Subject] = ()
 
-    def tries(self, subject: Inbound) -> int:
-        """How often an exit was tried, by whichever plugin: TCP comes in by either or by none."""
+    def tries(self, subject: Subject) -> int:
+        """How often that was tried; an exit by whichever plugin: TCP comes in by either or by none."""
         return sum(found.tries for found in self._about(subject))
 
-    def wins(self, subject: Inbound) -> int:
+    def wins(self, subject: Subject) -> int:
         """How often that worked."""
         return sum(found.wins for found in self._about(subject))
 
-    def hopeless(self, subject: Inbound) -> bool:
+    def hopeless(self, subject: Subject) -> bool:
         """Whether it was tried often enough, and never worked."""
         return self.tries(subject) >= _HOPELESS_TRIES and not self.wins(subject)
 
-    def _about(self, subject: Inbound) -> list[Track]:
-        return [t for s, t in self.tracks.items() if isinstance(s, Inbound) and s.exit == subject.exit]
+    def _about(self, subject: Subject) -> list[Track]:
+        if isinstance(subject, Inbound):
+            return [t for s, t in self.tracks.items() if isinstance(s, Inbound) and s.exit == subject.exit]
+        return [self.tracks[subject]] if subject in self.tracks else []
 
 
 NO_EXPERIENCE = Experience()

@@ -109,11 +109,16 @@ def is_long_shot(requirement: Requirement, combo: Combo, mine: PeerView, theirs:
 
 
 def is_sure(requirement: Requirement, combo: Combo, mine: PeerView, theirs: PeerView) -> bool:
-    """Whether theory leaves no doubt of a combo: a TCP connect to a host that anybody reaches."""
-    if combo.route is not RouteType.EXT or requirement not in DIALS:
+    """Whether theory leaves no doubt of a combo, and no other is there sooner. To a host that anybody reaches that is a
+    TCP connect. From one it is UDP to its standing socket, as soon as the peer has heard of us: a stream that the peer
+    has to open carries our first byte a round trip later, and is for peers without UDP."""
+    ours, peers = mine.behaviour(combo.af), theirs.behaviour(combo.af)
+    if combo.route is not RouteType.EXT or mine.external.get(combo.af) == theirs.external.get(combo.af):
         return False
-    one_exit = mine.external.get(combo.af) == theirs.external.get(combo.af)
-    return dialled(requirement, mine, theirs).behaviour(combo.af).open and not one_exit
+    if peers.open:
+        return requirement is Requirement.PEER_REACHABLE
+    hears = combo.af in mine.standing and kind_of(peers) not in (Kind.BLOCKED, Kind.UNKNOWN)
+    return ours.open and requirement is (Requirement.PUNCHABLE if hears else Requirement.SELF_REACHABLE)
 
 
 def dialled(requirement: Requirement, mine: PeerView, theirs: PeerView) -> PeerView:

@@ -224,8 +224,8 @@ def _phases(
             long_shot = advisor is not None and advisor.is_long_shot(technique.requirement, combo)
             rtt_ms = advisor.rtt_ms(combo) if advisor else None
             start_s = _start_s(technique, numbers, likely)
-            if sure and combo not in sure and combo.route is RouteType.EXT and phase is not Phase.RELAY:
-                start_s = None if start_s is None else max(start_s, _SURE_S)
+            if sure and start_s is not None and combo.route is RouteType.EXT and phase is not Phase.RELAY:
+                start_s = 0.0 if combo in sure else max(start_s, _SURE_S)
             planned = _moved(Planned(combo, start_s, long_shot, rtt_ms=rtt_ms), soonest)
             combos.append(planned)
             if advisor and planned.start_s is not None and not beside:

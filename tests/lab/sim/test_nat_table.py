@@ -136,7 +136,7 @@ def over_udp() -> Iterator[tuple[Row, float]]:
     for row in of_presets():
         nats = PRESETS[row.initiator], PRESETS[row.responder.removesuffix(PEER)]
         blocked = any(nat and nat.udp_blocked for nat in nats)
-        if row.way in (Way.PUNCH, Way.DIAL, Way.DIAL_BACK) and any(map(stays, nats)) and not blocked:
+        if row.way in (Way.PUNCH, Way.DIAL, Way.MEET) and any(map(stays, nats)) and not blocked:
             yield row, first_byte_ms(*nats)
 
 

@@ -39,8 +39,14 @@ def test_a_direct_connection_takes_as_many_round_trips_as_it_must() -> None:
     assert row.started_at.timestamp() >= EPOCH_S
 
 
-def test_a_peer_that_dials_back_takes_half_a_round_trip_of_the_signal_more() -> None:
+def test_a_host_that_anybody_reaches_is_met_over_udp_at_once() -> None:
     row = connect(pair("full_cone", "public"), "b", "a")
+    assert (row.outcome, row.plugin) == (DIRECT, "udp_punch")
+    assert row.first_byte_ms == pytest.approx(2 * 80, abs=0.1)  # a signal's way, PROOF; TAKE with the first byte
+
+
+def test_a_peer_without_udp_dials_back_which_takes_a_round_trip_more() -> None:
+    row = connect(pair("udp_blocked", "public"), "b", "a")
     assert (row.outcome, row.plugin) == (DIRECT, "reverse_connect")
     assert row.connect_ms == pytest.approx(3 * 80, abs=0.1)  # signal, SYN, SYN-ACK, PROOF; TAKE
     assert row.first_byte_ms == pytest.approx(3 * 80, abs=0.1)  # that goes along with TAKE
