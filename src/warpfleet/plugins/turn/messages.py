@@ -9,13 +9,17 @@ from warpfleet.plugins.attempt_messages import AttemptMessage, EndpointText
 
 
 class RelayOffer(AttemptMessage):
-    """The initiator's relayed transport address, as `ip:port`, and its HELLO (see `net.handshake`), in hexadecimal, so
-    that it costs no round trip on the path."""
+    """The endpoint that the initiator sends from, as `ip:port`, whether that is a relayed one, and its HELLO (see
+    `net.handshake`), in hexadecimal, so that it costs no round trip on the path.
+
+    Where it is not, the responder is to have one, and the port is a guess.
+    """
 
     kind: ClassVar[str] = "turn.offer"
     opens: ClassVar[bool] = True
 
-    relayed: EndpointText
+    endpoint: EndpointText
+    relayed: bool
     hello: str = Field(pattern=rf"^[0-9a-f]{{{2 * FRAME_BYTES}}}$")
 
 
