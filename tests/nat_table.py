@@ -87,7 +87,7 @@ def bound_ms(way: Way, plugin: str) -> float:
     """How long a connection may take that this plugin has won, in the median: round trips of the signal, of the path,
     and what a technique takes besides. Each has one to spare for programs that take their time."""
     if way is Way.MEET:
-        return SIGNAL_RTT_MS + 2 * PATH_RTT_MS
+        return SIGNAL_RTT_MS + 3 * PATH_RTT_MS
     return {
         "direct_connect": 4 * PATH_RTT_MS,  # SYN; HELLO and PROOF on it where a signal is late; TAKE and AGREED
         "reverse_connect": SIGNAL_RTT_MS + 3 * PATH_RTT_MS,

@@ -18,7 +18,7 @@ from warpfleet.core.combo import AttemptOutcome, Combo, Policy, Reason, RouteTyp
 from warpfleet.core.errors import MissingError
 from warpfleet.core.experience import Evidence, Experience, Subject, Track
 from warpfleet.core.peer import PeerView
-from warpfleet.core.plan import Plan, WalkNumbers, long_shots, make_plan, subjects
+from warpfleet.core.plan import Plan, long_shots, make_plan, subjects
 from warpfleet.plugins.loader import registrations
 from warpfleet.telemetry.records import AttemptRow, ConnectionRow, Row, StartedRow
 
@@ -96,7 +96,7 @@ class Coordinator:
         self._hosts_changed = asyncio.Event()
         self._finished: defaultdict[str, asyncio.Queue[ConnectionRow]] = defaultdict(asyncio.Queue)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._numbers: dict[Policy, WalkNumbers] = {}
+        self._numbers = {policy: walk_numbers(policy) for policy in Policy}  # read now: no connection waits for a disk
         self._rows: Outbox[Row, Mapping[str, str]] = Outbox(telemetry.write)
         self._trying: Counter[Subject] = Counter()  # by the long shots of connections under way
         self._ended = asyncio.Event()
@@ -266,8 +266,6 @@ class Coordinator:
         return row
 
     async def _plan(self, request: ConnectionRequest, mine: PeerView, theirs: PeerView) -> Plan:
-        if request.policy not in self._numbers:
-            self._numbers[request.policy] = walk_numbers(request.policy)
         numbers, techniques = self._numbers[request.policy], list(self._techniques.values())
         asked = subjects(techniques, numbers, mine, theirs, request.pin, realm=request.realm)
         tracks = await self._tracks(asked)

@@ -25,7 +25,7 @@ from warpfleet.actors.values import (
     Use,
 )
 from warpfleet.actors.won_pipes import HeldPipe, WonPipes
-from warpfleet.core.combo import AttemptOutcome, Reason, Side
+from warpfleet.core.combo import AttemptOutcome, Reason, Side, Transport
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.core.identity import PublicIdentity
 from warpfleet.core.peer import AddressFamily, PeerView
@@ -33,6 +33,7 @@ from warpfleet.net import descriptors
 from warpfleet.net.handshake import Frame, FrameType, Wishes
 from warpfleet.net.interfaces import NodeNetwork
 from warpfleet.net.proved_path import ProvedPath
+from warpfleet.net.tls import prepare
 from warpfleet.plugins.attempt_context import AttemptSpec
 from warpfleet.plugins.attempt_messages import Abandon
 from warpfleet.plugins.inbox import InboundStream
@@ -127,6 +128,8 @@ class PluginHost:
                 now_s=self._surroundings.now_s,
             )
             self._nodes[spec.name] = node
+            if self.registration.strategy.transport is Transport.TCP:
+                prepare(spec.identity)
             node.factory = await self.registration.strategy.setup(node)
             opened[spec.name] = list(node.listeners) if node.factory else None
             if node.listeners:  # a host that took the place of another has none of its mappings

@@ -46,6 +46,12 @@ def server_context(identity: Identity) -> ssl.SSLContext:
     return context
 
 
+def prepare(identity: Identity) -> None:
+    """Have what the first tunnel needs, with what OpenSSL reads from files: later a connection would wait for them."""
+    client_context()
+    server_context(identity)
+
+
 class Tunnel:
     """TLS between two streams of bytes, sans-I/O; the initiator's end is the client."""
 
