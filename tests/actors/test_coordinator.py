@@ -294,6 +294,41 @@ async def test_stopped_at_any_stage_there_is_one_row(at_s: float, outcome: Conne
 
 
 @virtual_time
+async def test_of_one_pair_so_many_walk_at_once_and_the_others_after_them() -> None:
+    world = World(udp_punch="wins")
+    await world.begin()
+    others = [replace(REQUEST, connection_id=f"{number:032x}") for number in range(1, 40)]
+    elsewhere = replace(REQUEST, connection_id="e" * 32, responder="carol")
+    await world.know(home("carol", "198.51.100.3"))
+    await world.coordinator.connect([*others, elsewhere])
+    await asyncio.sleep(1)
+    begun = {order.connection_id for order in world.hosts[PUNCH].orders.values()}
+    assert len(begun) == 32 + 1
+    assert "e" * 32 in begun
+    await asyncio.sleep(2.5)
+    assert len(world.hosts[PUNCH].orders) == 40 + 1
+    rows = await world.coordinator.finished(SWEEP, 60)
+    rows += await world.coordinator.finished(SWEEP, 60)
+    assert [row.outcome for row in rows] == [ConnectionOutcome.DIRECT] * 41
+    assert {round(row.connect_ms or 0) for row in rows} == {1500}, "nobody has waited since it began"
+    await world.coordinator.close()
+
+
+@virtual_time
+async def test_who_waits_for_its_turn_can_be_stopped() -> None:
+    world = World(udp_punch="wins never")
+    await world.begin()
+    others = [replace(REQUEST, connection_id=f"{number:032x}") for number in range(1, 40)]
+    await world.coordinator.connect(others)
+    await asyncio.sleep(1)
+    await world.coordinator.cancel(others[-1].connection_id, Reason.STOPPED)
+    (row,) = await world.coordinator.finished(SWEEP, 1)
+    assert (row.connection_id, row.outcome) == (others[-1].connection_id, ConnectionOutcome.CANCELLED)
+    await world.coordinator.close()
+    assert len(await world.coordinator.finished(SWEEP, 1)) == 39
+
+
+@virtual_time
 async def test_an_undecided_agreement_at_the_stop_leaves_no_second_row() -> None:
     world = World(udp_punch="wins never")
     await world.begin()

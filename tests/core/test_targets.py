@@ -64,6 +64,27 @@ def test_no_window_of_time_sees_more_than_burst_and_rate_allow(rate: float, burs
             assert last - first + 1 <= burst + (spent[last] - start) * rate + 1e-6
 
 
+@given(st.floats(0.5, 500), st.integers(8, 50), st.integers(1, 8), st.integers(1, 100))
+def test_who_waits_for_what_is_to_be_booked_gets_it_and_no_more(
+    rate: float, burst: int, packets: int, times: int
+) -> None:
+    budget, now_s = Budget(Allowance(rate, burst)), 0.0
+    for number in range(1, times + 1):
+        while wait_s := budget.book(now_s, packets):
+            now_s += wait_s
+        assert number * packets <= burst + now_s * rate + 1e-3
+
+
+def test_what_was_booked_in_vain_is_there_for_others() -> None:
+    budget = Budget(Allowance(packets_per_s=10, packets_burst=8))
+    assert budget.book(0.0, 8) == 0
+    assert (budget.spend(0.0), budget.book(0.0, 4)) == (False, 0.4)
+    budget.give_back(3)
+    assert [budget.spend(0.0) for _ in range(4)] == [True, True, True, False]
+    budget.give_back(100)
+    assert sum(budget.spend(0.0) for _ in range(100)) == 8
+
+
 @given(st.floats(1, 500), st.integers(1, 50), st.integers(1, 100))
 def test_who_keeps_to_the_rate_is_never_refused(rate: float, burst: int, packets: int) -> None:
     budget = Budget(Allowance(rate, burst))

@@ -109,6 +109,25 @@ async def test_the_budget_is_one_for_all_attempts_with_a_peer_and_fills_up_again
 
 
 @virtual_time
+async def test_of_a_crowd_each_waits_for_what_it_will_send_rather_than_fail() -> None:
+    budget = Budget(USUAL_ALLOWANCE)
+    crowd = [guard(budget=budget)[0] for _ in range(100)]
+    began_s = asyncio.get_running_loop().time()
+
+    async def attempt(guarded: GuardedNetwork) -> None:
+        await guarded.book()
+        socket = await guarded.open_udp(4)
+        for _ in range(6):
+            await asyncio.sleep(0.1)
+            socket.send_to(b"x", PEER)
+        guarded.give_back()
+
+    await asyncio.gather(*(attempt(guarded) for guarded in crowd))
+    took_s = asyncio.get_running_loop().time() - began_s
+    assert (100 * 6 - 400) / 200 <= took_s < 3
+
+
+@virtual_time
 async def test_a_plugin_may_be_allowed_other_amounts() -> None:
     guarded, _ = guard(budget=Budget(Allowance(packets_per_s=50, packets_burst=3)))
     socket = await guarded.open_udp(4)

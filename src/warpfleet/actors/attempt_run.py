@@ -165,6 +165,7 @@ class AttemptRun:
             if self._cancel_reason:
                 raise asyncio.CancelledError
             async with asyncio.timeout(self.context.timeout_s) as self._timeout:
+                await self._network.book()
                 strategy = factory(self.context)
                 won = await self._named_only(await strategy.run())
                 agreed = await self._agreed(won)
@@ -182,6 +183,7 @@ class AttemptRun:
             if strategy and not strategy.result.done():
                 strategy.result.set_result(agreed)
             self._timeout = None
+            self._network.give_back()
             self.context.inbox.close()
         if agreed is not None:
             await self._use(agreed)

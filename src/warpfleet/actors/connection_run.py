@@ -1,8 +1,9 @@
 """Walks one connection: carries out what the planner decides, and has written down how every attempt ended."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
+from typing import Any
 
 from warpfleet.actors.connection_record import ConnectionRecord, RecordedPipe
 from warpfleet.actors.surroundings import MACHINE, Surroundings
@@ -52,6 +53,7 @@ class ConnectionRun:
         self._events: asyncio.Queue[Report | Reason] = asyncio.Queue()
         self._ids: dict[Combo, str] = {}
         self._upgrades = False
+        self._waiting: asyncio.Future[object] | None = None
         self.stopped: Reason | None = None
 
     def refresh(self, order: StartAttempt) -> None:
@@ -67,6 +69,23 @@ class ConnectionRun:
         """End the connection soon."""
         self.stopped = self.stopped or reason
         self._events.put_nowait(reason)
+        if self._waiting:
+            self._waiting.cancel()
+
+    async def unless_stopped(self, wait: Coroutine[Any, Any, object]) -> bool:
+        """Wait for something; False where the connection is stopped before it is there."""
+        self._waiting = asyncio.ensure_future(wait)
+        if self.stopped:
+            self._waiting.cancel()
+        try:
+            await self._waiting
+        except asyncio.CancelledError:
+            if self.stopped and self._waiting.cancelled():
+                return False
+            raise
+        finally:
+            self._waiting = None
+        return True
 
     def plugin_died(self, plugin: str) -> None:
         """Everything that ran in this plugin's host is gone."""

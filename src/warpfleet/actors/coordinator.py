@@ -3,11 +3,12 @@
 import asyncio
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
+from weakref import WeakValueDictionary
 
 from warpfleet.actors.connection_run import ConnectionRun
 from warpfleet.actors.outbox import Outbox
@@ -30,6 +31,8 @@ _REPLACED_S = 20.0  # a host that died is replaced within a second or two; a loa
 _ASKED_S = 0.25  # an answer of the observatory takes milliseconds; a plan without it is a good one, too
 # So many connections at once try what is unlikely to work, and would work for all of them: more learn nothing more.
 _TRYING_MAX = 4
+# Of one pair so many walk at once, and others after them: what a peer may be sent is bounded, and enough for these.
+_WALKING_MAX = 32
 _LEARN_S = 2.0  # for the last evidence, when all is over
 
 _log = logging.getLogger(__name__)
@@ -99,6 +102,7 @@ class Coordinator:
         self._numbers = {policy: walk_numbers(policy) for policy in Policy}  # read now: no connection waits for a disk
         self._rows: Outbox[Row, Mapping[str, str]] = Outbox(telemetry.write)
         self._trying: Counter[Subject] = Counter()  # by the long shots of connections under way
+        self._turns: WeakValueDictionary[tuple[str, str], asyncio.Semaphore] = WeakValueDictionary()  # by pair
         self._ended = asyncio.Event()
 
     async def bind(self, hosts: Mapping[str, CommandPort]) -> None:
@@ -218,7 +222,8 @@ class Coordinator:
         try:
             await self._written(run.record.prepare())
             await self._every_host()
-            row = await self._walk(run)
+            async with self._turn(run):
+                row = await self._walk(run)
         except Exception as error:  # noqa: BLE001 - whatever it is, a connection that was started gets its row
             _log.exception("connection %s failed inside", request.connection_id)
             row = await run.fail(None, None, Reason.INTERNAL, f"{type(error).__name__}: {error}")
@@ -243,6 +248,19 @@ class Coordinator:
                 while self._replacing:
                     self._hosts_changed.clear()
                     await self._hosts_changed.wait()
+
+    @asynccontextmanager
+    async def _turn(self, run: ConnectionRun) -> AsyncIterator[None]:
+        """Enter when few enough others of the pair walk, or when the connection is stopped."""
+        pair = run.request.initiator, run.request.responder
+        turns = self._turns.setdefault(pair, asyncio.Semaphore(_WALKING_MAX))
+        if not await run.unless_stopped(turns.acquire()):
+            yield
+            return
+        try:
+            yield
+        finally:
+            turns.release()
 
     async def _walk(self, run: ConnectionRun) -> ConnectionRow:
         run.record.begin()

@@ -55,22 +55,40 @@ DIALLING_ALLOWANCE = Allowance(packets_per_s=64, packets_burst=256)
 """A peer has a handful of addresses and ports; who connects to more is a scanner."""
 
 
+_ROUNDING = 1e-6  # of a packet: who has waited as long as it takes may still lack so much
+
+
 class Budget:
     """What is left of an allowance: a token bucket."""
 
     def __init__(self, allowance: Allowance) -> None:
         self._rate_per_s = allowance.packets_per_s
-        self._burst = allowance.packets_burst
-        self._tokens = float(self._burst)
+        self.burst = allowance.packets_burst
+        self._tokens = float(self.burst)
         self._filled_at_s: float | None = None
 
     def spend(self, now_s: float) -> bool:
         """Take one packet's worth; False where there is none left."""
-        if self._filled_at_s is not None:
-            earned = (now_s - self._filled_at_s) * self._rate_per_s
-            self._tokens = min(float(self._burst), self._tokens + earned)
-        self._filled_at_s = now_s
+        self._fill(now_s)
         if self._tokens < 1:
             return False
         self._tokens -= 1
         return True
+
+    def book(self, now_s: float, packets: int) -> float:
+        """Take so many packets' worth at once, no more than fit; else the time in seconds until there is as much."""
+        self._fill(now_s)
+        if (lacking := packets - self._tokens) > _ROUNDING:
+            return lacking / self._rate_per_s
+        self._tokens -= packets
+        return 0.0
+
+    def give_back(self, packets: int) -> None:
+        """So many of those that were booked were not sent."""
+        self._tokens = min(float(self.burst), self._tokens + packets)
+
+    def _fill(self, now_s: float) -> None:
+        if self._filled_at_s is not None:
+            earned = (now_s - self._filled_at_s) * self._rate_per_s
+            self._tokens = min(float(self.burst), self._tokens + earned)
+        self._filled_at_s = now_s

@@ -19,6 +19,8 @@ from warpfleet.net.interfaces import (
 from warpfleet.plugins.attempt_failed import AttemptFailed
 
 _TARGETS_MAX = 8  # distinct addresses per attempt: a peer has a handful
+# What most attempts send until there is a pipe: of a crowd each waits for so much, rather than fail half-way.
+_BOOKED_PACKETS = 8
 
 
 class GuardedNetwork:
@@ -37,6 +39,7 @@ class GuardedNetwork:
         self._routes = routes
         self._alias = alias
         self._budget = budget
+        self._booked = 0
         self._interfaces = network.interfaces() if RouteType.NIC in routes else ()
         self._targets: set[str] = set()
         self._counted: list[Counted] = []
@@ -52,6 +55,18 @@ class GuardedNetwork:
     def count(self, sender: Counted) -> None:
         """Count the packets of something that the attempt uses, or has used."""
         self._counted.append(sender)
+
+    async def book(self) -> None:
+        """Wait until the budget has enough for what most attempts send, and keep that."""
+        packets = min(_BOOKED_PACKETS, self._budget.burst)
+        while wait_s := self._budget.book(asyncio.get_running_loop().time(), packets):  # noqa: ASYNC110 - only time fills it
+            await asyncio.sleep(wait_s)
+        self._booked = packets
+
+    def give_back(self) -> None:
+        """Leave what was booked and not sent to other attempts."""
+        self._budget.give_back(self._booked)
+        self._booked = 0
 
     def settle(self) -> None:
         """Let go of what was counted, once the last count was read: a pipe lives no longer than its holder wants."""
@@ -112,7 +127,9 @@ class GuardedNetwork:
             if len(self._targets) >= _TARGETS_MAX:
                 raise AttemptFailed(Reason.BUDGET_SPENT, f"more than {_TARGETS_MAX} target addresses")
             self._targets.add(remote.ip)
-        if not self._budget.spend(asyncio.get_running_loop().time()):
+        if self._booked:
+            self._booked -= 1
+        elif not self._budget.spend(asyncio.get_running_loop().time()):
             raise AttemptFailed(Reason.BUDGET_SPENT, "too many packets for one peer")
 
 
