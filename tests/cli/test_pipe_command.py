@@ -97,6 +97,7 @@ def test_no_way_is_one_line_and_status_1(fleet: Path) -> None:
     ("command", "words", "said"),
     [
         ("pipe", ["alice"], "give two nodes"),
+        ("pipe", ["FLEET", "alice"], "is a file: give two nodes behind it"),
         ("pipe", ["FLEET", "FLEET", "alice", "bob"], "give one fleet file"),
         ("pipe", ["FLEET", "alice", "bop"], "did you mean 'bob'?"),
         ("pipe", ["FLEET", "alice", "alice"], "cannot be connected with itself"),

@@ -32,6 +32,8 @@ def choose_pair(command: str, words: Sequence[str]) -> tuple[Fleet, str, str]:
     *paths, initiator, responder = words
     if len(paths) > 1:
         raise InputError(f"{command}: {' '.join(paths)}: give one fleet file, and two nodes of it")
+    if not paths and Path(initiator).is_file():
+        raise InputError(f"{command}: {initiator} is a file: give two nodes behind it")
     fleet = load_fleet(Path(paths[0])) if paths else asyncio.run(_served_fleet(command))
     check_pair(fleet, initiator, responder)
     enter_namespaces(fleet)
