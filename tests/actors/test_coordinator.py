@@ -303,7 +303,7 @@ async def test_of_one_pair_so_many_walk_at_once_and_the_others_after_them() -> N
     await world.coordinator.connect([*others, elsewhere])
     await asyncio.sleep(1)
     begun = {order.connection_id for order in world.hosts[PUNCH].orders.values()}
-    assert len(begun) == 32 + 1
+    assert len(begun) == len(world.telemetry.begun) == 32 + 1, "none has begun before its turn"
     assert "e" * 32 in begun
     await asyncio.sleep(2.5)
     assert len(world.hosts[PUNCH].orders) == 40 + 1

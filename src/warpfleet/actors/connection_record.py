@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 
 from warpfleet.actors.surroundings import Surroundings
@@ -75,16 +75,7 @@ class ConnectionRecord:
     def prepare(self) -> StartedRow:
         """What is recorded before the connection begins."""
         self._started_at = self._now()
-        r = self._request
-        return StartedRow(
-            sweep_id=r.sweep_id,
-            connection_id=r.connection_id,
-            initiator=r.initiator,
-            responder=r.responder,
-            repeat=r.repeat,
-            policy=r.policy,
-            started_at=self._started_at,
-        )
+        return self._started_row()
 
     def begin(self) -> None:
         """The connection starts now: the durations count from here."""
@@ -121,20 +112,10 @@ class ConnectionRecord:
         """An attempt has ended; its row."""
         assert report.outcome is not None
         attempt = self.attempts[report.attempt_id]
-        attempt.row = AttemptRow(
-            sweep_id=self._request.sweep_id,
-            connection_id=self._request.connection_id,
-            attempt_id=report.attempt_id,
-            plugin=report.combo.plugin,
-            phase=attempt.phase,
-            transport=self._techniques[report.combo.plugin].transport,
-            af=report.combo.af,
-            route_type=report.combo.route,
-            side=Side.INITIATOR,
+        attempt.row = replace(
+            self._attempt_row(report.attempt_id, report.combo, attempt.phase, report.outcome, report.reason),
             started_ms=self._ms(report.begun_s),
             ended_ms=self._ms(report.at_s),
-            outcome=report.outcome,
-            reason=report.reason,
             sockets=report.sockets,
             packets_sent=report.packets_sent,
             advice=attempt.advice,
@@ -143,20 +124,9 @@ class ConnectionRecord:
 
     def skip(self, skipped: Skipped) -> AttemptRow:
         """The row of an attempt that is not made."""
-        return AttemptRow(
-            sweep_id=self._request.sweep_id,
-            connection_id=self._request.connection_id,
-            attempt_id=self._surroundings.new_id(),
-            plugin=skipped.combo.plugin,
-            phase=skipped.phase,
-            transport=self._techniques[skipped.combo.plugin].transport,
-            af=skipped.combo.af,
-            route_type=skipped.combo.route,
-            side=Side.INITIATOR,
-            outcome=AttemptOutcome.SKIPPED,
-            reason=skipped.reason,
-            advice=skipped.advice,
-        )
+        attempt_id = self._surroundings.new_id()
+        row = self._attempt_row(attempt_id, skipped.combo, skipped.phase, AttemptOutcome.SKIPPED, skipped.reason)
+        return replace(row, advice=skipped.advice)
 
     def died(self, attempt_id: str) -> Report:
         """The end of an attempt of which nothing more is heard."""
@@ -202,19 +172,13 @@ class ConnectionRecord:
         self, mine: PeerView | None, theirs: PeerView | None, reason: Reason | None, error: str = ""
     ) -> ConnectionRow:
         """The connection's row as things stand."""
-        pipe, r = self.pipe, self._request
+        pipe = self.pipe
         path = pipe.path if pipe else None
         facts = path.pipe if path else None
-        af = path.combo.af if path else (r.pin.af or 4)
+        af = path.combo.af if path else (self._request.pin.af or 4)
         first_bytes_at_s = [m.first_byte_at_s for m in pipe.measured if m.first_byte_at_s] if pipe else []
         return ConnectionRow(
-            sweep_id=r.sweep_id,
-            connection_id=r.connection_id,
-            initiator=r.initiator,
-            responder=r.responder,
-            repeat=r.repeat,
-            policy=r.policy,
-            started_at=self._started_at,
+            **asdict(self._started_row()),
             outcome=self._outcome(reason),
             plugin=path.combo.plugin if path else None,
             phase=self.attempts[path.attempt_id].phase if path else None,
@@ -230,6 +194,35 @@ class ConnectionRecord:
             initiator_nat=mine.behaviour(af).alias if mine else None,
             responder_nat=theirs.behaviour(af).alias if theirs else None,
             error=error or self._error(reason),
+            reason=reason,
+        )
+
+    def _started_row(self) -> StartedRow:
+        r = self._request
+        return StartedRow(
+            sweep_id=r.sweep_id,
+            connection_id=r.connection_id,
+            initiator=r.initiator,
+            responder=r.responder,
+            repeat=r.repeat,
+            policy=r.policy,
+            started_at=self._started_at,
+        )
+
+    def _attempt_row(
+        self, attempt_id: str, combo: Combo, phase: Phase | None, outcome: AttemptOutcome, reason: Reason | None
+    ) -> AttemptRow:
+        return AttemptRow(
+            sweep_id=self._request.sweep_id,
+            connection_id=self._request.connection_id,
+            attempt_id=attempt_id,
+            plugin=combo.plugin,
+            phase=phase,
+            transport=self._techniques[combo.plugin].transport,
+            af=combo.af,
+            route_type=combo.route,
+            side=Side.INITIATOR,
+            outcome=outcome,
             reason=reason,
         )
 

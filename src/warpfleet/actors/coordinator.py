@@ -220,9 +220,9 @@ class Coordinator:
     async def _connect(self, run: ConnectionRun) -> None:
         request = run.request
         try:
-            await self._written(run.record.prepare())
-            await self._every_host()
             async with self._turn(run):
+                await self._written(run.record.prepare())
+                await self._every_host()
                 row = await self._walk(run)
         except Exception as error:  # noqa: BLE001 - whatever it is, a connection that was started gets its row
             _log.exception("connection %s failed inside", request.connection_id)

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 
 import pyarrow as pa
@@ -152,18 +153,7 @@ def _started_in(path: Path) -> dict[str, StartedRow]:
 
 
 def _ended(row: StartedRow, outcome: ConnectionOutcome, reason: Reason, error: str) -> ConnectionRow:
-    return ConnectionRow(
-        sweep_id=row.sweep_id,
-        connection_id=row.connection_id,
-        initiator=row.initiator,
-        responder=row.responder,
-        repeat=row.repeat,
-        policy=row.policy,
-        started_at=row.started_at,
-        outcome=outcome,
-        reason=reason,
-        error=error,
-    )
+    return ConnectionRow(**asdict(row), outcome=outcome, reason=reason, error=error)
 
 
 def is_incomplete(directory: Path) -> bool:
