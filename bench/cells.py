@@ -9,10 +9,11 @@ AIOICE, WARPGATE = "aioice", "warpgate"
 CONTENDERS = (BARE_TCP, BARE_UDP, STAGGERED, STRICT, RELAY_FIRST, NODE, AIOICE, WARPGATE)
 
 # One pair of each kind that theory tells apart: EIM with EIM, easy and hard; a symmetric NAT with each filtering and
-# each port assignment; a public host; a network that blocks UDP, with a direct path and without.
+# each port assignment; a public host, asked and asking; a network that blocks UDP, with a direct path and without.
 PAIRS = (
     ("full_cone", "public"),
     ("full_cone", "addr_restricted"),
+    ("public", "full_cone"),
     ("port_restricted", "eim_random_ports"),
     ("full_cone", "symmetric_random"),
     ("port_restricted", "symmetric_sequential"),
