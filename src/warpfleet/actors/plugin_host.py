@@ -128,9 +128,10 @@ class PluginHost:
                 now_s=self._surroundings.now_s,
             )
             self._nodes[spec.name] = node
-            if self.registration.strategy.transport is Transport.TCP:
+            strategy = self.registration.strategy
+            if strategy.carries_pipe and strategy.transport is Transport.TCP:
                 prepare(spec.identity)
-            node.factory = await self.registration.strategy.setup(node)
+            node.factory = await strategy.setup(node)
             opened[spec.name] = list(node.listeners) if node.factory else None
             if node.listeners:  # a host that took the place of another has none of its mappings
                 self._tell_mappings(node)
