@@ -315,6 +315,20 @@ async def test_of_one_pair_so_many_walk_at_once_and_the_others_after_them() -> N
 
 
 @virtual_time
+async def test_who_has_a_relayed_pipe_gives_its_turn_to_others_while_a_direct_path_is_sought() -> None:
+    world = World(udp_punch="silent", turn="wins")
+    asked = replace(REQUEST, policy=Policy.RELAY_FIRST)
+    await world.begin(asked)
+    await world.coordinator.connect([replace(asked, connection_id=f"{number:032x}") for number in range(1, 34)])
+    await asyncio.sleep(1)
+    assert len(world.hosts[RELAY].orders) == 32
+    await asyncio.sleep(1)
+    assert len(world.hosts[RELAY].orders) == 34
+    assert await world.coordinator.finished(SWEEP, 0.1) == [], "all of them still walk"
+    await world.coordinator.close()
+
+
+@virtual_time
 async def test_who_waits_for_its_turn_can_be_stopped() -> None:
     world = World(udp_punch="wins never")
     await world.begin()

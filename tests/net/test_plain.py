@@ -10,7 +10,7 @@ from fake_node import ALICE, BOB, COMBO, contexts, handshakes, node
 from virtual_time import virtual_time
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.net.handshake import FRAME_BYTES, Frame, ProofFailed, Wishes
-from warpfleet.net.interfaces import ConnectionLost
+from warpfleet.net.interfaces import ConnectionLost, StreamEnded
 from warpfleet.net.plain import PlainPipe
 from warpfleet.plugins.attempt_context import Won
 
@@ -98,3 +98,31 @@ async def test_a_pipe_whose_sending_was_given_up_is_broken_off() -> None:
     assert await bob.recv() == b"half"
     with pytest.raises(ConnectionLost):
         await bob.recv()
+
+
+@virtual_time
+async def test_an_initiator_that_leaves_once_it_has_taken_the_pipe_breaks_it() -> None:
+    internet = Internet()
+    near, far = internet.stream_pair(A, B)
+    a, b = contexts(node(ALICE, internet, A.ip), node(BOB, internet, B.ip), COMBO)
+    a.wishes = b.wishes = PLAIN
+    leading = asyncio.create_task(a.prove_stream(near))
+    pipe = await b.prove_stream(far)
+    assert not leading.done(), "it waits for AGREED"
+    leading.cancel()
+    with pytest.raises(ConnectionLost) as lost:
+        await far.read(1)
+    assert not isinstance(lost.value, StreamEnded)
+    assert isinstance(pipe, PlainPipe)
+
+
+@virtual_time
+async def test_what_the_peer_said_before_it_left_can_be_read_after_a_send_in_vain() -> None:
+    near, far = Internet().stream_pair(A, B)
+    alice, bob = PlainPipe(near, "bob"), PlainPipe(far, "alice")
+    await bob.send(b"413 too large")
+    await bob.close()
+    await asyncio.sleep(1)
+    with pytest.raises(ConnectionLost):
+        await alice.send(b"an upload")
+    assert [await alice.recv(), await alice.recv()] == [b"413 too large", b""]

@@ -197,7 +197,6 @@ async def test_closed_without_an_end_a_stream_may_be_reset(streams: tuple[TcpStr
 _HALF = """
 import asyncio, socket, sys, time
 from warpfleet.net.plain import PlainPipe
-from warpfleet.net.plain import PlainPipe
 from warpfleet.net.sockets import TcpStream
 
 async def main():

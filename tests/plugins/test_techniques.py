@@ -5,6 +5,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -390,7 +391,7 @@ def test_an_endpoint_that_is_none_is_refused_when_the_message_is_read(text: str)
         (Offer, {"candidates": (text,)}),
         (Answer, {"candidates": (text,)}),
         (DialMe, {"endpoints": (text,)}),
-        (RelayOffer, {"endpoint": text, "relayed": True, "hello": "00" * FRAME_BYTES}),
+        (RelayOffer, {"relayed": text, "hello": "00" * FRAME_BYTES}),
         (RelayAnswer, {"endpoint": text}),
     ]
     for kind, fields in makers:
@@ -657,18 +658,28 @@ async def test_a_relay_joins_both_ends() -> None:
 
 
 @virtual_time
-@pytest.mark.parametrize("gets_out", [True, False, None])
-async def test_where_udp_does_not_get_out_the_responder_has_a_relay_of_its_own(gets_out: bool | None) -> None:
+async def test_where_udp_does_not_get_out_the_responder_has_a_relay_of_its_own_meanwhile() -> None:
     internet = Internet()
     alice, bob = two(internet)
-    alice.view = view("alice", "203.0.113.1", nat={4: NatBehaviour(udp=gets_out)})
-    bob.view = view("bob", "203.0.113.2", nat={4: NatBehaviour(udp=False)}, relay=True)
+    bob.view = view("bob", "203.0.113.2", nat={4: NatBehaviour(udp=False)})
     bob.network.relay_ip = "198.51.100.10"
+    began_s: dict[str, float] = {}
+
+    def slow(who: FakeNode) -> None:
+        allocate = who.network.allocate_relay
+
+        async def allocated(af: int, **more: Any) -> Any:
+            began_s[who.identity.name] = now_s()
+            await asyncio.sleep(1)
+            return await allocate(af, **more)
+
+        who.network.allocate_relay = allocated  # type: ignore[method-assign]
+
+    slow(alice)
+    slow(bob)
     mine, theirs = await Meeting(Turn, alice, bob).pipes()
-    alices = "203.0.113.1" if gets_out else "198.51.100.9"
-    assert (mine.path.local.ip, theirs.path.local.ip) == (alices, "198.51.100.10"), "one relay where one is enough"
-    assert mine.path.relayed
-    assert theirs.path.relayed
+    assert (mine.path.local.ip, theirs.path.local.ip) == ("198.51.100.9", "198.51.100.10")
+    assert began_s["bob"] - began_s["alice"] == pytest.approx(DELAY_S), "a signal's way later"
     await carries(mine, theirs)
     assert internet.open_sockets() == []
 
@@ -734,7 +745,7 @@ async def test_a_responder_that_does_not_know_its_address_gives_up_and_closes() 
     alice, bob = two(internet)
     bob.view = replace(bob.view, external={})
     meeting = Meeting(Turn, alice, bob)
-    meeting.b.opening = RelayOffer(**HEAD, endpoint="198.51.100.9:4000", relayed=True, hello="00" * FRAME_BYTES)
+    meeting.b.opening = RelayOffer(**HEAD, relayed="198.51.100.9:4000", hello="00" * FRAME_BYTES)
     with pytest.raises(AttemptFailed) as failed:
         await Turn(meeting.b).run()
     assert reason_of(failed) is Reason.STUN_FAILED

@@ -99,10 +99,13 @@ class ConnectionRun:
         """Whether this attempt is one of ours."""
         return attempt_id in self.record.attempts
 
-    async def walk(self, plan: Plan, mine: PeerView, theirs: PeerView) -> ConnectionRow:
-        """Walk the plan to its end; the connection's row."""
+    async def walk(
+        self, plan: Plan, mine: PeerView, theirs: PeerView, on_pipe: Callable[[], None] = lambda: None
+    ) -> ConnectionRow:
+        """Walk the plan to its end; the connection's row. `on_pipe` hears that there is a pipe."""
         walk = Walk(plan)
         self._upgrades = plan.upgrades
+        self._on_pipe_there = on_pipe
         if self.stopped:
             walk.stop(self.stopped)
         finish: Finish | None = None
@@ -149,6 +152,7 @@ class ConnectionRun:
             # Both ends have agreed: a cancellation that is under way by now, as at the deadline, comes too late.
             walk.agreed(attempt.combo)
             self._on_attempt(self.record.win(event))
+            self._on_pipe_there()
         elif event.stage is Stage.ENDED and attempt.row is None:
             walk.ended(attempt.combo)
             self._on_attempt(self.record.end(event))

@@ -3,8 +3,8 @@
 import asyncio
 import logging
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
@@ -31,7 +31,8 @@ _REPLACED_S = 20.0  # a host that died is replaced within a second or two; a loa
 _ASKED_S = 0.25  # an answer of the observatory takes milliseconds; a plan without it is a good one, too
 # So many connections at once try what is unlikely to work, and would work for all of them: more learn nothing more.
 _TRYING_MAX = 4
-# Of one pair so many walk at once, and others after them: what a peer may be sent is bounded, and enough for these.
+# Of one pair so many seek their pipe at once, and others after them: what a peer may be sent is bounded, and enough for
+# these.
 _WALKING_MAX = 32
 _LEARN_S = 2.0  # for the last evidence, when all is over
 
@@ -220,10 +221,10 @@ class Coordinator:
     async def _connect(self, run: ConnectionRun) -> None:
         request = run.request
         try:
-            async with self._turn(run):
+            with await self._turn(run) as turn:
                 await self._written(run.record.prepare())
                 await self._every_host()
-                row = await self._walk(run)
+                row = await self._walk(run, on_pipe=turn.close)
         except Exception as error:  # noqa: BLE001 - whatever it is, a connection that was started gets its row
             _log.exception("connection %s failed inside", request.connection_id)
             row = await run.fail(None, None, Reason.INTERNAL, f"{type(error).__name__}: {error}")
@@ -249,20 +250,17 @@ class Coordinator:
                     self._hosts_changed.clear()
                     await self._hosts_changed.wait()
 
-    @asynccontextmanager
-    async def _turn(self, run: ConnectionRun) -> AsyncIterator[None]:
-        """Enter when few enough others of the pair walk, or when the connection is stopped."""
+    async def _turn(self, run: ConnectionRun) -> ExitStack:
+        """Return when few enough others of the pair walk that have no pipe yet, or when the connection is stopped; the
+        turn is over once this is closed."""
         pair = run.request.initiator, run.request.responder
         turns = self._turns.setdefault(pair, asyncio.Semaphore(_WALKING_MAX))
-        if not await run.unless_stopped(turns.acquire()):
-            yield
-            return
-        try:
-            yield
-        finally:
-            turns.release()
+        turn = ExitStack()
+        if await run.unless_stopped(turns.acquire()):
+            turn.callback(turns.release)
+        return turn
 
-    async def _walk(self, run: ConnectionRun) -> ConnectionRow:
+    async def _walk(self, run: ConnectionRun, on_pipe: Callable[[], None]) -> ConnectionRow:
         run.record.begin()
         request = run.request
         mine = self._view(request.initiator)
@@ -275,7 +273,7 @@ class Coordinator:
         tried = Counter(long_shots(self._techniques, plan, mine, theirs, request.realm))
         self._trying += tried
         try:
-            row = await run.walk(plan, mine, theirs)
+            row = await run.walk(plan, mine, theirs, on_pipe)
         finally:
             self._trying -= tried
         if self._evidence:

@@ -47,6 +47,10 @@ class Allowance:
     packets_per_s: float
     packets_burst: int
 
+    def __post_init__(self) -> None:
+        if self.packets_per_s <= 0 or self.packets_burst < 1:
+            raise ValueError("an allowance is a packet at least, and grows")
+
 
 USUAL_ALLOWANCE = Allowance(packets_per_s=200, packets_burst=400)
 """A punch sends a few packets a second, and dozens may be under way."""

@@ -62,6 +62,7 @@ class _StreamProof:
         while not self._handshake.proved:
             await self._digest(await read_piece(self._stream))
         moves = await claim()
+        self._break_if_it_breaks(moves)
         await self._stream.write(self._handshake.move(moves) if moves else self._handshake.take())
         waits = moves or self._handshake.plain
         while waits and await self._digest(await read_piece(self._stream)) is not Event.AGREED:
@@ -74,7 +75,13 @@ class _StreamProof:
         piece = first or await read_piece(self._stream)
         while await self._digest(piece) not in (Event.TAKEN, Event.MOVED):
             piece = await read_piece(self._stream)
+        self._break_if_it_breaks(self._moves)
         return self._moves
+
+    def _break_if_it_breaks(self, moves: str | None) -> None:
+        """Without a tunnel FIN is the end of what we say: from here on whatever else ends the stream resets it."""
+        if self._handshake.plain and not moves:
+            self._stream.reset_on_close()
 
     async def _greet(self) -> None:
         self._greeted = True

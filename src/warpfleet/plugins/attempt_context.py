@@ -37,13 +37,15 @@ program is there to do so."""
 
 class Begun(NamedTuple):
     """A proof and a tunnel that signals have begun. `flight` goes ahead of HELLO, or behind PROOF; `hello` is the
-    initiator's, at the responder's end. `resend_s` is when to greet again, where that is not the usual time."""
+    initiator's, at the responder's end. `resend_s` is when to greet again, where that is not the usual time. Where it
+    `waits`, the pipe is not used before the peer has agreed to it."""
 
     handshake: Handshake
     tunnel: QuicEngine
     flight: Sequence[bytes] = ()
     hello: bytes | None = None
     resend_s: float | None = None
+    waits: bool = False
 
 
 class BegunStream(NamedTuple):
@@ -168,8 +170,6 @@ class AttemptContext(AttemptSpec):
     async def _handed_over(self, stream: ByteStream, handshake: Handshake, tunnel: Tunnel) -> HandedOver | None:
         if self.hand_over is None or Wishes.MEASURED in self.peer_wishes:
             return None
-        if handshake.plain:
-            stream.reset_on_close()  # whoever dies with it meanwhile ended nothing
         early = tunnel.take_back()
         handed_over = await self.hand_over(stream, handshake, early)
         tunnel.feed(early)
@@ -189,7 +189,7 @@ class AttemptContext(AttemptSpec):
         """Turn a UDP socket into a pipe, or a path for one, to whichever candidate proves itself; the socket is closed
         where that fails. `first` is the peer's datagram and its source where it was already read, `begun` what signals
         have begun, and `later` has more candidates. The initiator hears by `on_proved` that the peer is there."""
-        handshake, tunnel, flight, hello, resend_s = begun or Begun(self.handshake(), self.tunnel())
+        handshake, tunnel, flight, hello, resend_s, waits = begun or Begun(self.handshake(), self.tunnel())
         of_family = [candidate for candidate in candidates if candidate.af == self.combo.af]
         async with self._one_claim_at_a_time(socket, on_proved) as claim:
             agreed = await prove_datagram(
@@ -201,7 +201,7 @@ class AttemptContext(AttemptSpec):
                 hello=hello,
                 rtt_ms=self.rtt_ms,
                 resend_s=resend_s,
-                tunnel=tunnel,
+                tunnel=None if waits else tunnel,
                 flight=flight,
                 later=later,
             )

@@ -142,5 +142,7 @@ def over_udp() -> Iterator[tuple[Row, float]]:
 
 @pytest.mark.parametrize(("row", "expected_ms"), list(over_udp()), ids=str)
 def test_over_udp_the_first_byte_comes_as_soon_as_physics_allow(world: World, row: Row, expected_ms: float) -> None:
+    if row.way is Way.MEET:  # only then is UDP known to get out of a host that has another way
+        world.connect(row.initiator, row.responder, only="udp_punch", af=4, route=RouteType.EXT)
     found = world.connect(row.initiator, row.responder, only="udp_punch", af=4, route=RouteType.EXT)
     assert found.first_byte_ms == pytest.approx(expected_ms, abs=1)

@@ -9,17 +9,16 @@ from warpfleet.plugins.attempt_messages import AttemptMessage, EndpointText
 
 
 class RelayOffer(AttemptMessage):
-    """The endpoint that the initiator sends from, as `ip:port`, whether that is a relayed one, and its HELLO (see
-    `net.handshake`), in hexadecimal, so that it costs no round trip on the path.
+    """The initiator's relayed transport address, as `ip:port`, and its HELLO (see `net.handshake`), in hexadecimal, so
+    that it costs no round trip on the path.
 
-    Where it is not, the responder is to have one, and the port is a guess.
+    It has no address where it goes ahead of the one that has, to a responder that needs a relay of its own.
     """
 
     kind: ClassVar[str] = "turn.offer"
     opens: ClassVar[bool] = True
 
-    endpoint: EndpointText
-    relayed: bool
+    relayed: EndpointText | None
     hello: str = Field(pattern=rf"^[0-9a-f]{{{2 * FRAME_BYTES}}}$")
 
 

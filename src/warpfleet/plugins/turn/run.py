@@ -1,5 +1,5 @@
-"""Relay: one side allocates a relayed transport address, the other sends to it from a plain socket. Where UDP does not
-get out of one side it is that one, whichever asks; where it gets out of neither, both do."""
+"""Relay: one side allocates a relayed transport address, the other sends to it from a plain socket, or from an
+allocation of its own where UDP does not get out."""
 
 from warpfleet.core.combo import Phase, Reason, RouteType, Side, Transport
 from warpfleet.core.endpoint import Endpoint
@@ -32,12 +32,14 @@ class Turn(Strategy):
 
     async def _initiate(self) -> Won:
         context = self.context
-        relays = not self._peer_relays()
-        socket = await (self._allocate_for_peer() if relays else context.network.open_udp(context.combo.af))
+        assert context.theirs is not None
+        hello = context.handshake().opener().hex()
+        if context.theirs.udp_blocked:
+            context.send(RelayOffer, relayed=None, hello=hello)  # so that both allocate at the same time
+        socket = await self._allocate()
+        self._permit_peer(socket)
         try:
-            source = socket.local if relays else self._external(socket)
-            hello = context.handshake().opener().hex()
-            context.send(RelayOffer, endpoint=str(source), relayed=relays, hello=hello)
+            context.send(RelayOffer, relayed=str(socket.local), hello=hello)
             answer = await context.inbox.message(RelayAnswer)
         except BaseException:
             socket.close()
@@ -47,23 +49,18 @@ class Turn(Strategy):
     async def _respond(self) -> Won:
         context, offer = self.context, self.context.opening
         assert isinstance(offer, RelayOffer)
-        relays = context.mine.udp_blocked or not offer.relayed
-        socket = await (self._allocate() if relays else context.network.open_udp(context.combo.af))
+        blocked = context.mine.udp_blocked
+        socket = await (self._allocate() if blocked else context.network.open_udp(context.combo.af))
         try:
-            source = socket.local if relays else self._external(socket)
+            source = socket.local if blocked else self._external(socket)
+            while offer.relayed is None:
+                offer = await context.inbox.message(RelayOffer)
             context.send(RelayAnswer, endpoint=str(source))
         except BaseException:
             socket.close()
             raise
-        theirs, hello = Endpoint.parse(offer.endpoint), bytes.fromhex(offer.hello)
-        return await context.prove_datagram(socket, [theirs], first=(hello, theirs), relayed=True)
-
-    def _peer_relays(self) -> bool:
-        """Whether the peer's relay will do: it has to have one where UDP does not get out there, and takes as long to
-        get it as to hear of ours."""
-        mine, theirs, af = self.context.mine, self.context.theirs, self.context.combo.af
-        assert theirs is not None
-        return theirs.udp_blocked and theirs.relay and bool(mine.behaviour(af).udp) and af in mine.external
+        relayed, hello = Endpoint.parse(offer.relayed), bytes.fromhex(offer.hello)
+        return await context.prove_datagram(socket, [relayed], first=(hello, relayed), relayed=True)
 
     def _external(self, socket: DatagramSocket) -> Endpoint:
         """Where we seem to send from. The address is what counts, a permission is for all its ports (RFC 8656 section
@@ -73,15 +70,13 @@ class Turn(Strategy):
             raise AttemptFailed(Reason.STUN_FAILED, "no STUN server has told us our external address")
         return Endpoint(external, socket.local.port)
 
-    async def _allocate_for_peer(self) -> Relay:
-        """A relay that lets the peer's first frame in, which may come before its answer does. It comes from the address
-        that its record has, or, where UDP does not get out there, from a relay: mostly of the same server."""
-        relay = await self._allocate()
+    def _permit_peer(self, relay: Relay) -> None:
+        """Let the peer's first frame in, which may come before its answer does. It comes from the address that its
+        record has, or, where UDP does not get out there, from a relay: mostly of the same server."""
         theirs = self.context.theirs
         assert theirs is not None
         if address := relay.local.ip if theirs.udp_blocked else theirs.external.get(self.context.combo.af):
             relay.permit(address)
-        return relay
 
     async def _allocate(self) -> Relay:
         try:

@@ -58,16 +58,20 @@ class Initiation:
         return self._from_anywhere(standing) if exchange.theirs is Kind.EASY else None
 
     async def _from_standing(self, borrowed: Borrowed, standing: Endpoint | None, address: str) -> Won:
-        """To where the peer is, or, where only it can find us, to its address, so that it may come in."""
-        socket = self._context.guard(borrowed.socket)
+        """To where the peer is, or, where only it can find us, to its address, so that it may come in. A host that
+        anybody reaches over TCP uses no pipe before it has seen UDP get out: without it there is another way."""
+        socket, standing_socket = self._context.guard(borrowed.socket), self._exchange.standing
+        waits = self._context.mine.behaviour(self._context.combo.af).open and not standing_socket.gets_out
         try:
             if standing is None:
                 self._exchange.open_filter(socket, address)
-            begun = self._greet([borrowed.endpoint])._replace(flight=())
+            begun = self._greet([borrowed.endpoint])._replace(flight=(), waits=waits)
         except BaseException:
             socket.close()
             raise
-        return await self._prove(socket, [standing] if standing else [], begun)
+        won = await self._prove(socket, [standing] if standing else [], begun)
+        standing_socket.gets_out = standing_socket.gets_out or waits
+        return won
 
     async def _from_anywhere(self, standing: Endpoint) -> Won:
         """To a peer that lets us in whatever our port is, which so nobody need know."""
@@ -155,7 +159,9 @@ async def _meet(exchange: Exchange, theirs: list[Endpoint], greeting: Greeting) 
         raise
     follows = not borrowed and exchange.predicts  # the answer, on which the peer's filter opens
     begun = begun._replace(resend_s=_BEHIND_SIGNAL_S if follows else None)
-    return await exchange.context.prove_datagram(socket, known, begun=begun)
+    won = await exchange.context.prove_datagram(socket, known, begun=begun)
+    exchange.standing.gets_out = exchange.standing.gets_out or borrowed is not None
+    return won
 
 
 async def _socket(exchange: Exchange, borrowed: Borrowed | None) -> DatagramSocket:

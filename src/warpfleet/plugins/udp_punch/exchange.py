@@ -34,7 +34,7 @@ class Exchange:
     def __init__(self, context: AttemptContext, turns: Turns, standing: Mapping[int, Standing]) -> None:
         self.context = context
         self.turns = turns
-        self._standing = standing[context.combo.af]
+        self.standing = standing[context.combo.af]
         self.ours = kind_of(context.mine.behaviour(context.combo.af))
         self.theirs = kind_of(context.theirs.behaviour(context.combo.af)) if context.theirs else Kind.UNKNOWN
         self.external = context.combo.route is RouteType.EXT
@@ -51,7 +51,7 @@ class Exchange:
 
     def borrow(self) -> Borrowed | None:
         """Our standing socket, where we have one."""
-        return self._standing.lend(self.context.attempt_id) if self.external else None
+        return self.standing.lend(self.context.attempt_id) if self.external else None
 
     def offer(self, own: Iterable[Endpoint], greeting: Greeting | None = None) -> None:
         """The initiator tells where it is."""

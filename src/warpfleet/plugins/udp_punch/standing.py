@@ -34,6 +34,8 @@ class Standing:
     """The standing socket of a node in one family. `endpoint` is where peers see it, None while that is not known."""
 
     endpoint: Endpoint | None = None
+    gets_out = False
+    """Whether a peer has agreed to a pipe from it: a filter may let out what goes to STUN servers, and nothing else."""
 
     def __init__(self, node: NodePorts, af: AddressFamily) -> None:
         self._node = node
