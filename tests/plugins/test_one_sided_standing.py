@@ -7,10 +7,12 @@ import pytest
 from fake_network import DELAY_S, STUN_SERVER, FakeUdp
 from fake_node import COMBO, contexts
 from standing_pair import EXTERNAL, Pair, carries
-from virtual_time import virtual_time
+from virtual_time import now_s, virtual_time
+from warpfleet.core.combo import Reason
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.net.handshake import is_frame
 from warpfleet.plugins.attempt_context import AttemptContext
+from warpfleet.plugins.attempt_failed import AttemptFailed
 from warpfleet.plugins.udp_punch.plan import HIDDEN_PORT
 from warpfleet.plugins.udp_punch.standing import UPKEEP_S
 
@@ -28,6 +30,17 @@ async def test_the_responder_is_heard_at_once_wherever_it_sends_from(ours: str, 
     connected_s, echoed_s = await pair.first_byte_s()
     assert (connected_s, echoed_s) == pytest.approx((2 * DELAY_S, 4 * DELAY_S)), "as between two standing sockets"
     await pair.close()
+
+
+@virtual_time
+async def test_a_host_that_lets_no_udp_out_takes_no_pipe_and_gives_up_soon() -> None:
+    pair = await Pair("public", "full_cone").open()
+    pair.internet.loses = lambda _data, source, _target: source.ip == EXTERNAL["alice"]
+    began_s = now_s()
+    with pytest.raises(AttemptFailed) as failed:
+        await pair.first_byte_s()
+    assert failed.value.reason is Reason.NO_ANSWER
+    assert now_s() - began_s < 0.5, "TCP, by which anybody reaches it, comes after it"
 
 
 @virtual_time

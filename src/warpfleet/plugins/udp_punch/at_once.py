@@ -6,12 +6,14 @@ from collections.abc import Coroutine, Iterable
 from contextlib import suppress
 from typing import Any
 
+from warpfleet.core.combo import Reason
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.core.nat import Filtering
 from warpfleet.core.pairing import Kind
 from warpfleet.net.handshake import ProofFailed
 from warpfleet.net.interfaces import DatagramSocket
 from warpfleet.plugins.attempt_context import Begun, Won
+from warpfleet.plugins.attempt_failed import AttemptFailed
 from warpfleet.plugins.racers import end_racers
 from warpfleet.plugins.udp_punch.exchange import Exchange, endpoints
 from warpfleet.plugins.udp_punch.messages import Greeting, Offer
@@ -21,6 +23,9 @@ from warpfleet.plugins.volley import Volley, close_all, open_sockets
 
 # A frame may have to be sent again after 0.2 s, and takes a while.
 _PATIENCE_MIN_S = 0.3
+# Whoever has proved itself agrees a round trip later. It was heard after a signal's way and its own: twice as long has
+# room for that.
+_AGREE_FACTOR = 2
 # What has to follow a signal through the filter that it opens at its other end: a signal is seldom that much slower.
 _BEHIND_SIGNAL_S = 0.03
 
@@ -32,16 +37,20 @@ class Initiation:
         self._exchange = exchange
         self._context = exchange.context
         self._limit = asyncio.timeout(None)
+        self._began_s = asyncio.get_running_loop().time()
+        self._waits = self._proved = False
 
     async def run(self) -> Won | None:
         """None where there is no such way, or where the peer has answered the offer, and nothing else has come from it
-        for as long again: an endpoint that was true a while ago may be no more."""
+        for as long again: an endpoint that was true a while ago may be no more. AttemptFailed where it is deaf."""
         way = self._way()
         if way is None:
             return None
         with suppress(TimeoutError):
             async with self._limit:
                 return await way
+        if self._proved:
+            raise AttemptFailed(Reason.NO_ANSWER, "the peer is heard, and does not hear us")
         return None
 
     def _way(self) -> Coroutine[Any, Any, Won] | None:
@@ -61,16 +70,16 @@ class Initiation:
         """To where the peer is, or, where only it can find us, to its address, so that it may come in. A host that
         anybody reaches over TCP uses no pipe before it has seen UDP get out: without it there is another way."""
         socket, standing_socket = self._context.guard(borrowed.socket), self._exchange.standing
-        waits = self._context.mine.behaviour(self._context.combo.af).open and not standing_socket.gets_out
+        self._waits = self._context.mine.behaviour(self._context.combo.af).open and not standing_socket.gets_out
         try:
             if standing is None:
                 self._exchange.open_filter(socket, address)
-            begun = self._greet([borrowed.endpoint])._replace(flight=(), waits=waits)
+            begun = self._greet([borrowed.endpoint])._replace(flight=(), waits=self._waits)
         except BaseException:
             socket.close()
             raise
         won = await self._prove(socket, [standing] if standing else [], begun)
-        standing_socket.gets_out = standing_socket.gets_out or waits
+        standing_socket.gets_out = standing_socket.gets_out or self._waits
         return won
 
     async def _from_anywhere(self, standing: Endpoint) -> Won:
@@ -123,8 +132,13 @@ class Initiation:
         return theirs
 
     def _wait_no_more(self) -> None:
-        if not self._limit.expired():
-            self._limit.reschedule(None)
+        """The peer has proved itself: what is left is its agreement, for which not every pipe waits."""
+        if self._limit.expired():
+            return
+        self._proved = True
+        now_s = asyncio.get_running_loop().time()
+        patience_s = max(_AGREE_FACTOR * (now_s - self._began_s), _PATIENCE_MIN_S)
+        self._limit.reschedule(now_s + patience_s if self._waits else None)
 
 
 async def respond(exchange: Exchange, offer: Offer, greeting: Greeting) -> Won | Offer:
