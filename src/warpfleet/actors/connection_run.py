@@ -53,6 +53,7 @@ class ConnectionRun:
         self._events: asyncio.Queue[Report | Reason] = asyncio.Queue()
         self._ids: dict[Combo, str] = {}
         self._upgrades = False
+        self._on_pipe_there: Callable[[], None] = lambda: None
         self._waiting: asyncio.Future[object] | None = None
         self.stopped: Reason | None = None
 
