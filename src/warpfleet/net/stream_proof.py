@@ -62,7 +62,7 @@ class _StreamProof:
         while not self._handshake.proved:
             await self._digest(await read_piece(self._stream))
         moves = await claim()
-        self._break_if_it_breaks(moves)
+        self._reset_from_here_on(moves)
         await self._stream.write(self._handshake.move(moves) if moves else self._handshake.take())
         waits = moves or self._handshake.plain
         while waits and await self._digest(await read_piece(self._stream)) is not Event.AGREED:
@@ -75,11 +75,11 @@ class _StreamProof:
         piece = first or await read_piece(self._stream)
         while await self._digest(piece) not in (Event.TAKEN, Event.MOVED):
             piece = await read_piece(self._stream)
-        self._break_if_it_breaks(self._moves)
+        self._reset_from_here_on(self._moves)
         return self._moves
 
-    def _break_if_it_breaks(self, moves: str | None) -> None:
-        """Without a tunnel FIN is the end of what we say: from here on whatever else ends the stream resets it."""
+    def _reset_from_here_on(self, moves: str | None) -> None:
+        """Without a tunnel FIN is the end of what we say: whatever else ends the stream is to reset it."""
         if self._handshake.plain and not moves:
             self._stream.reset_on_close()
 

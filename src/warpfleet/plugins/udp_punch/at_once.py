@@ -42,7 +42,7 @@ class Initiation:
 
     async def run(self) -> Won | None:
         """None where there is no such way, or where the peer has answered the offer, and nothing else has come from it
-        for as long again: an endpoint that was true a while ago may be no more. AttemptFailed where it is deaf."""
+        for as long again: an endpoint that was true a while ago may be no more. AttemptFailed where we go unheard."""
         way = self._way()
         if way is None:
             return None
