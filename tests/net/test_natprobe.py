@@ -66,6 +66,41 @@ class FilteredNetwork(KernelNetwork):
         return socket
 
 
+class BusySocket(FilteredSocket):
+    """What it sends waits while the servers are busy."""
+
+    servers: "BusyServers"
+
+    def send_to(self, data: bytes, remote: Endpoint) -> None:
+        self._sent_to.add(remote)
+        self.servers.take(data, lambda: UdpSocket.send_to(self, data, remote))
+
+
+class BusyServers(FilteredNetwork):
+    """Servers that stop at the first request for another address, and then go on in the order of what came."""
+
+    PAUSE_S = 0.2  # longer than the tests wait for an answer on loopback
+    _ends_s: float | None = None
+    _held = 0
+
+    async def open_udp(self, af: int, port: int = 0) -> UdpSocket:
+        socket = BusySocket.from_socket((await KernelNetwork.open_udp(self, af, port)).detach())
+        socket.restrict(self._admits, self._loses)
+        socket.servers = self
+        return socket
+
+    def take(self, data: bytes, send: Callable[[], None]) -> None:
+        loop = asyncio.get_running_loop()
+        message = stun.parse(data)
+        if self._ends_s is None and message is not None and "CHANGE-REQUEST" in message.attributes:
+            self._ends_s = loop.time() + self.PAUSE_S
+        if self._ends_s is None or loop.time() >= self._ends_s:
+            send()
+        else:
+            self._held += 1
+            loop.call_at(self._ends_s + self._held * 1e-5, send)  # timers of one instant have no order
+
+
 async def nothing_is_known(_: str) -> None:
     """A memory that has forgotten everything."""
 
@@ -116,6 +151,14 @@ async def test_where_the_first_look_at_the_filtering_proves_nothing_a_more_patie
     report = await probed(FilteredNetwork(FILTERS[Filtering.APDF]), stun_server.endpoints)
     assert report.behaviour.filtering is Filtering.APDF
     assert looks_s == [looks_s[0], 2 * looks_s[0]]
+
+
+@pytest.mark.parametrize("filtering", FILTERS)
+async def test_a_server_that_is_busy_for_longer_than_the_tests_wait_proves_no_filtering(
+    stun_server: StunServer, filtering: Filtering
+) -> None:
+    report = await probed(BusyServers(FILTERS[filtering]), stun_server.endpoints)
+    assert report.behaviour.filtering is filtering
 
 
 async def test_one_server_of_the_list_shows_everything(stun_server: StunServer) -> None:

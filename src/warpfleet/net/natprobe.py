@@ -287,12 +287,14 @@ class _Probe:
 
         Silence counts only where the server is known to change its address: the main socket, which has sent to the
         other address and port as well, hears such an answer where the mapping is endpoint-independent; where it is
-        not, the other address must at least answer.
+        not, the other address must at least answer. And it counts only once that proof is there: a server that was busy
+        answers the tests before it.
         """
         both, port = stun.CHANGE_IP | stun.CHANGE_PORT, stun.CHANGE_PORT
-        tests = [self._changed(fresh[0], server, both), self._changed(fresh[1], server, port)]
         proof = self._bench.start(self._proof(main, server, mapping))
-        from_both, from_port = await asyncio.gather(*tests)
+        from_both, from_port = await asyncio.gather(
+            self._changed(fresh[0], server, both, until=proof), self._changed(fresh[1], server, port, until=proof)
+        )
         if from_both == other:
             self._notes.add(change_both=True)
         elif from_both is None and await proof:
@@ -307,25 +309,50 @@ class _Probe:
             return True
         return await self._changed(main, server, stun.CHANGE_IP | stun.CHANGE_PORT) is not None
 
-    async def _changed(self, station: Station, server: Endpoint, change: int, *, sends: int = SENDS) -> Endpoint | None:
+    async def _changed(
+        self,
+        station: Station,
+        server: Endpoint,
+        change: int,
+        *,
+        sends: int = SENDS,
+        until: asyncio.Task[bool] | None = None,
+    ) -> Endpoint | None:
         """From where the server answered a request to change its address or port; None where it was not heard."""
         request = stun.Message(stun.Method.BINDING, stun.Class.REQUEST)
         request.attributes["CHANGE-REQUEST"] = change
-        return await self._heard(station, request, server, station, sends=sends)
+        return await self._heard(station, request, server, station, sends=sends, until=until)
 
     async def _heard(
-        self, sender: Station, message: stun.Message, remote: Endpoint, receiver: Station, *, sends: int = SENDS
+        self,
+        sender: Station,
+        message: stun.Message,
+        remote: Endpoint,
+        receiver: Station,
+        *,
+        sends: int = SENDS,
+        until: asyncio.Task[bool] | None = None,
     ) -> Endpoint | None:
-        """Send a message several times, and hear from where it, or its answer, arrives, or that it does not."""
+        """Send a message several times, and hear from where it, or its answer, arrives, or that it does not.
+
+        It is listened for until a deadline, and as long as `until` is not done.
+        """
         interval_s = max(self._rtt_s / 4, MIN_INTERVAL_S)
         times_s = [turn * interval_s for turn in range(sends)]
-        timeout_s = times_s[-1] + self._rtt_s + max(self._rtt_s, MIN_GRACE_S)
-        try:
-            _, source = await sender.transactions.exchange(
-                message, remote, times_s=times_s, timeout_s=timeout_s, heard_by=receiver.transactions
+        grace_s = max(self._rtt_s, MIN_GRACE_S)
+        heard = self._bench.start(
+            sender.transactions.exchange(
+                message, remote, times_s=times_s, timeout_s=None, heard_by=receiver.transactions
             )
-        except TimeoutError:
+        )
+        await asyncio.wait({heard}, timeout=times_s[-1] + self._rtt_s + grace_s)
+        if until and not heard.done():
+            await asyncio.wait({heard, until}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({heard}, timeout=grace_s)
+        if not heard.done():
+            heard.cancel()
             return None
+        _, source = heard.result()
         return source
 
     async def _over_tcp(self, servers: list[Endpoint]) -> None:

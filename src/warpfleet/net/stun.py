@@ -123,12 +123,13 @@ class Transactions:
         remote: Endpoint,
         *,
         times_s: list[float],
-        timeout_s: float,
+        timeout_s: float | None,
         heard_by: "Transactions | None" = None,
     ) -> tuple[codec.Message, Endpoint]:
         """Send at each of `times_s`, the first of which is 0, until a message with the request's id arrives.
 
-        It is listened for here, or at `heard_by`. TimeoutError where none arrives.
+        It is listened for here, or at `heard_by`. TimeoutError where none arrives; None leaves the deadline to the
+        caller.
         """
         loop = asyncio.get_running_loop()
         listener = heard_by or self
