@@ -29,6 +29,26 @@ async def test_what_is_put_in_one_turn_arrives_as_one_batch() -> None:
 
 
 @virtual_time
+async def test_what_has_time_goes_with_what_has_none_or_when_its_time_is_up() -> None:
+    batches: list[tuple[float, list[int]]] = []
+
+    async def deliver(batch: list[int]) -> None:
+        batches.append((now_s(), batch))
+
+    outbox = Outbox(deliver)
+    outbox.put(1, within_s=3)
+    await asyncio.sleep(1)
+    outbox.put(2)
+    await asyncio.sleep(1)
+    outbox.put(3, within_s=3)
+    outbox.put(4, within_s=9)
+    await asyncio.sleep(4)
+    outbox.put(5, within_s=3)
+    await outbox.drain()
+    assert batches == [(1, [1, 2]), (5, [3, 4]), (6, [5])]
+
+
+@virtual_time
 async def test_a_failed_batch_is_logged_and_the_next_one_goes_out(caplog: pytest.LogCaptureFixture) -> None:
     arrived: list[int] = []
 

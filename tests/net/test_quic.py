@@ -1,6 +1,7 @@
 """The pipe over QUIC: its paths, its silences, and what strangers send to its socket."""
 
 import asyncio
+import gc
 from collections.abc import Callable
 
 import pytest
@@ -340,3 +341,17 @@ def test_a_first_flight_that_goes_by_a_late_signal_says_nothing_of_the_paths_rou
     assert server.received == b"x"
     assert client.due_s
     assert client.due_s < 0.9, "or what is lost would be missed for long"
+
+
+def test_a_closed_end_leaves_next_to_nothing_to_the_garbage_collector() -> None:
+    client, server = engines()
+    exchange(client, server, client.connect(0.0))
+    gc.collect()
+    gc.disable()
+    try:
+        client.close(20.0)
+        server.close(20.0)
+        del client, server
+        assert gc.collect() < 50, "a connection of aioquic has some hundred parts that hold each other"
+    finally:
+        gc.enable()

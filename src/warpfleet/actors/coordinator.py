@@ -35,6 +35,10 @@ _TRYING_MAX = 4
 # these.
 _WALKING_MAX = 32
 _LEARN_S = 2.0  # for the last evidence, when all is over
+# What nobody waits for goes along with what somebody does: an attempt's row with that of a connection, and evidence
+# with others'.
+_ROW_WITHIN_S = 0.05
+_EVIDENCE_WITHIN_S = 0.25
 
 _log = logging.getLogger(__name__)
 
@@ -147,12 +151,11 @@ class Coordinator:
     async def connect(self, requests: Sequence[ConnectionRequest]) -> None:
         """Begin these connections; `finished` has their rows."""
         for request in requests:
-            command, on_attempt = self._send_command, self._rows.put
             run = ConnectionRun(
                 request,
                 self._techniques,
-                command=command,
-                on_attempt=on_attempt,
+                command=self._send_command,
+                on_attempt=self._put_row,
                 surroundings=self._surroundings,
             )
             self._runs[request.connection_id] = run
@@ -192,7 +195,7 @@ class Coordinator:
             elif run and run.runs(report.attempt_id):
                 run.report(report)
             elif report.reason is Reason.ACTOR_DIED:  # started by the coordinator before us
-                self._rows.put(self._row_of(report))
+                self._put_row(self._row_of(report))
 
     async def serve(self) -> None:
         """Return when the coordinator is closed; whoever awaits this learns at once when the process dies."""
@@ -236,6 +239,9 @@ class Coordinator:
             _log.exception("the row of connection %s was not written", request.connection_id)
         self._finished[request.sweep_id].put_nowait(row)
 
+    def _put_row(self, row: AttemptRow) -> None:
+        self._rows.put(row, within_s=_ROW_WITHIN_S)
+
     async def _written(self, row: StartedRow) -> None:
         """MissingError where it cannot be."""
         failed = await self._rows.ask(row)
@@ -278,7 +284,7 @@ class Coordinator:
             self._trying -= tried
         if self._evidence:
             for item in run.record.evidence(mine, theirs):
-                self._evidence.put(item)
+                self._evidence.put(item, within_s=_EVIDENCE_WITHIN_S)
         return row
 
     async def _plan(self, request: ConnectionRequest, mine: PeerView, theirs: PeerView) -> Plan:
@@ -357,7 +363,7 @@ class Coordinator:
         attempts.pop(key, None)
         if not attempts:
             del self._responding[connection]
-        self._rows.put(self._row_of(report))
+        self._put_row(self._row_of(report))
 
     def _row_of(self, report: Report) -> AttemptRow:
         began_us = report.started_at_us

@@ -1,5 +1,5 @@
-"""Coalesces what is said in one turn of the event loop, or while a call is under way, into one call: in order, one call
-under way at a time."""
+"""Coalesces what is said in one turn of the event loop, while a call is under way, or while it has time, into one call:
+in order, one call under way at a time. A call of its own for each would cost both processes more than its content."""
 
 import asyncio
 import logging
@@ -21,12 +21,15 @@ class Outbox(Generic[T, R]):
         self._items: list[T] = []
         self._answer: asyncio.Future[R] | None = None  # to the items that wait, where somebody waits for it
         self._flush: asyncio.Task[None] | None = None
+        self._later: asyncio.TimerHandle | None = None
 
-    def put(self, item: T) -> None:
-        """Send an item soon."""
+    def put(self, item: T, *, within_s: float = 0.0) -> None:
+        """Send an item soon; one that has time waits so long at most for others that are sent."""
         self._items.append(item)
-        if self._flush is None:
-            self._flush = asyncio.get_running_loop().create_task(self._run())
+        if not within_s:
+            self._send()
+        elif self._later is None:
+            self._later = asyncio.get_running_loop().call_later(within_s, self._send)
 
     async def ask(self, *items: T) -> R:
         """Send them soon, with what else is there by then; the answer to all of it. Raises what `deliver` raises."""
@@ -39,8 +42,16 @@ class Outbox(Generic[T, R]):
 
     async def drain(self) -> None:
         """Return once everything put so far has been delivered."""
+        self._send()
         while self._flush is not None:
             await asyncio.shield(self._flush)
+
+    def _send(self) -> None:
+        if self._later:
+            self._later.cancel()
+            self._later = None
+        if self._flush is None and self._items:
+            self._flush = asyncio.get_running_loop().create_task(self._run())
 
     async def _run(self) -> None:
         try:

@@ -168,7 +168,7 @@ class Supervisor:
         return kinds.get(role, PluginActor).remote()
 
     async def _greet(self, actor: Actor) -> None:
-        actor.pid = await remote(actor.handle, "pid")()
+        actor.pid = await remote(actor.handle, "greet")()
         if actor.role in self._plugins:
             await remote(actor.handle, "take_on")(actor.role, str(self._folder))
 
@@ -293,7 +293,7 @@ class Supervisor:
             return self._create(role)
         spare, self._spare = self._spare, None
         try:
-            await remote(spare, "pid")() if spare else None
+            await remote(spare, "greet")() if spare else None
         except RayError:
             spare = None
         return spare or self._create(role)

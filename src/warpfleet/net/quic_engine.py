@@ -214,11 +214,14 @@ class QuicEngine:
 
     def close(self, now_s: float) -> list[bytes]:
         """Close, and the datagrams that say so."""
-        if self._connection is None or self.lost is not None:
-            return []
-        self._connection.close()
-        farewell = self.outgoing(now_s)
-        self.lost = "closed here"
+        farewell: list[bytes] = []
+        if self._connection and self.lost is None:
+            self._connection.close()
+            farewell = self.outgoing(now_s)
+            self.lost = "closed here"
+        if self._connection:
+            vars(self._connection).clear()  # its parts hold each other: they would wait for the garbage collector
+            self._connection = None
         return farewell
 
     def _accept(self, data: bytes, now_s: float) -> None:
