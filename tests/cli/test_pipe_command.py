@@ -104,6 +104,7 @@ def test_no_way_is_one_line_and_status_1(fleet: Path) -> None:
         ("pipe", ["alice", "bob"], "no cluster is up here"),
         ("forward", ["alice", "bob"], "give two nodes"),
         ("forward", ["FLEET", "alice", "bob", "80"], "write it like 8080:127.0.0.1:80"),
+        ("forward", ["FLEET", "alice", "bob", "0:127.0.0.1:22"], 'add "127.0.0.1:22" to `forward` of its entry'),
     ],
 )
 def test_what_is_wrong_with_the_words_is_said(

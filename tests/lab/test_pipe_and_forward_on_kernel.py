@@ -65,14 +65,14 @@ def forwarding(fleet: Path, destination: str) -> Iterator[tuple[tuple[str, int],
 def test_a_port_beside_the_peer_is_reached_where_its_configuration_permits_it(
     lab: Lab, bench: Any, tmp_path: Path
 ) -> None:
-    beside = bench.tcp("port_restricted", "127.0.0.1")
+    beside, silent = (bench.tcp("port_restricted", "127.0.0.1") for _ in range(2))
     beside.listen()
     beside.settimeout(None)
-    permitted = beside.getsockname()[1]
+    permitted, unheard = (place.getsockname()[1] for place in (beside, silent))
     fleet = yaml.safe_load(lab.fleet_path.read_text(encoding="utf-8"))
     for node in fleet["nodes"]:
         if node["name"] == "port_restricted":
-            node["forward"] = [f"127.0.0.1:{permitted}"]
+            node["forward"] = [f"127.0.0.1:{permitted}", f"127.0.0.1:{unheard}"]
     path = tmp_path / "fleet.yaml"
     path.write_text(yaml.safe_dump(fleet))
     echoing = threading.Thread(target=say_back, args=[beside], daemon=True)
@@ -84,11 +84,11 @@ def test_a_port_beside_the_peer_is_reached_where_its_configuration_permits_it(
             assert all_of(here) == DATA
         running.send_signal(signal.SIGINT)
         assert running.wait(DEADLINE_S) == 130
-    with forwarding(path, "127.0.0.1:22") as (local, running):
+    with forwarding(path, f"127.0.0.1:{unheard}") as (local, running):
         assert running.stderr
         assert running.stderr.readline().startswith("forward: ")
         with socket.create_connection(local, DEADLINE_S) as here, pytest.raises(ConnectionResetError):
             here.recv(1)
-        assert "does not permit" in running.stderr.readline()
+        assert "nothing listens there" in running.stderr.readline()
     beside.shutdown(socket.SHUT_RDWR)
     echoing.join(DEADLINE_S)

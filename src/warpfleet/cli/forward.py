@@ -43,6 +43,11 @@ def forward(
         raise InputError(f"forward: {text}: {error}") from None
     pin = Pin(check_plugin(only), int(af) if af else None, route)
     fleet, initiator, responder = choose_pair("forward", words)
+    if not any(permission.covers(forwarding.destination) for permission in fleet.node(responder).forward):
+        raise InputError(
+            f"forward: {responder} does not permit {forwarding.destination}: "
+            f'add "{forwarding.destination}" to `forward` of its entry in the fleet file'
+        )
     with exit_statuses():
         asyncio.run(_forward(fleet, initiator, responder, forwarding, policy, pin))
 
