@@ -326,6 +326,16 @@ async def test_who_does_not_read_is_waited_for(tmp_path: Path) -> None:
             await sending
 
 
+async def test_a_send_that_the_program_cancels_breaks_the_pipe(tmp_path: Path) -> None:
+    async with served(quic, tmp_path / "alice") as (alice, bob, _, _near):
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(alice.send(4 * BULK), 0.5)
+        with pytest.raises(ConnectionLost, match="cancelled"):
+            await alice.send(b"more")
+        with pytest.raises(ConnectionLost):
+            await all_of(bob)
+
+
 async def test_a_program_that_is_gone_breaks_the_pipe_off(tmp_path: Path) -> None:
     async with served(tls, tmp_path / "alice") as (alice, bob, serving, _near):
         assert isinstance(alice, ServedPipe)

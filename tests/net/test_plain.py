@@ -83,24 +83,6 @@ def forged(frame: bytes, wishes: Wishes) -> bytes:
 
 
 @virtual_time
-async def test_a_pipe_whose_sending_was_given_up_is_broken_off() -> None:
-    near, far = Internet().stream_pair(A, B)
-    alice, bob = PlainPipe(near, "bob"), PlainPipe(far, "alice")
-
-    async def half(data: bytes) -> None:
-        await FakeStream.write(near, data[:4])
-        await asyncio.Event().wait()
-
-    near.write = half  # type: ignore[method-assign]
-    with pytest.raises(TimeoutError):
-        await asyncio.wait_for(alice.send(b"half of it"), 1)
-    await alice.close()
-    assert await bob.recv() == b"half"
-    with pytest.raises(ConnectionLost):
-        await bob.recv()
-
-
-@virtual_time
 async def test_an_initiator_that_leaves_once_it_has_taken_the_pipe_breaks_it() -> None:
     internet = Internet()
     near, far = internet.stream_pair(A, B)

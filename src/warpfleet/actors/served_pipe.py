@@ -60,8 +60,7 @@ class ServedPipe(BasePipe):
         """What carries the bytes now, beyond this host."""
         return self._state.path
 
-    async def send(self, data: bytes) -> None:
-        """Send any number of bytes; waits while the peer does not read. ConnectionLost once the pipe has ended."""
+    async def _send(self, data: bytes) -> None:
         left = memoryview(data)
         while left:
             self._check_sending()
@@ -103,6 +102,10 @@ class ServedPipe(BasePipe):
     async def _end(self) -> None:
         self._let_go()
         await asyncio.gather(self._listening, return_exceptions=True)
+
+    def _break(self, reason: ConnectionLost) -> None:
+        self._state.lost = self._state.lost or reason
+        self._let_go()
 
     def _let_go(self) -> None:
         self._listening.cancel()

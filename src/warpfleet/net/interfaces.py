@@ -256,7 +256,8 @@ class Pipe(Protocol):
         """Return once it is. ConnectionLost where that takes longer than seconds."""
 
     async def send(self, data: bytes) -> None:
-        """Send any number of bytes; waits while the peer does not read. ConnectionLost once the pipe has ended."""
+        """Send any number of bytes; waits while the peer does not read. ConnectionLost once the pipe has ended. A send
+        that is cancelled breaks it: nobody knows how much of that the peer has."""
 
     async def send_eof(self) -> None:
         """Send no more; what the peer sends still arrives. The peer reads all that was sent before, and then the end.

@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from types import TracebackType
 from typing import Self
 
-from warpfleet.net.interfaces import PipePath
+from warpfleet.net.interfaces import ConnectionLost, PipePath
 
 RECV_BYTES = 262_144  # what one `recv` returns at most, unless it is asked for less
 
@@ -30,9 +30,14 @@ class BasePipe(ABC):
     async def agreed(self) -> None:  # noqa: B027 - there is nothing to wait for where it has agreed before
         """Return once it is."""
 
-    @abstractmethod
     async def send(self, data: bytes) -> None:
-        """Send bytes."""
+        """Send any number of bytes; waits while the peer does not read. ConnectionLost once the pipe has ended. A send
+        that is cancelled breaks it: nobody knows how much of that the peer has."""
+        try:
+            await self._send(data)
+        except asyncio.CancelledError:
+            self._break(ConnectionLost("a send was cancelled"))
+            raise
 
     @abstractmethod
     async def send_eof(self) -> None:
@@ -53,6 +58,14 @@ class BasePipe(ABC):
         if self._closing is None:
             self._closing = asyncio.create_task(self._end())
         await asyncio.shield(self._closing)
+
+    @abstractmethod
+    async def _send(self, data: bytes) -> None:
+        """Send bytes."""
+
+    @abstractmethod
+    def _break(self, reason: ConnectionLost) -> None:
+        """From now on nothing is sent, and so the end is no good one."""
 
     @abstractmethod
     async def _close(self) -> None:

@@ -164,8 +164,7 @@ class QuicPipe(BasePipe):
         neither does within seconds."""
         await self._until(lambda: not self.provisional)
 
-    async def send(self, data: bytes) -> None:
-        """Send any number of bytes; waits while the peer does not read. ConnectionLost once the pipe has ended."""
+    async def _send(self, data: bytes) -> None:
         left = memoryview(data)
         while left:
             await self._until(lambda: self._engine.room_bytes > 0, writes=True)

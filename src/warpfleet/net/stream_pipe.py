@@ -30,8 +30,7 @@ class StreamPipe(BasePipe):
         """What carries the bytes."""
         return PipePath(Transport.TCP, self._stream.local, self._stream.remote, sealed=self.sealed)
 
-    async def send(self, data: bytes) -> None:
-        """Send any number of bytes; waits while the peer does not read. ConnectionLost once the pipe has ended."""
+    async def _send(self, data: bytes) -> None:
         async with self._writing:
             if self._eof_sent:
                 raise ConnectionLost("the end was sent")
@@ -58,6 +57,9 @@ class StreamPipe(BasePipe):
                 while await asyncio.wait_for(self._recv(RECV_BYTES), _SILENCE_S):
                     continue
         await self._end()
+
+    def _break(self, reason: ConnectionLost) -> None:
+        self._stream.close()
 
     async def _end(self) -> None:
         self._stream.close()

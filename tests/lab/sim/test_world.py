@@ -114,11 +114,8 @@ def test_tcp_is_punched_where_that_is_pinned(a: str, b: str) -> None:
 def test_a_peer_can_be_asked_for_its_address_record() -> None:
     with World(pair("full_cone", "public")) as world:
         assert world.connect("a", "b", only="get_addr", af=4).reason is Reason.ALL_FAILED
-        [asked, answered] = world.rows.attempts_ended
-    assert [(a.plugin, a.reason) for a in (asked, answered)] == [
-        ("return_addr", Reason.REFRESHED),
-        ("get_addr", Reason.REFRESHED),
-    ]
+    ends = [(attempt.plugin, attempt.reason) for attempt in world.rows.attempts_ended]
+    assert sorted(ends) == [("get_addr", Reason.REFRESHED), ("return_addr", Reason.REFRESHED)]
 
 
 def test_behind_a_carrier_two_homes_meet() -> None:
