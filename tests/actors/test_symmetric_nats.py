@@ -72,7 +72,7 @@ def site() -> Iterator[Site]:
 )
 async def test_a_symmetric_nat_is_got_through(site: Site, initiator: str, responder: str, plugin: str) -> None:
     near, far = (Identity.generate(name, secrets.token_bytes(32)) for name in (initiator, responder))
-    async with site.node(near, far.public) as here, site.node(far, near.public) as there, asyncio.timeout(15):
+    async with site.node(near, far.public) as here, site.node(far, near.public) as there, asyncio.timeout(30):
         pipes = await asyncio.gather(*(here.connect(responder, plugin_name=plugin) for _ in range(AT_ONCE)))
         for end in [await anext(there.accept()) for _ in pipes]:
             await end.send(b"hello")

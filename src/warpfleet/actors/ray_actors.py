@@ -25,8 +25,15 @@ from warpfleet.net import descriptors
 from warpfleet.telemetry.records import Row
 
 # Attempts are not idempotent, so that Ray retries nothing; a dead actor is replaced by its supervisor, which then fails
-# what ran in it. Actors wait for the network and need no core of their own.
-_OPTIONS: dict[str, Any] = {"max_restarts": 0, "max_task_retries": 0, "num_cpus": 0, "max_concurrency": 1000}
+# what ran in it. Actors wait for the network and need no core of their own. Of each call Ray would keep four events,
+# which cost a tenth of it, and which nobody looks at.
+_OPTIONS: dict[str, Any] = {
+    "max_restarts": 0,
+    "max_task_retries": 0,
+    "num_cpus": 0,
+    "max_concurrency": 1000,
+    "enable_task_events": False,
+}
 
 # Opening a large fleet's nodes takes some ten seconds; everything else milliseconds.
 _CALL_S = 60.0
