@@ -12,7 +12,7 @@ from warpfleet.net.handshake import FRAME_BYTES, Event, Handshake, ProofFailed, 
 from warpfleet.net.interfaces import ConnectionLost, DatagramSocket, PipePath
 from warpfleet.net.pipe import RECV_BYTES, BasePipe
 from warpfleet.net.proving import PeerClosed, next_resend_s
-from warpfleet.net.quic_engine import QuicEngine
+from warpfleet.net.quic_engine import IDLE_S, QuicEngine
 
 _KEEPALIVE_S = 10.0  # NATs forget a UDP mapping after 30 s at the earliest in practice: two of these may get lost
 _STALL_S = 3.0  # a peer that has taken nothing more for so long is not waited for
@@ -76,7 +76,7 @@ class QuicPipe(BasePipe):
         self._asking: asyncio.Task[None] | None = None  # the peer to agree
         self._timer: asyncio.TimerHandle | None = None
         self._pump_pending = False
-        self._heard = True
+        self._heard_s = self._loop.time()
         self._alive = self._loop.call_later(_KEEPALIVE_S, self._keep_alive)
         self._active = path
         self._watcher: Watcher | None = None
@@ -267,7 +267,7 @@ class QuicPipe(BasePipe):
         if is_frame(data):
             self._take_frame(data, path)
         else:
-            self._heard = True  # frames are none of QUIC's, whose idle timeout they do not keep off
+            self._heard_s = self._loop.time()  # frames are none of QUIC's, whose idle timeout they do not keep off
             self._engine.receive(data, self._loop.time())
             if self._engine.confirmed:
                 self._agree()
@@ -333,11 +333,17 @@ class QuicPipe(BasePipe):
         self._pump()
 
     def _keep_alive(self) -> None:
-        if not self._heard:
+        """Have a silent peer answer, and give it up in the end: for QUIC's idle timeout what is sent counts as well."""
+        silent_s = self._loop.time() - self._heard_s
+        if silent_s >= IDLE_S:
+            self._break(ConnectionLost(f"nothing was heard for {IDLE_S:g} s"))
+            return
+        next_s = _KEEPALIVE_S - silent_s
+        if next_s <= 0:
             self._engine.ping()
             self._pump_soon()
-        self._heard = False
-        self._alive = self._loop.call_later(_KEEPALIVE_S, self._keep_alive)
+            next_s = min(_KEEPALIVE_S, IDLE_S - silent_s)
+        self._alive = self._loop.call_later(next_s, self._keep_alive)
 
     async def _end(self) -> None:
         farewell = self._engine.close(self._loop.time())
