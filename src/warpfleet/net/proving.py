@@ -19,6 +19,9 @@ _RESEND_MAX_S = 0.5
 _RESEND_RTTS = 1.5  # of a known round trip: an answer that a busy host delays costs no packet
 
 _SIGNAL_S = 0.2  # a signal across a continent, and a packet back
+# A greeting by signal and one on the path come almost at once: the answer to the first has not been lost by then. The
+# filter at the other end was open for it, unless one way takes less than half of this: then the greeting comes again.
+_ON_ITS_WAY_S = 0.01
 _EARLY_MAX = 16  # datagrams of a first flight: a few
 
 
@@ -126,6 +129,7 @@ class _DatagramProof:
         self._ahead: Sequence[bytes] = flight if greets else ()  # goes ahead of each greeting
         self._proof_flight: Sequence[bytes] = () if greets else flight
         self._named_by_peer = frozenset(candidates)
+        self._answered_s: dict[Endpoint, float] = {}  # when greetings from there were answered last
         self._given_bytes: Counter[Endpoint] = Counter()  # of the flight, to others
         self._later = asyncio.create_task(later) if later else None
         self.resend_first_s = _resend_first_s((rtt_ms or 0) / 1000)
@@ -159,6 +163,8 @@ class _DatagramProof:
             for target in self._targets:
                 for datagram in (*self._ahead, self._message, *self._behind):
                     self._socket.send_to(datagram, target)
+            if self._behind:
+                self._answered_s = dict.fromkeys(self._targets, asyncio.get_running_loop().time())
             self._behind = self._repeated
             if self.unanswered and self._chosen:
                 return self._chosen
@@ -255,7 +261,7 @@ class _DatagramProof:
             received = self._handshake.receive(data)
         except ProofFailed:
             return False
-        if received.reply:
+        if received.reply and not self._on_its_way(received.event, source):
             try:
                 for datagram in (received.reply, *self._flight_behind(received.event, source)):
                     self._socket.send_to(datagram, source)
@@ -267,6 +273,14 @@ class _DatagramProof:
             self.moves, self.answer = received.frame.plugin, received.reply or b""
             return True
         return received.event is Event.TAKEN or (received.event is Event.AGREED and source == self._chosen)
+
+    def _on_its_way(self, event: Event, source: Endpoint) -> bool:
+        """Whether the answer to a greeting has just been sent."""
+        if event is not Event.GREETED:
+            return False
+        now_s = asyncio.get_running_loop().time()
+        last_s, self._answered_s[source] = self._answered_s.get(source, -1.0), now_s
+        return now_s - last_s < _ON_ITS_WAY_S
 
     def _flight_behind(self, event: Event, source: Endpoint) -> Sequence[bytes]:
         """Whoever repeats a HELLO from elsewhere gets no more than it has sent."""
