@@ -4,11 +4,17 @@ otherwise."""
 import asyncio
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 
 from fake_network import STUN_SERVER, FakeNetwork, FakeUdp, Internet
+from fake_node import FakeNode, node
+from warpfleet.configs.topology import PRESETS, NatSpec
 from warpfleet.core.endpoint import Endpoint
-from warpfleet.core.nat import Filtering
+from warpfleet.core.identity import Identity
+from warpfleet.core.nat import Filtering, Mapping
 from warpfleet.core.port_range import WHOLE, PortRange
+
+EXTERNAL = {"alice": "203.0.113.1", "bob": "203.0.113.2"}
 
 
 class NattedUdp(FakeUdp):
@@ -82,3 +88,20 @@ def drawn(rng: random.Random, block: PortRange = WHOLE) -> Iterator[int]:
     """The ports of a random allocator."""
     while True:
         yield rng.randint(*block)
+
+
+def natted(
+    identity: Identity, internet: Internet, preset: str = "eim_random_ports", ports: Iterator[int] | None = None
+) -> FakeNode:
+    """A node behind a NAT that hands out these ports; left out: from 50,000 on."""
+    made = node(identity, internet, EXTERNAL[identity.name])
+    nat = PRESETS[preset] or NatSpec(translated=False, filtering=Filtering.EIF)
+    made.network = NattedNetwork(
+        internet,
+        EXTERNAL[identity.name],
+        ports or sequence(50_000),
+        independent=nat.mapping is Mapping.EIM,
+        filtering=nat.filtering,
+    )
+    made.view = replace(made.view, nat={4: nat.behaviour})
+    return made

@@ -3,36 +3,16 @@
 import asyncio
 from dataclasses import replace
 
-from fake_nat import NattedNetwork, sequence
+from fake_nat import natted
 from fake_network import FakeUdp, Internet
-from fake_node import ALICE, ATTEMPT_ID, BOB, COMBO, FakeNode, contexts, node
+from fake_node import ALICE, ATTEMPT_ID, BOB, COMBO, FakeNode, contexts
 from virtual_time import now_s
-from warpfleet.configs.topology import PRESETS, NatSpec
-from warpfleet.core.identity import Identity
-from warpfleet.core.nat import Filtering, Mapping
 from warpfleet.net.interfaces import Pipe
 from warpfleet.plugins.attempt_context import AttemptContext
 from warpfleet.plugins.contract import AttemptFactory
 from warpfleet.plugins.udp_punch import UdpPunch
 
-EXTERNAL = {"alice": "203.0.113.1", "bob": "203.0.113.2"}
 OTHER_ID = "b0" * 16
-
-
-def natted(identity: Identity, internet: Internet, preset: str = "eim_random_ports") -> FakeNode:
-    """A node behind a NAT; where that gives no port of its own to each destination, from 50,000 on."""
-    made = node(identity, internet, EXTERNAL[identity.name])
-    nat = PRESETS[preset] or NatSpec(translated=False, filtering=Filtering.EIF)
-    ports = sequence(50_000)
-    made.network = NattedNetwork(
-        internet,
-        EXTERNAL[identity.name],
-        ports,
-        independent=nat.mapping is Mapping.EIM,
-        filtering=nat.filtering,
-    )
-    made.view = replace(made.view, nat={4: nat.behaviour})
-    return made
 
 
 class Side:

@@ -4,9 +4,10 @@ import asyncio
 
 import pytest
 
+from fake_nat import EXTERNAL
 from fake_network import DELAY_S, STUN_SERVER, FakeUdp
 from fake_node import COMBO, contexts
-from standing_pair import EXTERNAL, Pair, carries
+from standing_pair import Pair, carries
 from virtual_time import now_s, virtual_time
 from warpfleet.core.combo import Reason
 from warpfleet.core.endpoint import Endpoint

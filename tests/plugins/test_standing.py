@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 from pydantic import ValidationError
 
-from fake_nat import NattedUdp
+from fake_nat import EXTERNAL, NattedUdp, natted
 from fake_network import DELAY_S, STUN_SERVER, FakeUdp, Internet
 from fake_node import ALICE, ATTEMPT_ID, COMBO, MALLORY, contexts, handshakes
-from standing_pair import EXTERNAL, Pair, Side, carries, natted
+from standing_pair import Pair, Side, carries
 from virtual_time import now_s, virtual_time
 from warpfleet.core.combo import RouteType
 from warpfleet.core.endpoint import Endpoint
