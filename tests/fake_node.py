@@ -21,6 +21,7 @@ from warpfleet.plugins.inbox import InboundStream
 CONNECTION_ID = "c0" * 16
 ATTEMPT_ID = "a0" * 16
 STARTED_AT_US = 1_790_000_000_000_000
+HEAD = {"attempt_id": ATTEMPT_ID, "af": 4, "route": RouteType.EXT, "started_at_us": STARTED_AT_US}
 ALICE, BOB, MALLORY = (Identity.from_seed(name, name.encode().ljust(32, b".")) for name in ("alice", "bob", "mallory"))
 _running: set["asyncio.Future[None]"] = set()  # whatever becomes of the node, until the loop ends
 COMBO = Combo("udp_punch", 4, RouteType.EXT)

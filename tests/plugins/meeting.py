@@ -6,7 +6,7 @@ import pytest
 
 from fake_nat import EXTERNAL, natted
 from fake_network import Internet
-from fake_node import ALICE, ATTEMPT_ID, BOB, STARTED_AT_US, FakeNode, contexts, node
+from fake_node import ALICE, BOB, FakeNode, contexts, node
 from standing_pair import carries
 from warpfleet.core.combo import Combo, Reason, RouteType
 from warpfleet.core.identity import Identity
@@ -15,7 +15,6 @@ from warpfleet.plugins.attempt_context import AttemptContext
 from warpfleet.plugins.attempt_failed import AttemptFailed
 from warpfleet.plugins.contract import Strategy
 
-HEAD = {"attempt_id": ATTEMPT_ID, "af": 4, "route": RouteType.EXT, "started_at_us": STARTED_AT_US}
 EXT = RouteType.EXT
 
 

@@ -5,11 +5,11 @@ import random
 from dataclasses import replace
 
 import pytest
-from meeting import HEAD, Meeting, carries_then_closes, meets, port_filtered, reason_of
+from meeting import Meeting, carries_then_closes, meets, port_filtered, reason_of
 
 from fake_nat import EXTERNAL, drawn, natted, sequence
 from fake_network import STUN_SERVER, FakeUdp, Internet
-from fake_node import ALICE, BOB, FakeNode
+from fake_node import ALICE, BOB, HEAD, FakeNode
 from virtual_time import virtual_time
 from warpfleet.core.combo import Reason
 from warpfleet.core.endpoint import Endpoint

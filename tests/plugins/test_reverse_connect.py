@@ -1,10 +1,10 @@
 """The peer dials back, to a listener that it was told of."""
 
 import pytest
-from meeting import HEAD, Meeting, carries_then_closes, reason_of, two
+from meeting import Meeting, carries_then_closes, reason_of, two
 
 from fake_network import DELAY_S, Internet
-from fake_node import view
+from fake_node import HEAD, view
 from virtual_time import now_s, virtual_time
 from warpfleet.core.combo import Reason
 from warpfleet.core.endpoint import Endpoint

@@ -1,9 +1,9 @@
 """The messages of the techniques: what a peer names is refused where it is no endpoint, or too many."""
 
 import pytest
-from meeting import HEAD
 from pydantic import ValidationError
 
+from fake_node import HEAD
 from warpfleet.net.handshake import FRAME_BYTES
 from warpfleet.plugins.attempt_messages import AttemptMessage
 from warpfleet.plugins.reverse_connect.messages import DialMe

@@ -5,10 +5,10 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from meeting import HEAD, Meeting, carries_then_closes, reason_of, two
+from meeting import Meeting, carries_then_closes, reason_of, two
 
 from fake_network import DELAY_S, FakeUdp, Internet
-from fake_node import FakeNode, view
+from fake_node import HEAD, FakeNode, view
 from virtual_time import now_s, virtual_time
 from warpfleet.core.combo import Reason
 from warpfleet.core.endpoint import Endpoint

@@ -4,11 +4,11 @@ import asyncio
 from dataclasses import replace
 
 import pytest
-from meeting import EXT, HEAD, Meeting, carries_then_closes, meets, port_filtered, reason_of, two
+from meeting import EXT, Meeting, carries_then_closes, meets, port_filtered, reason_of, two
 
 from fake_nat import EXTERNAL, natted, sequence
 from fake_network import DELAY_S, STUN_SERVER, FakeUdp, Internet
-from fake_node import ALICE, BOB, FakeNode, contexts, node
+from fake_node import ALICE, BOB, HEAD, FakeNode, contexts, node
 from virtual_time import now_s, virtual_time
 from warpfleet.core.combo import Combo, Reason, RouteType
 from warpfleet.core.endpoint import Endpoint

@@ -5,15 +5,12 @@ import random
 
 import pytest
 
-from fake_node import ATTEMPT_ID, CONNECTION_ID, STARTED_AT_US
+from fake_node import CONNECTION_ID, HEAD
 from virtual_time import now_s, virtual_time
 from warpfleet.actors.values import IncomingSignal, OutgoingSignal
-from warpfleet.core.combo import RouteType
 from warpfleet.lab.sim.signalling import Mailbox, Signalling
 from warpfleet.plugins.address_messages import GetAddr
 from warpfleet.plugins.attempt_messages import Abandon
-
-HEAD = {"attempt_id": ATTEMPT_ID, "af": 4, "route": RouteType.EXT, "started_at_us": STARTED_AT_US}
 
 
 class Bench:
