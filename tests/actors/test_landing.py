@@ -2,7 +2,6 @@
 
 import array
 import asyncio
-import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -14,6 +13,7 @@ import pytest
 
 from fake_network import FakeUdp, Internet
 from fake_node import ALICE, BOB, COMBO, CONNECTION_ID, MALLORY, contexts, handshakes, node
+from process_sockets import descriptors
 from sealed import quic_pipes, tls_pipes
 from warpfleet.actors import landing, words
 from warpfleet.actors.lander import Lander
@@ -60,19 +60,6 @@ async def attached(path: Path) -> AsyncIterator[Program]:
         while descriptors() != before:  # noqa: ASYNC110 - the loop closes what it has closed in its next turns
             await asyncio.sleep(0.01)
         assert not path.exists()  # noqa: ASYNC240 - looks at once
-
-
-def descriptors() -> set[str]:
-    """The sockets of this process."""
-    found = set()
-    for entry in os.listdir("/proc/self/fd"):
-        try:
-            target = os.readlink(f"/proc/self/fd/{entry}")
-        except OSError:
-            continue
-        if target.startswith("socket:"):
-            found.add(target)
-    return found
 
 
 def context(side: Side = Side.INITIATOR) -> AttemptContext:

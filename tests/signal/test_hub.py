@@ -17,6 +17,7 @@ import aiomqtt
 import paho.mqtt.client
 import pytest
 
+from process_sockets import free_port
 from warpfleet.core.errors import InputError, MissingError
 from warpfleet.core.identity import Identity
 from warpfleet.signal.broker import EmbeddedBroker
@@ -27,12 +28,6 @@ from warpfleet.signal.record import AddressRecord, RecordError, inbox_topic
 from warpfleet.signal.roster import UntrustedPeer
 
 PROGRAM = which("mosquitto", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin")
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 class Mosquitto:
