@@ -89,18 +89,25 @@ def test_a_natpmp_refusal_may_be_as_short_as_its_head() -> None:
         natpmp.parse_mapped(natpmp_answer(result=2)[:8], 4444)
 
 
-@given(st.binary(max_size=1200), st.sampled_from([b"", b"\x02\x81", b"\x02\x80", b"\0\x80", b"\0\x82"]))
+# Beside any, the lengths that answers have: NAT-PMP's two, and PCP's to an ANNOUNCE and to a MAP, without two bytes.
+_SIZES = st.sampled_from([10, 14, 22, 58])
+_GARBAGE = _SIZES.flatmap(lambda size: st.binary(min_size=size, max_size=size)) | st.binary(max_size=1200)
+
+
+@given(_GARBAGE, st.sampled_from([b"", b"\x02\x81", b"\x02\x80", b"\0\x80", b"\0\x82"]))
 def test_garbage_is_no_answer(garbage: bytes, head: bytes) -> None:
-    for parse in (
-        lambda data: pcp.parse_mapped(data, b"!" * 12, 4444),
-        pcp.parse_announced,
-        natpmp.parse_address,
-        lambda data: natpmp.parse_mapped(data, 4444),
+    data = head + garbage
+    for begins, parse in (
+        (b"\x02\x81", lambda data: pcp.parse_mapped(data, b"!" * 12, 4444)),
+        (b"\x02\x80", pcp.parse_announced),
+        (b"\0\x80", natpmp.parse_address),
+        (b"\0\x82", lambda data: natpmp.parse_mapped(data, 4444)),
     ):
         try:
-            parse(head + garbage)
+            answered = parse(data) is not None
         except MappingRefused:
-            continue
+            answered = True
+        assert not answered or data.startswith(begins)
 
 
 @given(st.binary(min_size=12, max_size=12), st.integers(1, 65535), st.ip_addresses(), st.integers(0, 65535))

@@ -68,7 +68,8 @@ def test_no_damaged_message_breaks_the_parser(at: int, damage: bytes) -> None:
     data = bytearray(RFC_5769_RESPONSE)
     data[at : at + len(damage)] = damage
     data[2:4] = struct.pack("!H", len(data) - 20)
-    stun.parse(bytes(data))
+    message = stun.parse(bytes(data))
+    assert message is None or message.transaction_id == stun.transaction_id(RFC_5769_RESPONSE)
 
 
 def test_requests_are_repeated_ever_more_rarely_until_the_deadline() -> None:
