@@ -92,6 +92,7 @@ async def test_whoever_goes_away_wants_it_stopped(tmp_path: Path) -> None:
             ClusterClient(tmp_path / "control").ask(StatusRequest(), on_event=lambda _: asking.cancel())
         )
         await ended.wait()
+    assert asking.cancelled(), "which nobody else has stopped"
 
 
 async def test_a_daemon_that_is_gone_or_goes_is_missing(tmp_path: Path) -> None:

@@ -117,9 +117,19 @@ async def test_a_stranger_is_not_heard(server: socket.socket) -> None:
             await ask(opened, natpmp.address_request(), natpmp.parse_address, timeout_s=0.1)
 
 
+async def finds_no_gateway(node: GatewayClient) -> None:
+    """Whoever waits for a mapping hears soon that none is to come."""
+    lease = node.lease(443)
+    async with asyncio.timeout(1.0):
+        await lease.settled()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.01):
+            await lease.changed()
+
+
 async def test_a_vantage_that_is_gone_has_no_gateway() -> None:
     node = client_at(Vantage(netns="nowhere"), 4)
-    await node.lease(443).settled()
+    await finds_no_gateway(node)
     await node.close()
 
 
@@ -129,7 +139,7 @@ async def test_who_has_no_descriptors_left_has_no_gateway_either() -> None:
     try:
         with pytest.raises(OSError, match="Too many open files"):
             gateway.find(Vantage(), 4)
-        await node.lease(443).settled()
+        await finds_no_gateway(node)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
     await node.close()

@@ -164,6 +164,7 @@ async def test_a_mapping_that_nobody_renews_runs_out(lab: Lab, outside: KernelNe
     listener = await listening(vantage)
     asked = mapper(vantage, PortMapping.PCP)
     external = (await asked.map(PORT, suggested=PORT, lifetime_s=2)).external
+    assert await reaches(outside, external)
     async with asyncio.timeout(10):
         while await reaches(outside, external):
             pass

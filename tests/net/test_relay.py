@@ -103,9 +103,12 @@ async def test_a_peer_that_is_permitted_is_heard_before_anything_was_sent_to_it(
 
 
 async def test_a_relay_that_closes_while_it_permits_leaves_nothing_behind(coturn: Coturn, opened: Open) -> None:
-    relayed = await opened(coturn.server()).allocate_relay(4, timeout_s=DEADLINE_S)
+    network = opened(coturn.server())
+    relayed = await network.allocate_relay(4, timeout_s=DEADLINE_S)
     relayed.permit(HOME)
     relayed.close()
+    await network.close()
+    assert relayed.packets_sent == 2 + 1, "to allocate without and with the nonce, to delete"
 
 
 async def test_a_peer_that_answers_from_another_port_is_heard(coturn: Coturn, opened: Open) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from process_sockets import descriptors
 from warpfleet.core.errors import InputError, MissingError
 from warpfleet.net.interfaces import Unreachable
 from warpfleet.net.vantage import Vantage
@@ -70,7 +71,9 @@ def test_what_is_not_there_is_missing_and_named(vantage: Vantage) -> None:
 
 @pytest.mark.parametrize("vantage", [Vantage(), Vantage(interface="lo"), Vantage(address="127.0.0.9")], ids=str)
 def test_what_is_there_passes_the_check(vantage: Vantage) -> None:
+    before = descriptors()
     vantage.check()
+    assert descriptors() <= before, "it has closed what it tried"
 
 
 def test_sockets_are_bound_to_the_address_and_do_not_block() -> None:
