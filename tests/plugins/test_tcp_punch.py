@@ -19,7 +19,7 @@ from warpfleet.plugins.attempt_failed import AttemptFailed
 from warpfleet.plugins.attempt_messages import AttemptMessage
 from warpfleet.plugins.tcp_punch import TcpPunch
 from warpfleet.plugins.tcp_punch.messages import Answer, Offer
-from warpfleet.plugins.tcp_punch.plan import local_ports
+from warpfleet.plugins.tcp_punch.plan import WINDOWS_OPEN, local_ports
 
 COMBO = Combo("tcp_punch", 4, RouteType.EXT)
 KEEPING = NatBehaviour(
@@ -268,6 +268,22 @@ async def test_word_of_a_meeting_that_is_not_near_opens_none() -> None:
     punch.b.inbox.put_message(far)
     await asyncio.sleep(0.2)
     assert len(punch.internet.listeners) == 1
+    responding.cancel()
+    await asyncio.gather(responding, return_exceptions=True)
+    punch.nothing_is_open()
+
+
+@virtual_time
+async def test_a_long_attempt_keeps_few_meetings_open() -> None:
+    punch = Punch(KEEPING, OPEN)
+    punch.b.opening = offer(punch.b, "203.0.113.1:50000")
+    responding = asyncio.create_task(TcpPunch(punch.b).run())
+    punch.internet.loses = lambda *_: True
+    open_at_once = 0
+    for _ in range(60):
+        await asyncio.sleep(1)
+        open_at_once = max(open_at_once, sum(not each.closed for each in punch.internet.listeners.values()))
+    assert open_at_once == 1 + WINDOWS_OPEN
     responding.cancel()
     await asyncio.gather(responding, return_exceptions=True)
     punch.nothing_is_open()

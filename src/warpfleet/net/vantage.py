@@ -232,6 +232,8 @@ class Vantage:
     def _missing(self, error: OSError) -> MissingError:
         if error.errno in (errno.EPERM, errno.EACCES):
             return MissingError(f"{self} may not be used: run as root, or with CAP_SYS_ADMIN and CAP_NET_RAW")
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            return MissingError(f"{self} cannot be entered, too many files are open: raise the limit with `ulimit -n`")
         if self.netns is not None:
             return MissingError(f"namespace {self.netns} does not exist: see `ip netns list`, or `warpfleet lab up`")
         return MissingError(f"{self} does not exist on this machine ({error.strerror}): see `ip address`")

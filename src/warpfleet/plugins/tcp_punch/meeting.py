@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+from collections.abc import Coroutine
+from typing import Any
 
 from warpfleet.core.combo import Reason, Side
 from warpfleet.core.endpoint import Endpoint
@@ -43,6 +45,7 @@ class Meeting:
         self._listener = listener
         self._ahead_us = ahead_us
         self._targets: set[Endpoint] = set()
+        self._racers: set[Racer] = set()
         self._unproved: dict[Racer, ByteStream] = {}
         self._took_us = 0  # of the peer's last word, by both clocks; windows do not ask
         self._told_at_us: asyncio.Future[int] = asyncio.get_running_loop().create_future()
@@ -59,7 +62,7 @@ class Meeting:
                 if port == 0:
                     raise
         meeting = cls(context, race, number, listener, ahead_us)
-        race.add(meeting._tell())
+        meeting._add(meeting._tell())
         return meeting
 
     def hear(self, told: Told) -> int:
@@ -67,7 +70,7 @@ class Meeting:
         microseconds."""
         heard_at_us = self._now_us()
         self._took_us = heard_at_us - told.sent_at_us
-        self._race.add(self._dial_all(told, heard_at_us, self._took_us))
+        self._add(self._dial_all(told, heard_at_us, self._took_us))
         return self._took_us
 
     async def _dial_all(self, told: Told, heard_at_us: int, took_us: int) -> None:
@@ -86,15 +89,23 @@ class Meeting:
         if target in self._targets or len(self._targets) >= _TARGETS_MAX:
             return
         if not self._targets:  # until one is known, no stream is the peer's, and the kernel keeps them
-            self._race.add(self._accept())
+            self._add(self._accept())
         self._targets.add(target)
-        self._race.add(self._dial(target, step))
+        self._add(self._dial(target, step))
 
     def close(self) -> None:
-        """Close the listener, and the streams whose proof did not begin; once the race is over."""
+        """End what it has in the race; close the listener, and the streams whose proof did not begin."""
+        for racer in self._racers:
+            racer.cancel()
         self._listener.close()
         for stream in self._unproved.values():
             stream.close()
+
+    def _add(self, way: Coroutine[Any, Any, Won | None]) -> Racer:
+        racer = self._race.add(way)
+        self._racers.add(racer)
+        racer.add_done_callback(self._racers.discard)
+        return racer
 
     def _now_us(self) -> int:
         return self._context.node.now_us() + self._ahead_us
@@ -143,7 +154,7 @@ class Meeting:
             stream = await self._listener.accept()
             of_peer = any(stream.remote.ip == target.ip for target in self._targets)
             if of_peer and len(self._unproved) < _UNPROVED_MAX:
-                racer = self._race.add(self._admit(stream))
+                racer = self._add(self._admit(stream))
                 self._unproved[racer] = stream
                 racer.add_done_callback(self._settled)
             else:

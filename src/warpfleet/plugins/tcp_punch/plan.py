@@ -18,6 +18,9 @@ FIRST_MEETING = 0
 # Time for a STUN request over TCP and a signal, on most of the internet, before each boundary.
 _PREPARATION_US = 500_000
 WINDOW_US = 1_000_000
+# So many windows at a time have a listener and streams: a SYN is sent again after 1 s and 3 s, and each of them is a
+# socket. The first meeting stays.
+WINDOWS_OPEN = 5
 # A meeting and its refusal fit into it on most of the internet; it is before a relay is tried.
 _PATIENCE_US = 1_000_000
 # Clocks that are less than this apart do not spoil the order in which filters are opened and passed.

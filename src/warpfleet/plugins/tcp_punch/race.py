@@ -18,7 +18,8 @@ class Race:
         self._ended: asyncio.Queue[Racer] = asyncio.Queue()
 
     def add(self, way: Coroutine[Any, Any, Won | None]) -> Racer:
-        """Start a way to a pipe, or a helper, which reaches none. What it raises ends the race."""
+        """Start a way to a pipe, or a helper, which reaches none. What it raises ends the race, its cancellation
+        does not."""
         racer = asyncio.create_task(way)
         self._racers.add(racer)
         racer.add_done_callback(self._ended.put_nowait)
@@ -37,7 +38,6 @@ class Race:
     async def _first(self) -> Won:
         while True:
             ended = await self._ended.get()
-            pipe = ended.result()
-            if pipe:
+            if not ended.cancelled() and (pipe := ended.result()):
                 return pipe
             self._racers.discard(ended)

@@ -15,6 +15,7 @@ from warpfleet.plugins.tcp_punch.messages import Answer, Offer, Told
 from warpfleet.plugins.tcp_punch.plan import (
     FIRST_MEETING,
     WINDOW_US,
+    WINDOWS_OPEN,
     clock_ahead_us,
     is_near,
     keeps_ports,
@@ -99,6 +100,8 @@ class TcpPunch(Strategy):
 
     async def _prepare(self, window: int) -> None:
         """Hold the meeting of a window, where the peer may come to although its word of that is late or lost."""
+        if former := self._meetings.pop(window - WINDOWS_OPEN, None):
+            former.close()
         meeting = await self._meeting(window)
         if self._fixed_ip:
             step = window_step(self.context.side, window, self.context.started_at_us)
