@@ -70,6 +70,18 @@ async def test_no_more_is_received_than_is_asked_for(connect: Connect) -> None:
 
 @virtual_time
 @every_kind
+@pytest.mark.parametrize("max_bytes", [0, -1])
+async def test_less_than_one_byte_cannot_be_asked_for(connect: Connect, max_bytes: int) -> None:
+    alice, bob = await connect(Internet())
+    await alice.send(b"some")
+    with pytest.raises(ValueError, match="1 at least"):
+        await bob.recv(max_bytes)
+    assert await bob.recv() == b"some"
+    await asyncio.gather(alice.close(), bob.close())
+
+
+@virtual_time
+@every_kind
 async def test_after_its_end_a_pipe_still_receives(connect: Connect) -> None:
     alice, bob = await connect(Internet())
     await bob.send(b"a greeting")

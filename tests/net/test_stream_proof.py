@@ -243,6 +243,8 @@ async def test_a_pipe_whose_peer_never_agrees_breaks_within_seconds(says: str) -
     assert now_s() - began_s <= 3.0 + DELAY_S
     with pytest.raises(ConnectionLost):
         await pipe.recv()
+    with pytest.raises(ConnectionLost, match="closed by the peer" if says == "its end" else "did not agree"):
+        await pipe.send(b"more")
     await pipe.close()
     assert far.other
     assert far.other.closed

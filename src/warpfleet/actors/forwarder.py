@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 
@@ -42,7 +43,9 @@ async def forwarded_port(
         server = await asyncio.start_server(take, forwarding.bind, forwarding.port)
     except OSError as error:
         where = Destination(forwarding.bind, forwarding.port)
-        raise MissingError(f"cannot listen on {where}: {(error.strerror or str(error)).lower()}") from None
+        raise MissingError(
+            f"cannot listen on {where}: {os.strerror(error.errno).lower() if error.errno else error}"
+        ) from None
     try:
         yield Endpoint(*server.sockets[0].getsockname()[:2])
     finally:

@@ -79,10 +79,7 @@ class ServedPipe(BasePipe):
             self._words.say(Word.END)
             self._writer.write_eof()
 
-    async def recv(self, max_bytes: int = RECV_BYTES) -> bytes:
-        """At least one byte; none at the end. ConnectionLost where the pipe broke before, or was closed here."""
-        if self._closing:
-            raise ConnectionLost("closed here")
+    async def _recv(self, max_bytes: int) -> bytes:
         with contextlib.suppress(OSError):
             if data := await self._reader.read(max_bytes):
                 return data

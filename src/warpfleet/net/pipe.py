@@ -43,9 +43,13 @@ class BasePipe(ABC):
     async def send_eof(self) -> None:
         """Say that no more will be sent."""
 
-    @abstractmethod
     async def recv(self, max_bytes: int = RECV_BYTES) -> bytes:
-        """Receive some bytes, or none at the end."""
+        """At least one byte; none at the end. ConnectionLost where the pipe broke before, or was closed here."""
+        if max_bytes < 1:
+            raise ValueError(f"max_bytes must be 1 at least, not {max_bytes}")
+        if self._closing:
+            raise ConnectionLost("closed here")
+        return await self._recv(max_bytes)
 
     async def close(self) -> None:
         """Close both ends, once the peer has what was sent, or has stopped taking it. Idempotent."""
@@ -62,6 +66,10 @@ class BasePipe(ABC):
     @abstractmethod
     async def _send(self, data: bytes) -> None:
         """Send bytes."""
+
+    @abstractmethod
+    async def _recv(self, max_bytes: int) -> bytes:
+        """Receive some bytes, or none at the end."""
 
     @abstractmethod
     def _break(self, reason: ConnectionLost) -> None:

@@ -10,7 +10,7 @@ from warpfleet.core.combo import Side, Transport
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.net.handshake import FRAME_BYTES, Event, Handshake, ProofFailed, is_frame
 from warpfleet.net.interfaces import ConnectionLost, DatagramSocket, PipePath
-from warpfleet.net.pipe import RECV_BYTES, BasePipe
+from warpfleet.net.pipe import BasePipe
 from warpfleet.net.proving import PeerClosed, next_resend_s
 from warpfleet.net.quic_engine import IDLE_S, QuicEngine
 
@@ -182,10 +182,7 @@ class QuicPipe(BasePipe):
         self._engine.write(b"", end=True)
         self._pump_soon()
 
-    async def recv(self, max_bytes: int = RECV_BYTES) -> bytes:
-        """At least one byte; none at the end. ConnectionLost where the pipe broke before, or was closed here."""
-        if self._closing:
-            raise ConnectionLost("closed here")
+    async def _recv(self, max_bytes: int) -> bytes:
         await self._until(lambda: bool(self._engine.received) or self._engine.ended)
         granted_bytes = self._engine.granted_bytes
         data = self._engine.read(max_bytes)

@@ -43,12 +43,6 @@ class StreamPipe(BasePipe):
                 self._eof_sent = True
                 await self._write_eof()
 
-    async def recv(self, max_bytes: int = RECV_BYTES) -> bytes:
-        """At least one byte; none at the end. ConnectionLost where the pipe broke before, or was closed here."""
-        if self._closing:
-            raise ConnectionLost("closed here")
-        return await self._recv(max_bytes)
-
     async def _close(self) -> None:
         with contextlib.suppress(ConnectionLost, TimeoutError):
             async with asyncio.timeout(_FLUSH_S):

@@ -183,10 +183,14 @@ class TlsPipe(StreamPipe):
 
     async def _write(self, data: bytes) -> None:
         left = memoryview(data)
-        while left:
-            self._tunnel.write(left[:_CHUNK_BYTES])
-            left = left[_CHUNK_BYTES:]
-            await self._flush()
+        try:
+            while left:
+                self._tunnel.write(left[:_CHUNK_BYTES])
+                left = left[_CHUNK_BYTES:]
+                await self._flush()
+        except ConnectionLost:
+            await self.agreed()  # says so where it was that which did not come
+            raise
 
     async def _write_eof(self) -> None:
         self._tunnel.write_eof()
