@@ -60,6 +60,22 @@ async def test_where_udp_does_not_get_out_the_responder_has_a_relay_of_its_own_m
 
 
 @virtual_time
+@pytest.mark.parametrize("has_relay", [True, False])
+async def test_a_responder_that_is_not_heard_from_where_it_said_goes_on_from_a_relay(has_relay: bool) -> None:
+    """As behind a NAT that pools its addresses arbitrarily, where it has one; else it goes on as it began."""
+    internet = Internet(loses=lambda _data, source, _target: source.ip == "203.0.113.2" and (has_relay or now_s() < 4))
+    alice, bob = two(internet)
+    bob.network.relay_ip = "198.51.100.10"
+    if not has_relay:
+        bob.network.turn = RelayRefused("486")
+    mine, theirs = await Meeting(Turn, alice, bob).pipes()
+    assert theirs.path.local.ip == ("198.51.100.10" if has_relay else "203.0.113.2")
+    assert now_s() < 5
+    await carries_then_closes(mine, theirs)
+    assert internet.open_sockets() == []
+
+
+@virtual_time
 @pytest.mark.parametrize(
     ("error", "reason"),
     [

@@ -25,7 +25,7 @@ class RelayOffer(AttemptMessage):
 class RelayAnswer(AttemptMessage):
     """The endpoint that the responder sends from, as `ip:port`: permit its address, and send to it.
 
-    Its port is a guess unless it is a relayed endpoint.
+    Its port is a guess unless it is a relayed endpoint; such a one may follow where the first led nowhere.
     """
 
     kind: ClassVar[str] = "turn.answer"

@@ -1,6 +1,10 @@
 """Relay: one side allocates a relayed transport address, the other sends to it from a plain socket, or from an
 allocation of its own where UDP does not get out."""
 
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
 from warpfleet.core.combo import Phase, Reason, RouteType, Side, Transport
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.core.pairing import Requirement
@@ -8,11 +12,14 @@ from warpfleet.net.interfaces import ConnectRefused, DatagramSocket, Relay, Rela
 from warpfleet.plugins.attempt_context import Won
 from warpfleet.plugins.attempt_failed import AttemptFailed
 from warpfleet.plugins.contract import Strategy
+from warpfleet.plugins.racers import end_racers
 from warpfleet.plugins.registry import register
 from warpfleet.plugins.turn.messages import RelayAnswer, RelayOffer
 
 # Three round trips over TCP, on a slow path, with one retransmission.
 _ALLOCATE_S = 5.0
+# Whoever is heard is named within a round trip over the relay: twice a late signal.
+_UNHEARD_S = 2.0
 
 
 @register(phase=Phase.RELAY)
@@ -44,7 +51,12 @@ class Turn(Strategy):
         except BaseException:
             socket.close()
             raise
-        return await context.prove_datagram(socket, [Endpoint.parse(answer.endpoint)], relayed=True)
+        first = Endpoint.parse(answer.endpoint)
+        return await context.prove_datagram(socket, [first], relayed=True, later=self._other_endpoint())
+
+    async def _other_endpoint(self) -> list[Endpoint]:
+        """Of a responder that is not heard from where it said first."""
+        return [Endpoint.parse((await self.context.inbox.message(RelayAnswer)).endpoint)]
 
     async def _respond(self) -> Won:
         context, offer = self.context, self.context.opening
@@ -59,8 +71,38 @@ class Turn(Strategy):
         except BaseException:
             socket.close()
             raise
-        relayed, hello = Endpoint.parse(offer.relayed), bytes.fromhex(offer.hello)
-        return await context.prove_datagram(socket, [relayed], first=(hello, relayed), relayed=True)
+        proving = self._prove(socket, offer)
+        return await (proving if blocked else self._or_from_a_relay(socket, proving, offer))
+
+    def _prove(self, socket: DatagramSocket, offer: RelayOffer) -> Coroutine[Any, Any, Won]:
+        relayed, hello = Endpoint.parse(offer.relayed or ""), bytes.fromhex(offer.hello)
+        return self.context.prove_datagram(socket, [relayed], first=(hello, relayed), relayed=True)
+
+    async def _or_from_a_relay(
+        self, socket: DatagramSocket, proving: Coroutine[Any, Any, Won], offer: RelayOffer
+    ) -> Won:
+        """From the plain socket, or, where that goes unheard, from an allocation: a NAT with several addresses, that
+        pools them arbitrarily (RFC 4787 section 4.1), sends from one that nobody has permitted."""
+        plainly = asyncio.create_task(proving)
+        won: Won | None = None
+        try:
+            await asyncio.wait({plainly}, timeout=_UNHEARD_S)
+            relay = None if plainly.done() else await self._relay_if_any()
+            if relay is None:
+                won = await plainly
+            else:
+                self.context.send(RelayAnswer, endpoint=str(relay.local))
+                socket.close()  # without a word: the peer is to go on
+                won = await self._prove(relay, offer)
+            return won
+        finally:
+            await end_racers([plainly], keep=won)
+
+    async def _relay_if_any(self) -> Relay | None:
+        try:
+            return await self._allocate()
+        except AttemptFailed:
+            return None
 
     def _external(self, socket: DatagramSocket) -> Endpoint:
         """Where we seem to send from. The address is what counts, a permission is for all its ports (RFC 8656 section
