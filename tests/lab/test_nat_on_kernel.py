@@ -14,7 +14,7 @@ from warpfleet.core.port_range import PortRange
 pytestmark = pytest.mark.lab
 
 ONE, TWO = "203.0.113.10", "203.0.113.20"
-BLOCK = PortRange(40_000, 40_127)
+BLOCK = PortRange(40_000, 49_999)  # of three random ports two are the same once in three thousand times
 SPECIAL = {
     "adm": NatSpec(mapping=Mapping.ADM, filtering=Filtering.ADF, port_assignment=PortAssignment.RANDOM),
     "step_four": NatSpec(mapping=Mapping.APDM, port_assignment=PortAssignment.SEQUENTIAL, port_delta=4),
