@@ -36,6 +36,12 @@ def batch(commands: Iterable[str], namespace: str | None = None) -> None:
         run(["ip", *(["-n", namespace] if namespace else []), "-batch", "-"], text + "\n")
 
 
+def add_address(address: str, device: str) -> str:
+    """The line of `ip` that gives a device an address with its prefix length. One of IPv6 is usable at once: even where
+    it is not looked for at others, the kernel would call it tentative for a moment, and let nobody bind to it."""
+    return f"addr add {address} dev {device}" + (" nodad" if ":" in address else "")
+
+
 @contextmanager
 def inside(namespace: str) -> Iterator[None]:
     """Put this thread into a namespace, and back. What it opens or starts in between belongs there for life."""

@@ -14,6 +14,7 @@ from warpfleet.configs.topology import BROKER, CORE, HostSpec, Ipv6, RouterSpec,
 from warpfleet.core.errors import InputError
 from warpfleet.core.port_mapping import PortMapping
 from warpfleet.lab.nat_rules import LAN, WAN, ruleset
+from warpfleet.lab.netns import add_address
 from warpfleet.lab.servers import BROKER as BROKER_V4
 from warpfleet.lab.servers import V6
 
@@ -180,9 +181,9 @@ class _Layout:
     def _add_core(self) -> None:
         core = self._namespace(CORE, forwarding=True, ipv6=self._dual)
         # The internet answers nothing for addresses that it does not route, private ones above all.
-        core.commands += [f"addr add {CORE_V4}/32 dev lo", "route add blackhole 0.0.0.0/0"]
+        core.commands += [add_address(f"{CORE_V4}/32", "lo"), "route add blackhole 0.0.0.0/0"]
         if self._dual:
-            core.commands += [f"addr add {CORE_V6}/128 dev lo", "route add blackhole ::/0"]
+            core.commands += [add_address(f"{CORE_V6}/128", "lo"), "route add blackhole ::/0"]
 
     def _add_broker(self) -> str:
         """A place of its own for the broker, whose line alone delays signals, and nothing else."""
@@ -226,7 +227,7 @@ class _Layout:
                 f"neigh add {mine} lladdr {lower.mac} dev {upper.device} nud permanent",
             ]
             here.commands += [
-                f"addr add {host_route} dev {device}",
+                add_address(host_route, device),
                 f"neigh add {gateway} lladdr {upper.mac} dev {device} nud permanent",
                 f"route add {everything} via {gateway} dev {device} onlink",
             ]
@@ -249,7 +250,7 @@ class _Layout:
         for mine, length, gateway, everything in ends:
             above.commands.append(f"neigh add {mine} lladdr {lower.mac} dev {LAN} nud permanent")
             here.commands += [
-                f"addr add {mine}/{length} dev {device}",
+                add_address(f"{mine}/{length}", device),
                 f"neigh add {gateway} lladdr {self._lan_macs[router.name]} dev {device} nud permanent",
                 f"route add {everything} via {gateway} dev {device}",
             ]
@@ -303,10 +304,10 @@ class _Layout:
         here.commands += [
             f"link add {LAN} address {self._lan_macs[router.name]} type bridge mcast_snooping 0",
             f"link set {LAN} up",
-            f"addr add {network.address(1)}/{network.prefix.prefixlen} dev {LAN}",
+            add_address(f"{network.address(1)}/{network.prefix.prefixlen}", LAN),
         ]
         if network.prefix_v6:
-            here.commands.append(f"addr add {network.address_v6(1)}/64 dev {LAN}")
+            here.commands.append(add_address(f"{network.address_v6(1)}/64", LAN))
 
     def _add_host(self, host: HostSpec) -> Node:
         if host.beside:

@@ -78,7 +78,7 @@ def start(servers: list[Server], folder: Path) -> list[Owned]:
 
 def _start(server: Server, folder: Path) -> Owned:
     with netns.inside(server.namespace):
-        netns.batch(f"addr add {host}/{128 if ':' in host else 32} dev lo" for host in server.hosts)
+        netns.batch(netns.add_address(f"{host}/{128 if ':' in host else 32}", "lo") for host in server.hosts)
         return processes.start(server.role, server.command, folder / f"{server.role}.log")
 
 
