@@ -335,7 +335,7 @@ class _Probe:
     ) -> Endpoint | None:
         """Send a message several times, and hear from where it, or its answer, arrives, or that it does not.
 
-        It is listened for until a deadline, and as long as `until` is not done.
+        It is listened for until a deadline, and until `until` has been done for a while.
         """
         interval_s = max(self._rtt_s / 4, MIN_INTERVAL_S)
         times_s = [turn * interval_s for turn in range(sends)]
@@ -345,15 +345,23 @@ class _Probe:
                 message, remote, times_s=times_s, timeout_s=None, heard_by=receiver.transactions
             )
         )
-        await asyncio.wait({heard}, timeout=times_s[-1] + self._rtt_s + grace_s)
-        if until and not heard.done():
-            await asyncio.wait({heard, until}, return_when=asyncio.FIRST_COMPLETED)
-            await asyncio.wait({heard}, timeout=grace_s)
+        patience = self._bench.start(self._patience(times_s[-1] + self._rtt_s + grace_s, until, grace_s))
+        await asyncio.wait({heard, patience}, return_when=asyncio.FIRST_COMPLETED)
+        patience.cancel()
         if not heard.done():
             heard.cancel()
             return None
         _, source = heard.result()
         return source
+
+    @staticmethod
+    async def _patience(timeout_s: float, until: asyncio.Task[bool] | None, grace_s: float) -> None:
+        async def grace() -> None:
+            if until:
+                await asyncio.wait({until})
+                await asyncio.sleep(grace_s)
+
+        await asyncio.gather(asyncio.sleep(timeout_s), grace())
 
     async def _over_tcp(self, servers: list[Endpoint]) -> None:
         """Note the mapped address that a server sees over TCP, of the first that answers."""
