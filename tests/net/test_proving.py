@@ -74,6 +74,21 @@ async def test_a_datagram_that_was_read_before_saves_its_repetition() -> None:
 
 
 @virtual_time
+async def test_greetings_that_come_at_once_are_answered_once_and_those_that_go_on_again() -> None:
+    internet = Internet()
+    alice, bob = FakeUdp(internet, A), FakeUdp(internet, B)
+    a, b = handshakes()
+    responding = asyncio.create_task(prove_datagram(bob, b, leave_at_once, []))
+    for _ in range(20):
+        alice.send_to(a.opener(), B)
+        await asyncio.sleep(0.004)
+    await asyncio.sleep(DELAY_S)
+    assert kinds(bob, A).count(FrameType.PROOF) == 7, "every third: 12 ms after the one before"
+    responding.cancel()
+    await asyncio.gather(responding, return_exceptions=True)
+
+
+@virtual_time
 async def test_of_two_candidates_the_first_to_prove_itself_is_taken() -> None:
     internet = Internet()
     alice, bob = FakeUdp(internet, A), FakeUdp(internet, B)

@@ -26,10 +26,13 @@ class Outbox(Generic[T, R]):
     def put(self, item: T, *, within_s: float = 0.0) -> None:
         """Send an item soon; one that has time waits so long at most for others that are sent."""
         self._items.append(item)
+        loop = asyncio.get_running_loop()
         if not within_s:
             self._send()
-        elif self._later is None:
-            self._later = asyncio.get_running_loop().call_later(within_s, self._send)
+        elif self._later is None or loop.time() + within_s < self._later.when():
+            if self._later:
+                self._later.cancel()
+            self._later = loop.call_later(within_s, self._send)
 
     async def ask(self, *items: T) -> R:
         """Send them soon, with what else is there by then; the answer to all of it. Raises what `deliver` raises."""

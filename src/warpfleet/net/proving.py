@@ -279,8 +279,10 @@ class _DatagramProof:
         if event is not Event.GREETED:
             return False
         now_s = asyncio.get_running_loop().time()
-        last_s, self._answered_s[source] = self._answered_s.get(source, -1.0), now_s
-        return now_s - last_s < _ON_ITS_WAY_S
+        if now_s - self._answered_s.get(source, -1.0) < _ON_ITS_WAY_S:
+            return True
+        self._answered_s[source] = now_s
+        return False
 
     def _flight_behind(self, event: Event, source: Endpoint) -> Sequence[bytes]:
         """Whoever repeats a HELLO from elsewhere gets no more than it has sent."""
