@@ -31,9 +31,9 @@ JITTER_MS = 12 * 30.0
 # round trip); punches send at least every 0.5 s, as STUN does at first (RFC 8489 section 6.2.1).
 LOSSES = 2
 LOST_OVER_TCP_MS, LOST_OVER_UDP_MS = 1_000.0, 500.0
-# 98 % of guesses have met after 2 sqrt(ports) packets of each side. An eighth of them is sent in a round trip, which is
+# 98 % of guesses have met after 2 sqrt(ports) packets of each side. Half of them is sent in a round trip, which is
 # taken for 0.1 s where the path is new.
-GUESSES_MS = 8 * 100.0
+GUESSES_MS = 2 * 100.0
 
 # Of a thousand rows that are as they should be, one may be called short.
 CHANCE_OF_INJUSTICE = 0.001
@@ -93,15 +93,13 @@ def bound_ms(way: Way, plugin: str) -> float:
         "reverse_connect": SIGNAL_RTT_MS + 3 * PATH_RTT_MS,
         "udp_punch": 4 * SIGNAL_RTT_MS + 2 * PATH_RTT_MS,
         "tcp_punch": 4 * SIGNAL_RTT_MS + 2 * PATH_RTT_MS + 300.0,
-        "random_probe": 15_000.0,
+        "random_probe": 4 * SIGNAL_RTT_MS + 2 * PATH_RTT_MS + GUESSES_MS,
         "turn": RELAY_MS + (IN_VAIN_MS if way is Way.RELAY_IN_VAIN else 0.0),
     }[plugin]
 
 
 def bad_day_bound_ms(way: Way, plugin: str) -> float:
-    """The same on a bad day: the signals that a connection waits for are late, and two packets are lost. The 15 s that
-    guesses may take have room for any day, and would say nothing: here they get a punch's time, and their own."""
-    good_day_ms = bound_ms(way, "udp_punch") + GUESSES_MS if plugin == "random_probe" else bound_ms(way, plugin)
+    """The same on a bad day: the signals that a connection waits for are late, and two packets are lost."""
     signals, lost_ms = {
         "direct_connect": (0, LOST_OVER_TCP_MS),
         "reverse_connect": (1, LOST_OVER_TCP_MS),
@@ -110,7 +108,7 @@ def bad_day_bound_ms(way: Way, plugin: str) -> float:
         "random_probe": (2, LOST_OVER_UDP_MS),
         "turn": (2, LOST_OVER_TCP_MS),  # for those without UDP
     }[plugin]
-    return good_day_ms + signals * SIGNAL_LATE_MS + LOSSES * lost_ms + JITTER_MS
+    return bound_ms(way, plugin) + signals * SIGNAL_LATE_MS + LOSSES * lost_ms + JITTER_MS
 
 
 def predictable(nat: NatSpec) -> bool:

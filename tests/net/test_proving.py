@@ -64,7 +64,7 @@ async def test_a_datagram_that_was_read_before_saves_its_repetition() -> None:
     alice, bob = FakeUdp(internet, A), FakeUdp(internet, B)
     a, b = handshakes()
     alice.send_to(a.opener(), B)
-    first = await bob.receive()
+    first = [await bob.receive()]
     async with asyncio.timeout(20):
         initiator = asyncio.create_task(prove_datagram(alice, a, leave_at_once, []))
         assert (await prove_datagram(bob, b, leave_at_once, [], first=first)).remote == A
@@ -290,7 +290,7 @@ async def test_a_responder_that_has_been_greeted_knocks_only_where_the_initiator
     socket, peer = FakeUdp(Internet(), Endpoint("198.51.100.1", 1)), Endpoint("198.51.100.9", 9)
     initiator, responder = handshakes()
     greeting = initiator.opener(), peer
-    first = greeting if read_before else None
+    first = [greeting] if read_before else []
     proving = asyncio.create_task(prove_datagram(socket, responder, leave_at_once, [NOWHERE], first=first))
     if not read_before:
         await asyncio.sleep(0.01)

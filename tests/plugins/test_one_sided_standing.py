@@ -14,8 +14,8 @@ from warpfleet.core.endpoint import Endpoint
 from warpfleet.net.handshake import is_frame
 from warpfleet.plugins.attempt_context import AttemptContext
 from warpfleet.plugins.attempt_failed import AttemptFailed
+from warpfleet.plugins.standing import UPKEEP_S
 from warpfleet.plugins.udp_punch.plan import HIDDEN_PORT
-from warpfleet.plugins.udp_punch.standing import UPKEEP_S
 
 EASY = ("public", "full_cone", "addr_restricted")
 SYMMETRIC = ("symmetric_random", "symmetric_sequential")

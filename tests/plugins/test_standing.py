@@ -16,8 +16,9 @@ from warpfleet.core.combo import RouteType
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.net.handshake import FRAME_BYTES, Frame, FrameType, is_frame
 from warpfleet.net.interfaces import ConnectionLost
-from warpfleet.plugins.udp_punch.messages import Greeting, Offer
-from warpfleet.plugins.udp_punch.standing import UPKEEP_S
+from warpfleet.plugins.greeting import Greeting
+from warpfleet.plugins.standing import UPKEEP_S
+from warpfleet.plugins.udp_punch.messages import Offer
 
 NOWHERE = 9  # a port
 HEAD = {"attempt_id": ATTEMPT_ID, "af": 4, "route": RouteType.EXT, "started_at_us": 0}

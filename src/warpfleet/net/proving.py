@@ -22,7 +22,7 @@ _SIGNAL_S = 0.2  # a signal across a continent, and a packet back
 # A greeting by signal and one on the path come almost at once: the answer to the first has not been lost by then. The
 # filter at the other end was open for it, unless one way takes less than half of this: then the greeting comes again.
 _ON_ITS_WAY_S = 0.01
-_EARLY_MAX = 16  # datagrams of a first flight: a few
+EARLY_MAX = 16  # datagrams of a first flight: a few
 
 
 def next_resend_s(interval_s: float) -> float:
@@ -70,7 +70,7 @@ async def prove_datagram(
     claim: Claim,
     candidates: Sequence[Endpoint],
     *,
-    first: tuple[bytes, Endpoint] | None = None,
+    first: Sequence[tuple[bytes, Endpoint]] = (),
     hello: bytes | None = None,
     rtt_ms: float | None = None,
     resend_s: float | None = None,
@@ -79,9 +79,9 @@ async def prove_datagram(
     later: Coroutine[Any, Any, Sequence[Endpoint]] | None = None,
 ) -> Agreed:
     """Prove both ends over a UDP socket towards several candidate endpoints at once, and agree on one. Where the round
-    trip is known, nothing is sent again before an answer can have come, unless `resend_s` says when to. `first` is the
-    peer's datagram and its source where it was already read, `hello` the initiator's frame where a signal had it: every
-    candidate gets the answer.
+    trip is known, nothing is sent again before an answer can have come, unless `resend_s` says when to. `first` are the
+    peer's datagrams that were already read, and their sources, `hello` the initiator's frame where a signal had it:
+    every candidate gets the answer.
 
     An authentic packet from an endpoint that nobody predicted is as good as any: the peer-reflexive candidates of
     RFC 8445 section 7.3.1.3. The initiator's `flight` goes ahead of HELLO, the responder's behind PROOF: to a
@@ -150,10 +150,12 @@ class _DatagramProof:
         self.seen: set[Endpoint] = set()  # endpoints that authentic frames came from
         self.unanswered: bytes | None = None
         self._taking: bytes | None = None
-        self._early: deque[tuple[bytes, Endpoint]] = deque(maxlen=_EARLY_MAX)  # the tunnel's, that overtook a frame
+        self._early: deque[tuple[bytes, Endpoint]] = deque(maxlen=EARLY_MAX)  # the tunnel's, that overtook a frame
 
-    async def run(self, first: tuple[bytes, Endpoint] | None, hello: bytes | None, resend_s: float | None) -> Endpoint:
-        if first and (agreed := await self._go_on_from(*first)):
+    async def run(
+        self, first: Sequence[tuple[bytes, Endpoint]], hello: bytes | None, resend_s: float | None
+    ) -> Endpoint:
+        if first and (agreed := await self._go_on_from(first)):
             return agreed
         if hello:
             self._go_on_from_signal(hello)
@@ -173,10 +175,11 @@ class _DatagramProof:
                 return agreed
             interval_s = self.resend_first_s if restart else next_resend_s(interval_s)
 
-    async def _go_on_from(self, data: bytes, source: Endpoint) -> Endpoint | None:
+    async def _go_on_from(self, first: Sequence[tuple[bytes, Endpoint]]) -> Endpoint | None:
         """Digest what was read before, and give the peer the time to answer: most paths do within so long."""
-        if self._digest(data, source):
-            return source
+        for data, source in first:
+            if self._digest(data, source):
+                return source
         agreed, _ = await self._listen(_RESEND_MAX_S)
         return agreed
 

@@ -3,7 +3,7 @@
 import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ from warpfleet.core.endpoint import Endpoint
 from warpfleet.core.identity import PublicIdentity
 from warpfleet.core.peer import PeerView
 from warpfleet.net.handed_over import HandedOver
-from warpfleet.net.handshake import Handshake, Wishes
+from warpfleet.net.handshake import Handshake, ProofFailed, Wishes
 from warpfleet.net.interfaces import ByteStream, DatagramSocket, Network, Pipe
 from warpfleet.net.plain import PlainPipe
 from warpfleet.net.proved_path import ProvedPath
@@ -46,6 +46,13 @@ class Begun(NamedTuple):
     hello: bytes | None = None
     resend_s: float | None = None
     waits: bool = False
+
+    def opener(self) -> bytes:
+        """The first frame of this end: PROOF where the initiator has greeted it. A greeting that is forged is none."""
+        with suppress(ProofFailed):
+            if self.hello and (proof := self.handshake.receive(self.hello).reply):
+                return proof
+        return self.handshake.opener()
 
 
 class BegunStream(NamedTuple):
@@ -180,15 +187,15 @@ class AttemptContext(AttemptSpec):
         socket: DatagramSocket,
         candidates: Sequence[Endpoint],
         *,
-        first: tuple[bytes, Endpoint] | None = None,
+        first: Sequence[tuple[bytes, Endpoint]] = (),
         relayed: bool = False,
         begun: Begun | None = None,
         later: Coroutine[Any, Any, Sequence[Endpoint]] | None = None,
         on_proved: Callable[[], None] = lambda: None,
     ) -> Won:
         """Turn a UDP socket into a pipe, or a path for one, to whichever candidate proves itself; the socket is closed
-        where that fails. `first` is the peer's datagram and its source where it was already read, `begun` what signals
-        have begun, and `later` has more candidates. The initiator hears by `on_proved` that the peer is there."""
+        where that fails. `first` are the peer's datagrams that were already read, and their sources, `begun` what
+        signals have begun, and `later` has more candidates. The initiator hears by `on_proved` that it is there."""
         handshake, tunnel, flight, hello, resend_s, waits = begun or Begun(self.handshake(), self.tunnel())
         of_family = [candidate for candidate in candidates if candidate.af == self.combo.af]
         async with self._one_claim_at_a_time(socket, on_proved) as claim:

@@ -1,13 +1,17 @@
 """Many sockets, of which the first that hears the peer becomes the pipe."""
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections import deque
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, NamedTuple
 
 from warpfleet.core.endpoint import Endpoint
-from warpfleet.net.handshake import ProofFailed
+from warpfleet.net.handshake import Event, ProofFailed, Received, is_frame
 from warpfleet.net.interfaces import DatagramSocket, Network
+from warpfleet.net.proving import EARLY_MAX, next_resend_s
 from warpfleet.plugins.attempt_context import AttemptContext, Begun, Won
+
+_REPEAT_S = 0.2  # the round trip of most paths: an answer that is on its way is not asked for again
 
 
 class Heard(NamedTuple):
@@ -37,13 +41,23 @@ def close_all(sockets: Sequence[DatagramSocket]) -> None:
 
 
 class Volley:
-    """The sockets of one attempt, all of which listen. More may join them; it is heard and proved once."""
+    """The sockets of one attempt, all of which listen. More may join them; it is heard and proved once. `begun` is what
+    signals have begun.
 
-    def __init__(self, context: AttemptContext, sockets: Sequence[DatagramSocket] = ()) -> None:
+    A responder answers wherever it is greeted, and goes on where its pipe is taken: of several that are heard, the
+    initiator may hear another one first.
+    """
+
+    def __init__(
+        self, context: AttemptContext, sockets: Sequence[DatagramSocket] = (), begun: Begun | None = None
+    ) -> None:
         self._context = context
-        self._handshake = context.handshake()
+        self._begun = begun or Begun(context.handshake(), context.tunnel())
         self._heard: asyncio.Future[Heard] = asyncio.get_running_loop().create_future()
+        self._early: deque[Heard] = deque(maxlen=EARLY_MAX)  # the tunnel's, that overtook a frame
+        self._greeted: set[tuple[DatagramSocket, Endpoint]] = set()
         self._sockets: list[DatagramSocket] = []
+        self._sending: asyncio.Task[Any] | None = None
         self._tasks: list[asyncio.Task[Any]] = []
         for socket in sockets:
             self.add(socket)
@@ -53,15 +67,14 @@ class Volley:
         self._sockets.append(socket)
         self._start(self._hear(socket))
 
-    async def prove(self, sending: Coroutine[Any, Any, None] | None = None) -> Won:
-        """Turn the first of the sockets that hears the peer into a pipe; `sending` as below."""
-        return await self.proved(await self.first_heard(sending))
-
-    async def first_heard(self, sending: Coroutine[Any, Any, object] | None = None) -> Heard:
-        """The first of the sockets that hears the peer. The others are closed at once, and all of them where it fails.
-        Meanwhile `sending` runs: what it raises ends the attempt, its return does not."""
+    async def prove(
+        self, sending: Coroutine[Any, Any, object] | None = None, on_proved: Callable[[], None] = lambda: None
+    ) -> Won:
+        """Turn the first of the sockets that hears the peer into a pipe. The others are closed at once, and all of them
+        where it fails. Until the peer is heard `sending` runs: what it raises ends the attempt, its return does not.
+        The initiator hears by `on_proved` that the peer is there."""
         if sending:
-            self._start(sending)
+            self._sending = self._start(sending)
         heard: Heard | None = None
         try:
             heard = await self._heard
@@ -70,17 +83,16 @@ class Volley:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
             close_all([socket for socket in self._sockets if heard is None or socket is not heard.socket])
-        return heard
+        first = [(each.data, each.source) for each in (*self._early, heard) if each.socket is heard.socket]
+        return await self._context.prove_datagram(
+            heard.socket, [heard.source], first=first, begun=self._begun, on_proved=on_proved
+        )
 
-    async def proved(self, heard: Heard, begun: Begun | None = None) -> Won:
-        """The pipe to whom that socket heard; `begun` is what signals have begun."""
-        first = heard.data, heard.source
-        return await self._context.prove_datagram(heard.socket, [heard.source], first=first, begun=begun)
-
-    def _start(self, work: Coroutine[Any, Any, object]) -> None:
+    def _start(self, work: Coroutine[Any, Any, object]) -> asyncio.Task[Any]:
         task = asyncio.create_task(work)
         task.add_done_callback(self._report)
         self._tasks.append(task)
+        return task
 
     def _report(self, task: asyncio.Task[Any]) -> None:
         """Tell whoever waits what a task has raised."""
@@ -89,15 +101,36 @@ class Volley:
             self._heard.set_exception(error)
 
     async def _hear(self, socket: DatagramSocket) -> None:
-        """Wait for the first frame of this attempt that the peer has signed; what strangers send is ignored."""
+        """Wait for the first frame of this attempt that the peer has signed, and that is no greeting; what strangers
+        send is ignored."""
         while not self._heard.done():
             data, source = await socket.receive()
-            if self._is_the_peers(data) and not self._heard.done():
+            received = self._read(data)
+            if not is_frame(data):
+                self._early.append(Heard(socket, data, source))
+            if received.event is Event.GREETED and received.reply:
+                self._answer(socket, source, received.reply)
+            elif received.event is not Event.NOTHING and not self._heard.done():
                 self._heard.set_result(Heard(socket, data, source))
 
-    def _is_the_peers(self, data: bytes) -> bool:
+    def _read(self, data: bytes) -> Received:
         try:
-            self._handshake.receive(data)
+            return self._begun.handshake.receive(data)
         except ProofFailed:
-            return False
-        return True
+            return Received()
+
+    def _answer(self, socket: DatagramSocket, source: Endpoint, reply: bytes) -> None:
+        if self._sending:
+            self._sending.cancel()
+        if (socket, source) not in self._greeted:
+            self._greeted.add((socket, source))
+            self._start(self._repeat(socket, source, reply))
+
+    @staticmethod
+    async def _repeat(socket: DatagramSocket, remote: Endpoint, reply: bytes) -> None:
+        """Answer a greeting, until the pipe is taken: either way a packet may be lost."""
+        interval_s = _REPEAT_S
+        while True:
+            socket.send_to(reply, remote)
+            await asyncio.sleep(interval_s)
+            interval_s = next_resend_s(interval_s)

@@ -7,6 +7,7 @@ from pydantic import AfterValidator, Field
 
 from warpfleet.core.port_range import PortRange, checked
 from warpfleet.plugins.attempt_messages import AttemptMessage
+from warpfleet.plugins.greeting import Flight, Greeting
 
 _AddressText = Annotated[str, AfterValidator(lambda text: str(ip_address(text)))]
 _Port = Annotated[int, Field(gt=0, lt=65536)]
@@ -23,13 +24,16 @@ class Offer(AttemptMessage):
     address: _AddressText
     port: _Port | None
     block: _Block | None = None
+    greeting: Greeting | None = None
 
 
 class Answer(AttemptMessage):
-    """The responder's external address; `port` and `block` as above."""
+    """The responder's external address; `port` and `block` as above. Where it was greeted, the first flight of its
+    tunnel."""
 
     kind: ClassVar[str] = "random_probe.answer"
 
     address: _AddressText
     port: _Port | None
     block: _Block | None = None
+    flight: Flight = ()

@@ -20,15 +20,14 @@ from warpfleet.core.targets import Allowance
 MAPPINGS_MAX = 512
 PROBES_MAX = 1024  # against so many mappings, all but three in ten thousand meet
 _CHANCE = 0.999  # that a block is missed in spite of it is not bad luck: the ports are drawn from elsewhere
-# What is sent in the round trip after the hit is in vain: of the 1.77 sqrt(ports) packets that it takes on average, a
-# quarter or so, and eight round trips see 98 % through. Half the pace saves 7 % of the packets, and takes half as long
-# again.
-_ROUND_TRIPS = 4
+# Each side sends sqrt(ports) packets a round trip: half have met before the first is over, and 98 % within two. What is
+# sent in the round trip after the hit is in vain. A quarter of the pace saves a quarter of the packets, and takes three
+# times as long.
 _RTT_MAX_S = 0.2  # at the pace of longer ones, all probes would outlast the attempt
 _RTT_ASSUMED_S = 0.1
-PACKETS_PER_S = 1024  # no more than a page load
-# Two whole attempts at once, and then four average ones a second.
-ALLOWANCE = Allowance(packets_per_s=PACKETS_PER_S, packets_burst=2 * PROBES_MAX + 128)
+PACE_MAX_PER_S = 4096  # 8 Mbit/s with all headers, for a quarter of a second at most: as much as a page load
+# Two whole attempts at once, and then two average ones a second.
+ALLOWANCE = Allowance(packets_per_s=1024, packets_burst=2 * PROBES_MAX + 128)
 # So long may an attempt keep its room for sockets: two late signals, the probes, and some round trips.
 HELD_S = 30.0
 
@@ -71,8 +70,8 @@ def times_s(block: PortRange | None, rtt_s: float | None) -> Iterator[float]:
     ports there are. `rtt_s` is the path's round trip, None where it is not known."""
     at_s = 0.0
     for stage in stages(block):
-        round_trips = _ROUND_TRIPS / sqrt(stage.ports.size)
-        interval_s = max(min(rtt_s or _RTT_ASSUMED_S, _RTT_MAX_S) * round_trips, 1 / PACKETS_PER_S)
+        round_trip_s = min(rtt_s or _RTT_ASSUMED_S, _RTT_MAX_S)
+        interval_s = max(round_trip_s / sqrt(stage.ports.size), 1 / PACE_MAX_PER_S)
         for _ in range(stage.probes):
             yield at_s
             at_s += interval_s

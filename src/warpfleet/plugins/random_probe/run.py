@@ -1,20 +1,25 @@
 """Random probe: many mappings where nobody can predict the ports, many probes from where the port is known."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import functools
+from collections.abc import AsyncIterator, Mapping
 from itertools import islice
 
 from warpfleet.core.combo import Phase, Reason, RouteType, Side, Transport
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.core.pairing import Kind, Requirement, kind_of
+from warpfleet.core.peer import ADDRESS_FAMILIES
 from warpfleet.core.port_range import PortRange
 from warpfleet.net.interfaces import DatagramSocket
-from warpfleet.plugins.attempt_context import Won
+from warpfleet.plugins.attempt_context import AttemptContext, Begun, Won
 from warpfleet.plugins.attempt_failed import AttemptFailed
-from warpfleet.plugins.contract import Strategy
+from warpfleet.plugins.contract import AttemptFactory, Strategy
+from warpfleet.plugins.greeting import Greeting, greet, greeted
+from warpfleet.plugins.node_ports import NodePorts
 from warpfleet.plugins.random_probe.messages import Answer, Offer
 from warpfleet.plugins.random_probe.plan import ALLOWANCE, HELD_S, MAPPINGS_MAX, ports, times_s
 from warpfleet.plugins.registry import register
+from warpfleet.plugins.standing import Standing
 from warpfleet.plugins.volley import Volley
 
 _STUN_S = 3.0  # a server that has not answered three retransmissions will not be of use
@@ -30,6 +35,27 @@ class RandomProbe(Strategy):
     routes = (RouteType.EXT,)
     proto_messages = (Offer, Answer)
     allowance = ALLOWANCE
+
+    def __init__(self, context: AttemptContext, standing: Mapping[int, Standing]) -> None:
+        super().__init__(context)
+        self._standing = standing[context.combo.af]
+        self._greeting, self._begun = self._begin()
+
+    @classmethod
+    async def setup(cls, node: NodePorts) -> AttemptFactory:
+        standing = {af: Standing(node, af, kinds=[Kind.PORT_FILTERED]) for af in ADDRESS_FAMILIES}
+        for kept in standing.values():
+            node.spawn(kept.keep())
+            node.on_close(kept.close)
+        return functools.partial(cls, standing=standing)
+
+    def _begin(self) -> tuple[Greeting | None, Begun | None]:
+        """What goes ahead by signal. Nothing where a pipe is to move here: it may be another process's, where a socket
+        that serves all peers cannot go."""
+        context, offer = self.context, self.context.opening
+        if isinstance(offer, Offer):
+            return None, greeted(context, offer.greeting) if offer.greeting else None
+        return (None, None) if context.for_move else greet(context)
 
     async def run(self) -> Won:
         if kind_of(self.context.mine.behaviour(self.context.combo.af)) is Kind.RANDOM:
@@ -47,36 +73,34 @@ class RandomProbe(Strategy):
             theirs = await self._exchange(address, None, block)
             if theirs.port is None:
                 raise AttemptFailed(Reason.NAT_RULES_OUT, "neither side has a port that stays")
-            volley = Volley(context)
-            heard = await volley.first_heard(self._send_from_each(volley, Endpoint(theirs.address, theirs.port), block))
-        return await volley.proved(heard)
+            volley = Volley(context, begun=self._ahead())
+            return await volley.prove(self._send_from_each(volley, Endpoint(theirs.address, theirs.port), block))
 
     async def _send_from_each(self, volley: Volley, remote: Endpoint, block: PortRange | None) -> None:
         """One frame from each of many sockets: the mappings are there, and outlive the attempt."""
         context = self.context
-        opener = context.handshake().opener()
+        opener = self._opener()
         async for _ in self._turns(block, MAPPINGS_MAX):
             socket = await context.network.open_udp(context.combo.af)
             volley.add(socket)
             socket.send_to(opener, remote)
 
     async def _probe(self) -> Won:
-        context = self.context
-        socket = await context.network.open_udp(context.combo.af)
+        socket, external = await self._known_socket()
         try:
-            external = await self._reflexive(socket)
             theirs = await self._exchange(external.ip, external.port, None)
             if theirs.port is not None:
                 raise AttemptFailed(Reason.NAT_RULES_OUT, "neither side has ports to guess")
         except BaseException:
             socket.close()
             raise
-        return await Volley(context, [socket]).prove(self._send_to_each(socket, theirs.address, theirs.block))
+        volley = Volley(self.context, [socket], begun=self._ahead())
+        return await volley.prove(self._send_to_each(socket, theirs.address, theirs.block))
 
     async def _send_to_each(self, socket: DatagramSocket, address: str, block: PortRange | None) -> None:
         """One frame to each of many ports. One that comes before the mapping is there opens our own filter for it, so
         that it may still be a hit when they are over."""
-        opener = self.context.handshake().opener()
+        opener = self._opener()
         order = ports(self.context.rng, block)
         async for turn in self._turns(block, len(order)):
             socket.send_to(opener, Endpoint(address, order[turn]))
@@ -90,18 +114,38 @@ class RandomProbe(Strategy):
             await asyncio.sleep(began_s + at_s - loop.time())
             yield turn
 
-    async def _reflexive(self, socket: DatagramSocket) -> Endpoint:
+    def _opener(self) -> bytes:
+        return (self._begun or Begun(self.context.handshake(), self.context.tunnel())).opener()
+
+    def _ahead(self) -> Begun | None:
+        """What has begun; all of it has gone by signal, and need not on the path."""
+        return self._begun._replace(flight=()) if self._begun else None
+
+    async def _known_socket(self) -> tuple[DatagramSocket, Endpoint]:
+        """A socket whose endpoint is known: one that stands, or else one that has asked."""
+        context = self.context
+        if self._begun and (borrowed := self._standing.lend(context.attempt_id)):
+            return context.guard(borrowed.socket), borrowed.endpoint
+        socket = await context.network.open_udp(context.combo.af)
         try:
-            return await self.context.network.external_endpoint(socket, timeout_s=_STUN_S)
-        except TimeoutError as error:
-            raise AttemptFailed(Reason.STUN_FAILED, "no STUN server answered over UDP") from error
+            return socket, await context.network.external_endpoint(socket, timeout_s=_STUN_S)
+        except BaseException as error:
+            socket.close()
+            if isinstance(error, TimeoutError):
+                raise AttemptFailed(Reason.STUN_FAILED, "no STUN server answered over UDP") from error
+            raise
 
     async def _exchange(self, address: str, port: int | None, block: PortRange | None) -> Offer | Answer:
         """Tell the peer our external address, and what ports to expect, and hear the same."""
         context = self.context
         if context.side is Side.INITIATOR:
-            context.send(Offer, address=address, port=port, block=block)
-            return await context.inbox.message(Answer)
+            context.send(Offer, address=address, port=port, block=block, greeting=self._greeting)
+            answer = await context.inbox.message(Answer)
+            if self._begun:
+                for datagram in answer.flight:
+                    self._begun.tunnel.receive(datagram, asyncio.get_running_loop().time())
+            return answer
         assert isinstance(context.opening, Offer)
-        context.send(Answer, address=address, port=port, block=block)
+        flight = tuple(self._begun.flight) if self._begun else ()
+        context.send(Answer, address=address, port=port, block=block, flight=flight)
         return context.opening

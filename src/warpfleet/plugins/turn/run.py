@@ -76,7 +76,7 @@ class Turn(Strategy):
 
     def _prove(self, socket: DatagramSocket, offer: RelayOffer) -> Coroutine[Any, Any, Won]:
         relayed, hello = Endpoint.parse(offer.relayed or ""), bytes.fromhex(offer.hello)
-        return self.context.prove_datagram(socket, [relayed], first=(hello, relayed), relayed=True)
+        return self.context.prove_datagram(socket, [relayed], first=[(hello, relayed)], relayed=True)
 
     async def _or_from_a_relay(
         self, socket: DatagramSocket, proving: Coroutine[Any, Any, Won], offer: RelayOffer

@@ -10,15 +10,15 @@ from warpfleet.core.combo import Reason
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.core.nat import Filtering
 from warpfleet.core.pairing import Kind
-from warpfleet.net.handshake import ProofFailed
 from warpfleet.net.interfaces import DatagramSocket
 from warpfleet.plugins.attempt_context import Begun, Won
 from warpfleet.plugins.attempt_failed import AttemptFailed
+from warpfleet.plugins.greeting import Greeting, greet, greeted
 from warpfleet.plugins.racers import end_racers
+from warpfleet.plugins.standing import Borrowed
 from warpfleet.plugins.udp_punch.exchange import Exchange, endpoints
-from warpfleet.plugins.udp_punch.messages import Greeting, Offer
+from warpfleet.plugins.udp_punch.messages import Offer
 from warpfleet.plugins.udp_punch.plan import HIDDEN_PORT, RUN_SOCKETS, ahead, behind
-from warpfleet.plugins.udp_punch.standing import Borrowed
 from warpfleet.plugins.volley import Volley, close_all, open_sockets
 
 # A frame may have to be sent again after 0.2 s, and takes a while.
@@ -107,16 +107,13 @@ class Initiation:
         except BaseException:
             close_all(sockets)
             raise
-        volley = Volley(context, sockets)
-        heard = await volley.first_heard(self._answer())
-        self._wait_no_more()
-        return await volley.proved(heard, begun._replace(flight=()))
+        volley = Volley(context, sockets, begun._replace(flight=()))
+        return await volley.prove(self._answer(), on_proved=self._wait_no_more)
 
     def _greet(self, own: Iterable[Endpoint]) -> Begun:
-        handshake, tunnel = self._context.handshake(), self._context.tunnel()
-        flight = tunnel.connect(asyncio.get_running_loop().time(), by_signal=True)
-        self._exchange.offer(own, Greeting(hello=handshake.opener(), flight=tuple(flight)))
-        return Begun(handshake, tunnel, flight)
+        greeting, begun = greet(self._context)
+        self._exchange.offer(own, greeting)
+        return begun
 
     async def _prove(self, socket: DatagramSocket, targets: list[Endpoint], begun: Begun) -> Won:
         return await self._context.prove_datagram(
@@ -163,7 +160,7 @@ async def _meet(exchange: Exchange, theirs: list[Endpoint], greeting: Greeting) 
     try:
         if theirs and not known:
             exchange.open_filter(socket, theirs[0].ip)
-        begun = _begun(exchange, greeting)
+        begun = greeted(exchange.context, greeting)
         if borrowed:
             exchange.tell([borrowed.endpoint])
         else:
@@ -183,13 +180,6 @@ async def _socket(exchange: Exchange, borrowed: Borrowed | None) -> DatagramSock
     return context.guard(borrowed.socket) if borrowed else await context.network.open_udp(context.combo.af)
 
 
-def _begun(exchange: Exchange, greeting: Greeting) -> Begun:
-    tunnel, now_s = exchange.context.tunnel(), asyncio.get_running_loop().time()
-    for data in greeting.flight:
-        tunnel.receive(data, now_s)
-    return Begun(exchange.context.handshake(), tunnel, tunnel.outgoing(now_s), greeting.hello)
-
-
 async def _show(exchange: Exchange, socket: DatagramSocket, likeliest: list[Endpoint], begun: Begun) -> None:
     """Say where a socket is that does not stand. A peer that lets everybody in has our proof before."""
     if exchange.ours is Kind.RANDOM:
@@ -202,8 +192,6 @@ async def _show(exchange: Exchange, socket: DatagramSocket, likeliest: list[Endp
 
 
 def _send_proof(socket: DatagramSocket, targets: list[Endpoint], begun: Begun) -> None:
-    with suppress(ProofFailed):
-        proof = begun.handshake.receive(begun.hello or b"").reply or b""
-        for target in targets:
-            for datagram in (proof, *begun.flight):
-                socket.send_to(datagram, target)
+    for target in targets:
+        for datagram in (begun.opener(), *begun.flight):
+            socket.send_to(datagram, target)

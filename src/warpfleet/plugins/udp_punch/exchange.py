@@ -11,9 +11,10 @@ from warpfleet.core.pairing import Kind, kind_of
 from warpfleet.net.interfaces import DatagramSocket
 from warpfleet.plugins.attempt_context import AttemptContext
 from warpfleet.plugins.attempt_failed import AttemptFailed
-from warpfleet.plugins.udp_punch.messages import Answer, Greeting, Offer
+from warpfleet.plugins.greeting import Greeting
+from warpfleet.plugins.standing import Borrowed, Standing
+from warpfleet.plugins.udp_punch.messages import Answer, Offer
 from warpfleet.plugins.udp_punch.plan import CANDIDATES_MAX, HIDDEN_PORT
-from warpfleet.plugins.udp_punch.standing import Borrowed, Standing
 
 _STUN_S = 3.0  # a server that has not answered three retransmissions will not be of use
 

@@ -10,10 +10,10 @@ from warpfleet.plugins.attempt_context import AttemptContext, Won
 from warpfleet.plugins.contract import AttemptFactory, Strategy
 from warpfleet.plugins.node_ports import NodePorts
 from warpfleet.plugins.registry import register
+from warpfleet.plugins.standing import Standing
 from warpfleet.plugins.udp_punch import at_once, ordinary
 from warpfleet.plugins.udp_punch.exchange import Exchange, Turns
 from warpfleet.plugins.udp_punch.messages import Answer, Offer
-from warpfleet.plugins.udp_punch.standing import Standing
 
 
 @register(phase=Phase.SPRAY)
@@ -32,7 +32,7 @@ class UdpPunch(Strategy):
 
     @classmethod
     async def setup(cls, node: NodePorts) -> AttemptFactory:
-        standing = {af: Standing(node, af) for af in ADDRESS_FAMILIES}
+        standing = {af: Standing(node, af, tell=node.advertise_standing) for af in ADDRESS_FAMILIES}
         for kept in standing.values():
             node.expect(kept.looked)
             node.spawn(kept.keep())

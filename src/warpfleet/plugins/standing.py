@@ -1,12 +1,13 @@
 """A node's standing UDP socket: where one serves all peers, its endpoint is known before anybody needs it."""
 
 import asyncio
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from typing import NamedTuple
 
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.core.pairing import Kind, kind_of
-from warpfleet.core.peer import AddressFamily, PeerView
+from warpfleet.core.peer import AddressFamily
 from warpfleet.net.interfaces import Unreachable
 from warpfleet.net.shared import Loan, SharedSocket
 from warpfleet.plugins.node_ports import NodePorts
@@ -17,12 +18,6 @@ UPKEEP_S = 7.0
 _STUN_S = 3.0  # a server that has not answered three retransmissions will not be of use
 
 
-def lasting(view: PeerView, af: AddressFamily) -> bool:
-    """Whether the node's sockets have one endpoint for all peers, by what is known of its NAT."""
-    known = kind_of(view.behaviour(af)) in (Kind.EASY, Kind.PORT_FILTERED)
-    return known and af in view.external
-
-
 class Borrowed(NamedTuple):
     """A view of a standing socket, and where peers see it."""
 
@@ -31,15 +26,24 @@ class Borrowed(NamedTuple):
 
 
 class Standing:
-    """The standing socket of a node in one family. `endpoint` is where peers see it, None while that is not known."""
+    """The standing socket of a node in one family, where its NAT is of one of these kinds, all of which give it one
+    endpoint for all peers. `endpoint` is where peers see it, None while that is not known; `tell` hears of its port."""
 
     endpoint: Endpoint | None = None
     gets_out = False
     """Whether a peer has agreed to a pipe from it: a filter may let out what goes to STUN servers, and nothing else."""
 
-    def __init__(self, node: NodePorts, af: AddressFamily) -> None:
+    def __init__(
+        self,
+        node: NodePorts,
+        af: AddressFamily,
+        kinds: Collection[Kind] = (Kind.EASY, Kind.PORT_FILTERED),
+        tell: Callable[[AddressFamily, int | None], None] = lambda _af, _port: None,
+    ) -> None:
         self._node = node
         self._af = af
+        self._kinds = kinds
+        self._tell = tell
         self._shared: SharedSocket | None = None
         self._looked = asyncio.Event()
 
@@ -58,7 +62,7 @@ class Standing:
         """Open it where it is of use, and keep its mapping alive and its endpoint true for as long as the node is
         open."""
         await self._node.viewed()
-        while not lasting(self._node.view, self._af):
+        while not self._of_use():
             self._looked.set()
             await self._node.viewed()
         while True:
@@ -71,6 +75,10 @@ class Standing:
         if self._shared:
             self._shared.close()
 
+    def _of_use(self) -> bool:
+        view = self._node.view
+        return kind_of(view.behaviour(self._af)) in self._kinds and self._af in view.external
+
     async def _look(self) -> None:
         endpoint: Endpoint | None = None
         with suppress(TimeoutError, Unreachable, OSError):
@@ -80,4 +88,4 @@ class Standing:
             endpoint = None  # of a NAT with several addresses: what our record says does not lead there
         if endpoint != self.endpoint:
             self.endpoint = endpoint
-            self._node.advertise_standing(self._af, endpoint.port if endpoint else None)
+            self._tell(self._af, endpoint.port if endpoint else None)
