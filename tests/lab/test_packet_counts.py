@@ -166,8 +166,9 @@ async def test_what_a_punch_says_it_has_sent_is_what_has_left_the_host(
         async with asyncio.timeout(STANDING_S):
             await asyncio.gather(*(stands(node) for node in (here, there) if "symmetric" not in node.name))
         taken(punching, near.name)
-        await here.connect(far.name, plugin_name=plugin, route_type=RouteType.EXT, af=4)
+        pipe = await here.connect(far.name, plugin_name=plugin, route_type=RouteType.EXT, af=4)
         await asyncio.wait_for(anext(there.accept()), DEADLINE_S)
+        await asyncio.wait_for(pipe.agreed(), DEADLINE_S)
         seen = taken(punching, near.name)
     counted = duckdb.execute(
         "select sum(packets_sent) from read_parquet(?)", [f"{tmp_path}/attempts/*.parquet"]
