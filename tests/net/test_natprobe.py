@@ -261,6 +261,7 @@ async def test_what_is_known_is_checked_with_four_datagrams(
 ) -> None:
     monkeypatch.setattr(stun, "FIRST_RTO_S", 60)  # a machine that is busy for a moment would send one again
     monkeypatch.setattr(natprobe, "UDP_TIMEOUT_S", 10)
+    monkeypatch.setattr(natprobe, "TCP_STAGGER_S", 10)
     monkeypatch.setattr(natprobe, "MIN_GRACE_S", 1)
     memory = Memory(known(filtering))
     report = await probed(FilteredNetwork(FILTERS[filtering]), stun_server.endpoints, memory.recall)
