@@ -29,6 +29,26 @@ async def test_what_is_put_in_one_turn_arrives_as_one_batch() -> None:
 
 
 @virtual_time
+@pytest.mark.parametrize(("call_s", "rest_s"), [(0.002, 0.004), (1.0, 0.01)])
+async def test_what_comes_right_after_a_call_rests_and_shares_the_next(call_s: float, rest_s: float) -> None:
+    batches: list[tuple[float, list[int]]] = []
+
+    async def deliver(batch: list[int]) -> None:
+        batches.append((now_s(), batch))
+        await asyncio.sleep(call_s)
+
+    outbox = Outbox(deliver)
+    for number in (1, 2, 3):
+        outbox.put(number)
+        await asyncio.sleep(call_s + rest_s / 4 if number == 1 else rest_s / 4)
+    await asyncio.sleep(call_s + rest_s)
+    assert batches == [(0, [1]), (pytest.approx(call_s + rest_s), [2, 3])]
+    outbox.put(4)
+    await outbox.drain()
+    assert batches[2:] == [(pytest.approx(2 * call_s + rest_s + rest_s / 2 + rest_s / 4), [4])], "at once"
+
+
+@virtual_time
 async def test_what_has_time_goes_with_what_has_none_or_when_its_time_is_up() -> None:
     batches: list[tuple[float, list[int]]] = []
 
@@ -77,7 +97,7 @@ async def test_who_asks_has_the_answer_to_the_batch_that_its_items_went_with() -
     await asyncio.sleep(0.5)
     others = asyncio.gather(outbox.ask(2, 3), outbox.ask(4))
     assert (await first, now_s()) == (1, 1)
-    assert (await others, now_s()) == ([9, 9], 2)
+    assert (await others, now_s()) == ([9, 9], pytest.approx(2.01)), "after a rest"
 
 
 @virtual_time

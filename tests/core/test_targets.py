@@ -68,21 +68,25 @@ def test_no_window_of_time_sees_more_than_burst_and_rate_allow(rate: float, burs
 def test_who_waits_for_what_is_to_be_booked_gets_it_and_no_more(
     rate: float, burst: int, packets: int, times: int
 ) -> None:
-    budget, now_s = Budget(Allowance(rate, burst)), 0.0
+    budget, now_s = Budget(Allowance(rate, burst, packets)), 0.0
     for number in range(1, times + 1):
-        while wait_s := budget.book(now_s, packets):
+        while wait_s := budget.book(now_s):
             now_s += wait_s
         assert number * packets <= burst + now_s * rate + 1e-3
 
 
 def test_what_was_booked_in_vain_is_there_for_others() -> None:
-    budget = Budget(Allowance(packets_per_s=10, packets_burst=8))
-    assert budget.book(0.0, 8) == 0
-    assert (budget.spend(0.0), budget.book(0.0, 4)) == (False, 0.4)
+    budget = Budget(Allowance(packets_per_s=10, packets_burst=8, packets_booked=4))
+    assert [budget.book(0.0) for _ in range(3)] == [0, 0, 0.4]
+    assert budget.spend(0.0) is False
     budget.give_back(3)
     assert [budget.spend(0.0) for _ in range(4)] == [True, True, True, False]
     budget.give_back(100)
     assert sum(budget.spend(0.0) for _ in range(100)) == 8
+
+
+def test_no_more_is_booked_than_ever_fits() -> None:
+    assert Budget(Allowance(packets_per_s=10, packets_burst=3)).book(0.0) == 0
 
 
 @given(st.floats(1, 500), st.integers(1, 50), st.integers(1, 100))

@@ -42,10 +42,12 @@ def may_be_peer(ip: str, route: RouteType, interfaces: Iterable[Interface], alia
 @dataclass(frozen=True, slots=True)
 class Allowance:
     """What all attempts of one plugin between a node and a peer may send together, to whichever addresses: so many
-    packets at once, and a second in the long run. A TCP connect is a packet."""
+    packets at once, and a second in the long run. A TCP connect is a packet. `packets_booked` are what most attempts
+    send until there is a pipe: of a crowd each waits for so much, rather than fail half-way."""
 
     packets_per_s: float
     packets_burst: int
+    packets_booked: int = 8
 
     def __post_init__(self) -> None:
         if self.packets_per_s <= 0 or self.packets_burst < 1:
@@ -55,7 +57,7 @@ class Allowance:
 USUAL_ALLOWANCE = Allowance(packets_per_s=200, packets_burst=400)
 """A punch sends a few packets a second, and dozens may be under way."""
 
-DIALLING_ALLOWANCE = Allowance(packets_per_s=64, packets_burst=256)
+DIALLING_ALLOWANCE = Allowance(packets_per_s=128, packets_burst=256, packets_booked=2)
 """A peer has a handful of addresses and ports; who connects to more is a scanner."""
 
 
@@ -68,6 +70,7 @@ class Budget:
     def __init__(self, allowance: Allowance) -> None:
         self._rate_per_s = allowance.packets_per_s
         self.burst = allowance.packets_burst
+        self.booked = min(allowance.packets_booked, allowance.packets_burst)
         self._tokens = float(self.burst)
         self._filled_at_s: float | None = None
 
@@ -79,12 +82,12 @@ class Budget:
         self._tokens -= 1
         return True
 
-    def book(self, now_s: float, packets: int) -> float:
-        """Take so many packets' worth at once, no more than fit; else the time in seconds until there is as much."""
+    def book(self, now_s: float) -> float:
+        """Take what most attempts send, no more than fits; else the time in seconds until there is as much."""
         self._fill(now_s)
-        if (lacking := packets - self._tokens) > _ROUNDING:
+        if (lacking := self.booked - self._tokens) > _ROUNDING:
             return lacking / self._rate_per_s
-        self._tokens -= packets
+        self._tokens -= self.booked
         return 0.0
 
     def give_back(self, packets: int) -> None:

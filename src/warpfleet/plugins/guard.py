@@ -19,8 +19,6 @@ from warpfleet.net.interfaces import (
 from warpfleet.plugins.attempt_failed import AttemptFailed
 
 _TARGETS_MAX = 8  # distinct addresses per attempt: a peer has a handful
-# What most attempts send until there is a pipe: of a crowd each waits for so much, rather than fail half-way.
-_BOOKED_PACKETS = 8
 
 
 class GuardedNetwork:
@@ -58,10 +56,9 @@ class GuardedNetwork:
 
     async def book(self) -> None:
         """Wait until the budget has enough for what most attempts send, and keep that."""
-        packets = min(_BOOKED_PACKETS, self._budget.burst)
-        while wait_s := self._budget.book(asyncio.get_running_loop().time(), packets):  # noqa: ASYNC110 - only time fills it
+        while wait_s := self._budget.book(asyncio.get_running_loop().time()):  # noqa: ASYNC110 - only time fills it
             await asyncio.sleep(wait_s)
-        self._booked = packets
+        self._booked = self._budget.booked
 
     def give_back(self) -> None:
         """Leave what was booked and not sent to other attempts."""

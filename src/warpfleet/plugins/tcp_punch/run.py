@@ -5,7 +5,7 @@ import asyncio
 from warpfleet.core.combo import Phase, RouteType, Side, Transport
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.core.pairing import Requirement
-from warpfleet.core.targets import DIALLING_ALLOWANCE
+from warpfleet.core.targets import Allowance
 from warpfleet.plugins.attempt_context import AttemptContext, Won
 from warpfleet.plugins.attempt_messages import TIME_US_BOUND
 from warpfleet.plugins.contract import Strategy
@@ -35,7 +35,7 @@ class TcpPunch(Strategy):
     transport = Transport.TCP
     requirement = Requirement.TCP_PUNCHABLE
     routes = (RouteType.EXT,)
-    allowance = DIALLING_ALLOWANCE
+    allowance = Allowance(packets_per_s=64, packets_burst=256)
     proto_messages = (Offer, Answer)
 
     def __init__(self, context: AttemptContext) -> None:
