@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from warpfleet.core.combo import RouteType
-from warpfleet.core.targets import Allowance, Budget, permitted
+from warpfleet.core.targets import DIALLING_ALLOWANCE, Allowance, Budget, permitted
 
 NIC, EXT, LOOPBACK = RouteType.NIC, RouteType.EXT, RouteType.LOOPBACK
 
@@ -83,6 +83,13 @@ def test_what_was_booked_in_vain_is_there_for_others() -> None:
     assert [budget.spend(0.0) for _ in range(4)] == [True, True, True, False]
     budget.give_back(100)
     assert sum(budget.spend(0.0) for _ in range(100)) == 8
+
+
+def test_a_crowd_of_connects_waits_for_nothing() -> None:
+    """32 at once, and then forty a second, each of which dials two ports."""
+    budget = Budget(DIALLING_ALLOWANCE)
+    assert all(budget.book(0.0) == 0 for _ in range(32))
+    assert all(budget.book(number / 40) == 0 for number in range(1000))
 
 
 def test_no_more_is_booked_than_ever_fits() -> None:
