@@ -287,13 +287,15 @@ class _Probe:
 
         Silence counts only where the server is known to change its address: the main socket, which has sent to the
         other address and port as well, hears such an answer where the mapping is endpoint-independent; where it is
-        not, the other address must at least answer. And it counts only once that proof is there: a server that was busy
-        answers the tests before it.
+        not, the other address must at least answer. And it counts only once that proof is there, which is asked for
+        after the tests: a server that was busy, or a host, has their answers before it.
         """
         both, port = stun.CHANGE_IP | stun.CHANGE_PORT, stun.CHANGE_PORT
-        proof = self._bench.start(self._proof(main, server, mapping))
+        sent = asyncio.Event(), asyncio.Event()
+        proof = self._bench.start(self._proof(main, server, mapping, sent))
         from_both, from_port = await asyncio.gather(
-            self._changed(fresh[0], server, both, until=proof), self._changed(fresh[1], server, port, until=proof)
+            self._changed(fresh[0], server, both, until=proof, sent=sent[0]),
+            self._changed(fresh[1], server, port, until=proof, sent=sent[1]),
         )
         if from_both == other:
             self._notes.add(change_both=True)
@@ -302,9 +304,12 @@ class _Probe:
             self._notes.add(change_both=False, change_port=heard if heard or from_port is None else None)
         return self._notes.seen.change_both is not None
 
-    async def _proof(self, main: Station, server: Endpoint, mapping: asyncio.Task[bool]) -> bool:
+    async def _proof(
+        self, main: Station, server: Endpoint, mapping: asyncio.Task[bool], sent: Sequence[asyncio.Event]
+    ) -> bool:
         if not await mapping:
             return False
+        await asyncio.gather(*(each.wait() for each in sent))
         if classify(self._notes.seen).mapping is not Mapping.EIM:
             return True
         return await self._changed(main, server, stun.CHANGE_IP | stun.CHANGE_PORT) is not None
@@ -317,11 +322,12 @@ class _Probe:
         *,
         sends: int = SENDS,
         until: asyncio.Task[bool] | None = None,
+        sent: asyncio.Event | None = None,
     ) -> Endpoint | None:
         """From where the server answered a request to change its address or port; None where it was not heard."""
         request = stun.Message(stun.Method.BINDING, stun.Class.REQUEST)
         request.attributes["CHANGE-REQUEST"] = change
-        return await self._heard(station, request, server, station, sends=sends, until=until)
+        return await self._heard(station, request, server, station, sends=sends, until=until, sent=sent)
 
     async def _heard(
         self,
@@ -332,6 +338,7 @@ class _Probe:
         *,
         sends: int = SENDS,
         until: asyncio.Task[bool] | None = None,
+        sent: asyncio.Event | None = None,
     ) -> Endpoint | None:
         """Send a message several times, and hear from where it, or its answer, arrives, or that it does not.
 
@@ -342,7 +349,7 @@ class _Probe:
         grace_s = max(self._rtt_s, MIN_GRACE_S)
         heard = self._bench.start(
             sender.transactions.exchange(
-                message, remote, times_s=times_s, timeout_s=None, heard_by=receiver.transactions
+                message, remote, times_s=times_s, timeout_s=None, heard_by=receiver.transactions, sent=sent
             )
         )
         patience = self._bench.start(self._patience(times_s[-1] + self._rtt_s + grace_s, until, grace_s))

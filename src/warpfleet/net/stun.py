@@ -125,11 +125,12 @@ class Transactions:
         times_s: list[float],
         timeout_s: float | None,
         heard_by: "Transactions | None" = None,
+        sent: asyncio.Event | None = None,
     ) -> tuple[codec.Message, Endpoint]:
         """Send at each of `times_s`, the first of which is 0, until a message with the request's id arrives.
 
         It is listened for here, or at `heard_by`. TimeoutError where none arrives; None leaves the deadline to the
-        caller.
+        caller. `sent` is set once nothing more is going to be sent.
         """
         loop = asyncio.get_running_loop()
         listener = heard_by or self
@@ -138,6 +139,8 @@ class Transactions:
         data = bytes(request)
         self._send(data, remote)
         timers = [loop.call_later(at_s, self._send, data, remote) for at_s in times_s if at_s > 0]
+        if sent:
+            timers.append(loop.call_later(times_s[-1], sent.set))
         try:
             # Not `asyncio.timeout`: an answer that came in while a busy loop let the deadline pass still counts.
             await asyncio.wait({waiter}, timeout=timeout_s)
@@ -147,6 +150,8 @@ class Transactions:
         finally:
             for timer in timers:
                 timer.cancel()
+            if sent:
+                sent.set()
             del listener._expected[request.transaction_id]
 
 
