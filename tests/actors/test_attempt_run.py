@@ -14,7 +14,7 @@ from warpfleet.actors.values import OutgoingSignal, Report, Stage
 from warpfleet.core.combo import AttemptOutcome, Combo, Reason, RouteType, Side, Transport
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.core.pairing import Requirement
-from warpfleet.core.targets import USUAL_ALLOWANCE, Budget
+from warpfleet.core.targets import USUAL_ALLOWANCE
 from warpfleet.net.handshake import ProofFailed
 from warpfleet.net.interfaces import ConnectionLost, ConnectRefused, Pipe, RelayRefused, Unreachable
 from warpfleet.net.proved_path import ProvedPath
@@ -25,6 +25,7 @@ from warpfleet.plugins.attempt_context import AttemptContext, AttemptSpec, Won
 from warpfleet.plugins.attempt_failed import AttemptFailed
 from warpfleet.plugins.attempt_messages import Abandon
 from warpfleet.plugins.contract import Strategy
+from warpfleet.plugins.guard import SharedBudget
 from warpfleet.plugins.inbox import InboundStream
 from warpfleet.plugins.room import Room
 
@@ -73,7 +74,7 @@ class Bench:
             node(ALICE, self.internet, "203.0.113.1"),  # type: ignore[arg-type]
             BOB.public,
             (RouteType.EXT,),
-            Budget(USUAL_ALLOWANCE),
+            SharedBudget(USUAL_ALLOWANCE),
             report=self.reports.append,
             post=self.posted.append,
             on_pipe=self._on_pipe,

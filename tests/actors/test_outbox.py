@@ -115,3 +115,32 @@ async def test_who_asks_is_told_of_the_error_and_whoever_leaves_takes_nothing_fr
     await asyncio.sleep(0.5)
     leaver.cancel()
     assert await stayer == 5
+
+
+@virtual_time
+async def test_a_drain_does_not_wait_for_what_is_put_later() -> None:
+    async def deliver(_batch: list[int]) -> None:
+        await asyncio.sleep(0.01)
+
+    async def put() -> None:
+        while True:
+            outbox.put(1)
+            await asyncio.sleep(0.005)
+
+    outbox = Outbox(deliver)
+    putting = asyncio.create_task(put())
+    await asyncio.sleep(1)
+    began_s = now_s()
+    await outbox.drain()
+    assert now_s() - began_s < 0.1
+    putting.cancel()
+
+
+@virtual_time
+async def test_who_asks_hears_of_a_call_that_is_cancelled() -> None:
+    async def deliver(_batch: list[int]) -> None:
+        raise asyncio.CancelledError
+
+    with pytest.raises(RuntimeError, match="cancelled"):
+        async with asyncio.timeout(1):
+            await Outbox(deliver).ask(1)

@@ -15,12 +15,12 @@ from warpfleet.configs.topology import Topology
 from warpfleet.core.combo import RouteType
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.core.identity import Identity
-from warpfleet.core.targets import USUAL_ALLOWANCE, Budget
+from warpfleet.core.targets import USUAL_ALLOWANCE
 from warpfleet.lab import netns
 from warpfleet.lab.laboratory import Lab, laboratory
 from warpfleet.net.network import KernelNetwork
 from warpfleet.net.vantage import Vantage
-from warpfleet.plugins.guard import GuardedNetwork
+from warpfleet.plugins.guard import GuardedNetwork, SharedBudget
 
 pytestmark = pytest.mark.lab
 
@@ -35,7 +35,7 @@ class Host:
         self._namespace = lab.netns(place)
         kernel = KernelNetwork(Vantage(netns=self._namespace))
         self.ip = next(interface.ip for interface in kernel.interfaces() if interface.name == "eth0")
-        self.network = GuardedNetwork(kernel, [RouteType.EXT], "127.0.0.2", Budget(USUAL_ALLOWANCE))
+        self.network = GuardedNetwork(kernel, [RouteType.EXT], "127.0.0.2", SharedBudget(USUAL_ALLOWANCE))
         self._before = self._wire()
 
     def counted_and_seen(self) -> tuple[int | None, int]:

@@ -174,3 +174,29 @@ async def test_the_end_of_the_socket_is_that_of_every_loan() -> None:
     await asyncio.sleep(0)
     assert bench.socket.closed
     assert bench.shared.lend(OTHER_ID) is None
+
+
+@virtual_time
+async def test_a_peer_that_gives_itself_ever_new_names_fills_no_table() -> None:
+    bench = Bench()
+    loan = bench.lend(ATTEMPT_ID)
+    for number in range(1000):
+        loan.send_to(b"\x40" + number.to_bytes(8) + b"...", BOB)
+    assert len(bench.shared._loans) <= 4
+    bench.send(short(ATTEMPT_ID), BOB)
+    assert (await loan.receive())[0] == short(ATTEMPT_ID)
+    loan.close()
+    assert bench.shared._loans == {}
+    bench.shared.close()
+
+
+@virtual_time
+async def test_what_no_path_carries_in_one_piece_is_not_kept() -> None:
+    bench = Bench()
+    for size in (1500, 60_000):
+        bench.send(long(ATTEMPT_ID).ljust(size, b"."), STRANGER)
+    await asyncio.sleep(2 * DELAY_S)
+    loan = bench.lend(ATTEMPT_ID)
+    assert len((await loan.receive())[0]) == 1500
+    assert await silent(loan)
+    bench.shared.close()

@@ -10,18 +10,18 @@ from fake_network import FakeNetwork, FakeStream, Internet
 from virtual_time import virtual_time
 from warpfleet.core.combo import Reason, RouteType
 from warpfleet.core.endpoint import Endpoint
-from warpfleet.core.targets import USUAL_ALLOWANCE, Allowance, Budget
+from warpfleet.core.targets import USUAL_ALLOWANCE, Allowance
 from warpfleet.net.interfaces import ConnectRefused
 from warpfleet.plugins.attempt_failed import AttemptFailed
-from warpfleet.plugins.guard import GuardedNetwork
+from warpfleet.plugins.guard import GuardedNetwork, SharedBudget
 
 PEER = Endpoint("203.0.113.2", 2000)
 ALIAS = "127.1.2.3"
 
 
-def guard(*routes: RouteType, budget: Budget | None = None) -> tuple[GuardedNetwork, FakeNetwork]:
+def guard(*routes: RouteType, budget: SharedBudget | None = None) -> tuple[GuardedNetwork, FakeNetwork]:
     network = FakeNetwork(Internet(), "203.0.113.1")
-    return GuardedNetwork(network, routes or (RouteType.EXT,), ALIAS, budget or Budget(USUAL_ALLOWANCE)), network
+    return GuardedNetwork(network, routes or (RouteType.EXT,), ALIAS, budget or SharedBudget(USUAL_ALLOWANCE)), network
 
 
 @virtual_time
@@ -96,7 +96,7 @@ def send_until_refused(send: Callable[[bytes, Endpoint], None], *targets: Endpoi
 
 @virtual_time
 async def test_the_budget_is_one_for_all_attempts_with_a_peer_and_fills_up_again() -> None:
-    budget = Budget(USUAL_ALLOWANCE)
+    budget = SharedBudget(USUAL_ALLOWANCE)
     (guarded, _), (other, _) = guard(budget=budget), guard(budget=budget)
     one, two, third = await guarded.open_udp(4), await guarded.open_udp(4), await other.open_udp(4)
     assert send_until_refused(one.send_to, PEER, PEER._replace(port=1), PEER._replace(ip="203.0.113.3")) == 400
@@ -109,8 +109,21 @@ async def test_the_budget_is_one_for_all_attempts_with_a_peer_and_fills_up_again
 
 
 @virtual_time
+async def test_who_comes_first_books_first() -> None:
+    budget = SharedBudget(Allowance(packets_per_s=100, packets_burst=512, packets_booked=512))
+    booked: list[int] = []
+
+    async def book(number: int) -> None:
+        await guard(budget=budget)[0].book()
+        booked.append(number)
+
+    await asyncio.gather(*(book(number) for number in range(20)))
+    assert booked == list(range(20))
+
+
+@virtual_time
 async def test_of_a_crowd_each_waits_for_what_it_will_send_rather_than_fail() -> None:
-    budget = Budget(USUAL_ALLOWANCE)
+    budget = SharedBudget(USUAL_ALLOWANCE)
     crowd = [guard(budget=budget)[0] for _ in range(100)]
     began_s = asyncio.get_running_loop().time()
 
@@ -129,7 +142,7 @@ async def test_of_a_crowd_each_waits_for_what_it_will_send_rather_than_fail() ->
 
 @virtual_time
 async def test_a_plugin_may_be_allowed_other_amounts() -> None:
-    guarded, _ = guard(budget=Budget(Allowance(packets_per_s=50, packets_burst=3)))
+    guarded, _ = guard(budget=SharedBudget(Allowance(packets_per_s=50, packets_burst=3)))
     socket = await guarded.open_udp(4)
     assert send_until_refused(socket.send_to, PEER) == 3
     await asyncio.sleep(0.05)

@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from test_random_probe import bridged
@@ -15,15 +16,16 @@ from standing_pair import carries, echo
 from virtual_time import now_s, virtual_time
 from warpfleet.core.combo import Combo, RouteType
 from warpfleet.core.endpoint import Endpoint
-from warpfleet.net.handshake import FRAME_BYTES, Frame, FrameType, is_frame
+from warpfleet.net.handshake import FRAME_BYTES, Frame, FrameType, ProofFailed, is_frame
 from warpfleet.net.interfaces import Pipe
 from warpfleet.net.quic import QuicPipe
-from warpfleet.plugins.attempt_context import AttemptContext
+from warpfleet.plugins.attempt_context import AttemptContext, Won
 from warpfleet.plugins.contract import AttemptFactory
 from warpfleet.plugins.greeting import Greeting
 from warpfleet.plugins.random_probe import RandomProbe
 from warpfleet.plugins.random_probe.messages import Answer, Offer
 from warpfleet.plugins.standing import UPKEEP_S
+from warpfleet.plugins.volley import Volley
 
 COMBO = Combo("random_probe", 4, RouteType.EXT)
 
@@ -189,6 +191,98 @@ async def test_a_responder_that_is_greeted_answers_until_it_is_heard() -> None:
 
     pair.internet.loses = loses_the_first_and_the_answer
     await carry_and_close(*await pair.connect())
+    await pair.close()
+
+
+@virtual_time
+@pytest.mark.parametrize("random_initiator", [True, False])
+@pytest.mark.parametrize("turns", [0, 1, 2, 3])
+async def test_an_attempt_that_is_cancelled_as_its_peer_is_heard_leaves_no_socket(
+    random_initiator: bool, turns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair = await Pair(random_initiator=random_initiator).open()
+    [standing] = pair.internet.open_sockets()
+    attempts: list[asyncio.Task[Pipe]] = []
+    cancelled, prove = asyncio.Event(), Volley.prove
+
+    def cancel(turns: int) -> None:
+        if turns:
+            asyncio.get_running_loop().call_soon(cancel, turns - 1)
+            return
+        cancelled.set()
+        for attempt in attempts:
+            attempt.cancel()
+
+    async def noting(self: Volley, *arguments: Any, **options: Any) -> Won:
+        self._heard.add_done_callback(lambda _: cancel(turns))
+        return await prove(self, *arguments, **options)
+
+    monkeypatch.setattr(Volley, "prove", noting)
+
+    def respond(b: AttemptContext) -> None:
+        attempts.append(asyncio.create_task(pair.run(b)))
+
+    a, _ = contexts(pair.alice, pair.bob, COMBO, opened=respond, allowance=RandomProbe.allowance)
+    attempts.append(asyncio.create_task(pair.run(a)))
+    await asyncio.wait_for(cancelled.wait(), 10)
+    for ended in await asyncio.gather(*attempts, return_exceptions=True):
+        if isinstance(ended, QuicPipe):
+            await ended.close()
+    await asyncio.sleep(1)
+    assert pair.internet.open_sockets() == [standing]
+    await pair.close()
+
+
+@virtual_time
+async def test_a_copied_greeting_brings_its_sender_no_more_than_a_few_answers() -> None:
+    pair = await Pair(random_initiator=True).open()
+    pair.internet.loses = lambda data, source, target: is_a(FrameType.PROOF, data) and target not in strangers
+    strangers = [Endpoint("198.51.100.9", port) for port in range(1000, 1100)]
+    answered: Counter[Endpoint] = Counter()
+    connecting = asyncio.create_task(pair.connect())
+    [standing] = pair.internet.open_sockets()
+    hellos: list[bytes] = []
+    carry = pair.internet.carry
+
+    def noting(data: bytes, source: Endpoint, target: Endpoint) -> None:
+        if is_a(FrameType.HELLO, data) and not hellos:
+            hellos.append(data)
+            for stranger in strangers:
+                standing.arrive(data, stranger)
+        answered[target] += is_a(FrameType.PROOF, data)
+        carry(data, source, target)
+
+    pair.internet.carry = noting  # type: ignore[method-assign]
+    with pytest.raises(TimeoutError):
+        await connecting
+    assert 0 < max(answered[stranger] for stranger in strangers) <= 5
+    assert sum(answered[stranger] > 0 for stranger in strangers) <= 16
+    for task in asyncio.all_tasks() - {asyncio.current_task()}:
+        task.cancel()
+    await pair.close()
+
+
+@virtual_time
+async def test_a_pipe_that_is_to_move_to_a_socket_that_serves_all_peers_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pair = await Pair(random_initiator=True).open()
+    [standing] = pair.internet.open_sockets()
+
+    async def moves() -> str:
+        return "turn"
+
+    a, b = contexts(pair.alice, pair.bob, COMBO, claim=moves, allowance=RandomProbe.allowance)  # type: ignore[arg-type]
+    initiating = asyncio.create_task(pair.run(a))
+    await asyncio.sleep(3 * DELAY_S)
+    assert isinstance(b.opening, Offer)
+    assert b.opening.greeting, "it was not for a move"
+    with pytest.raises(ProofFailed, match="moves a pipe"):
+        await pair.run(b)
+    initiating.cancel()
+    await asyncio.gather(initiating, return_exceptions=True)
+    await asyncio.sleep(1)
+    assert standing in pair.internet.open_sockets()
     await pair.close()
 
 

@@ -10,10 +10,10 @@ from warpfleet.actors.values import IncomingSignal
 from warpfleet.core.combo import Combo, Side
 from warpfleet.core.identity import PublicIdentity
 from warpfleet.core.peer import AddressFamily
-from warpfleet.core.targets import Budget
 from warpfleet.net.handshake import Frame, FrameType
 from warpfleet.plugins.attempt_context import AttemptSpec
 from warpfleet.plugins.contract import Strategy
+from warpfleet.plugins.guard import SharedBudget
 
 # A stream that a peer opened has been connected already: what follows is a proof of a few round trips.
 _STREAM_TIMEOUT_S = 15.0
@@ -33,7 +33,7 @@ class Admission:
     def __init__(self, strategy: type[Strategy], running: Collection[AttemptRun]) -> None:
         self._strategy = strategy
         self._running = running
-        self._budgets: dict[tuple[str, bytes], Budget] = {}  # by node and peer, the one used last at the end
+        self._budgets: dict[tuple[str, bytes], SharedBudget] = {}  # by node and peer, the one used last at the end
         self._answered: dict[tuple[str, str], None] = {}  # attempts that peers have opened and that are over
 
     def by_message(self, node: OpenNode, signal: IncomingSignal) -> AttemptSpec | None:
@@ -87,10 +87,10 @@ class Admission:
             while len(self._answered) > _ANSWERED_MAX:
                 del self._answered[next(iter(self._answered))]
 
-    def budget(self, node: str, peer: PublicIdentity) -> Budget:
+    def budget(self, node: str, peer: PublicIdentity) -> SharedBudget:
         """What a node's attempts with a peer may still send, so that no peer has us flood others by many attempts."""
         key = node, peer.key
-        budget = self._budgets.pop(key, None) or Budget(self._strategy.allowance)
+        budget = self._budgets.pop(key, None) or SharedBudget(self._strategy.allowance)
         self._budgets[key] = budget
         while len(self._budgets) > _BUDGETS_MAX:
             del self._budgets[next(iter(self._budgets))]

@@ -16,7 +16,7 @@ from warpfleet.actors.values import OutgoingSignal, PipeFacts, Report, Stage
 from warpfleet.core.combo import AttemptOutcome, Reason, RouteType, Side
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.core.identity import PublicIdentity
-from warpfleet.core.targets import Budget, loopback_alias
+from warpfleet.core.targets import loopback_alias
 from warpfleet.net.handed_over import HandedOver
 from warpfleet.net.handshake import NONCE_BYTES, ProofFailed
 from warpfleet.net.interfaces import ConnectionLost, ConnectRefused, Pipe, RelayRefused, Unreachable
@@ -26,7 +26,7 @@ from warpfleet.plugins.attempt_context import AttemptContext, AttemptSpec, Won
 from warpfleet.plugins.attempt_failed import AttemptFailed
 from warpfleet.plugins.attempt_messages import Abandon, AttemptMessage
 from warpfleet.plugins.contract import AttemptFactory, Strategy
-from warpfleet.plugins.guard import GuardedNetwork
+from warpfleet.plugins.guard import GuardedNetwork, SharedBudget
 from warpfleet.plugins.inbox import Inbox
 from warpfleet.plugins.room import Room
 
@@ -65,7 +65,7 @@ class AttemptRun:
         node: OpenNode,
         peer: PublicIdentity,
         targets: Sequence[RouteType],
-        budget: Budget,
+        budget: SharedBudget,
         *,
         report: Callable[[Report], None],
         post: Callable[[OutgoingSignal], None],

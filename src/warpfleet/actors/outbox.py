@@ -5,7 +5,7 @@ than its content."""
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -29,6 +29,7 @@ class Outbox(Generic[T, R]):
         self._flush: asyncio.Task[None] | None = None
         self._later: asyncio.TimerHandle | None = None
         self._rested_at_s = 0.0
+        self._taken = self._delivered = 0  # items, since the beginning
 
     def put(self, item: T, *, within_s: float = 0.0) -> None:
         """Send an item soon; one that has time waits so long at most for others that are sent."""
@@ -52,7 +53,8 @@ class Outbox(Generic[T, R]):
 
     async def drain(self) -> None:
         """Return once everything put so far has been delivered."""
-        while self._items or self._flush:
+        last = self._taken + len(self._items)
+        while self._delivered < last:
             self._rested_at_s = 0.0
             self._send()
             if self._flush:
@@ -73,20 +75,29 @@ class Outbox(Generic[T, R]):
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
         batch, self._items = self._items, []
+        self._taken += len(batch)
         answer, self._answer = self._answer, None
         began_s = loop.time()
         try:
             result = await self._deliver(batch)
         except Exception as error:  # noqa: BLE001 - the receiver is another process: anything may be raised
             _log.warning("a batch of %d was not delivered: %s", len(batch), type(error).__name__)
-            if answer:
-                answer.set_exception(error)
-                answer.exception()  # whoever asked may have left
+            _fail(answer, error)
+        except asyncio.CancelledError:
+            _fail(answer, RuntimeError("the call was cancelled"))
+            raise
         else:
             if answer:
                 answer.set_result(result)
         finally:
             now_s = loop.time()
             self._rested_at_s = now_s + min(_REST_FACTOR * (now_s - began_s), _REST_MAX_S)
+            self._delivered = self._taken
             self._flush = None
-            self._send()
+        self._send()
+
+
+def _fail(answer: asyncio.Future[Any] | None, error: Exception) -> None:
+    if answer:
+        answer.set_exception(error)
+        answer.exception()  # whoever asked may have left

@@ -10,8 +10,11 @@ from warpfleet.net.interfaces import ConnectionLost, DatagramSocket
 from warpfleet.net.quic_engine import addressee, connection_id
 from warpfleet.net.sockets import Inbox
 
-# What overtakes the signal that its attempt begins with: two datagrams each, of dozens of attempts. 192 KiB at most.
+# What overtakes the signal that its attempt begins with: two datagrams each, of dozens of attempts, as a path carries
+# them in one piece. 192 KB at most.
 _UNCLAIMED_MAX = 128
+_UNCLAIMED_MAX_BYTES = 1500
+_NAMES_MAX = 4  # its attempt's, that of a pipe which moves to it, and as many that the peer gives itself
 
 
 class SharedSocket:
@@ -57,13 +60,14 @@ class SharedSocket:
                 name = _name_in(data)
                 if loan := self._loans.get(name):
                     loan.arrive(data, source)
-                elif name:
+                elif name and len(data) <= _UNCLAIMED_MAX_BYTES:
                     self._unclaimed.append((name, data, source))
         self.close()
 
     def _claim(self, name: bytes, loan: "Loan") -> None:
-        if not name or name in self._loans:
+        if not name or name in self._loans or loan.names == _NAMES_MAX:
             return
+        loan.names += 1
         self._loans[name] = loan
         for unclaimed in [early for early in self._unclaimed if early[0] == name]:
             self._unclaimed.remove(unclaimed)
@@ -82,6 +86,7 @@ class Loan:
 
     def __init__(self, shared: SharedSocket) -> None:
         self.packets_sent = 0
+        self.names = 0
         self._shared = shared
         self._inbox = Inbox()
 

@@ -214,6 +214,8 @@ class AttemptContext(AttemptSpec):
             )
             self.peer_wishes = handshake.peer_wishes
             socket = self.release(socket)
+            if agreed.moves and hello:
+                raise ProofFailed(f"{self.peer.name} moves a pipe to a path that it has greeted for one of its own")
             if agreed.moves:
                 return self._proved_path(agreed.moves, DatagramPath(socket, agreed.remote, answer=agreed.answer))
             path = DatagramPath(socket, agreed.remote, relayed)

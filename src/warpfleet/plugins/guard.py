@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 from warpfleet.core.combo import Reason, RouteType
 from warpfleet.core.endpoint import Endpoint, Interface
-from warpfleet.core.targets import Budget, may_be_peer
+from warpfleet.core.targets import Allowance, Budget, may_be_peer
 from warpfleet.net.interfaces import (
     ByteStream,
     Count,
@@ -21,6 +21,14 @@ from warpfleet.plugins.attempt_failed import AttemptFailed
 _TARGETS_MAX = 8  # distinct addresses per attempt: a peer has a handful
 
 
+class SharedBudget(Budget):
+    """A budget of many attempts, which take turns to book."""
+
+    def __init__(self, allowance: Allowance) -> None:
+        super().__init__(allowance)
+        self.turn = asyncio.Lock()
+
+
 class GuardedNetwork:
     """A network that keeps one attempt within its route types and its budget (AttemptFailed where it would not).
 
@@ -31,7 +39,7 @@ class GuardedNetwork:
         network: CountableNetwork,
         routes: Sequence[RouteType],
         alias: str,
-        budget: Budget,
+        budget: SharedBudget,
     ) -> None:
         self._network = network
         self._routes = routes
@@ -55,10 +63,11 @@ class GuardedNetwork:
         self._counted.append(sender)
 
     async def book(self) -> None:
-        """Wait until the budget has enough for what most attempts send, and keep that."""
-        while wait_s := self._budget.book(asyncio.get_running_loop().time()):  # noqa: ASYNC110 - only time fills it
-            await asyncio.sleep(wait_s)
-        self._booked = self._budget.booked
+        """Wait until the budget has enough for what most attempts send, and keep that: first come, first served."""
+        async with self._budget.turn:
+            while wait_s := self._budget.book(asyncio.get_running_loop().time()):  # noqa: ASYNC110 - only time fills it
+                await asyncio.sleep(wait_s)
+            self._booked = self._budget.booked
 
     def give_back(self) -> None:
         """Leave what was booked and not sent to other attempts."""

@@ -3,15 +3,19 @@
 import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from warpfleet.core.endpoint import Endpoint
+from warpfleet.core.errors import WarpfleetError
 from warpfleet.net.handshake import Event, ProofFailed, Received, is_frame
 from warpfleet.net.interfaces import DatagramSocket, Network
 from warpfleet.net.proving import EARLY_MAX, next_resend_s
 from warpfleet.plugins.attempt_context import AttemptContext, Begun, Won
 
 _REPEAT_S = 0.2  # the round trip of most paths: an answer that is on its way is not asked for again
+_REPEATS = 5  # two seconds; a greeting that is copied by somebody brings no more
+_GREETED_MAX = 16  # places at a time: a hit is rare, two at once are met with
 
 
 class Heard(NamedTuple):
@@ -78,10 +82,9 @@ class Volley:
         heard: Heard | None = None
         try:
             heard = await self._heard
-        finally:
+        finally:  # and waits for nothing: who is cancelled here would keep them open
             for task in self._tasks:
                 task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
             close_all([socket for socket in self._sockets if heard is None or socket is not heard.socket])
         first = [(each.data, each.source) for each in (*self._early, heard) if each.socket is heard.socket]
         return await self._context.prove_datagram(
@@ -122,15 +125,17 @@ class Volley:
     def _answer(self, socket: DatagramSocket, source: Endpoint, reply: bytes) -> None:
         if self._sending:
             self._sending.cancel()
-        if (socket, source) not in self._greeted:
+        if (socket, source) not in self._greeted and len(self._greeted) < _GREETED_MAX:
             self._greeted.add((socket, source))
             self._start(self._repeat(socket, source, reply))
 
-    @staticmethod
-    async def _repeat(socket: DatagramSocket, remote: Endpoint, reply: bytes) -> None:
-        """Answer a greeting, until the pipe is taken: either way a packet may be lost."""
+    async def _repeat(self, socket: DatagramSocket, remote: Endpoint, reply: bytes) -> None:
+        """Answer a greeting a few times, until the pipe is taken: either way a packet may be lost. Where that is beyond
+        what this attempt may send to, it is as if it had not been heard."""
         interval_s = _REPEAT_S
-        while True:
-            socket.send_to(reply, remote)
-            await asyncio.sleep(interval_s)
-            interval_s = next_resend_s(interval_s)
+        with suppress(WarpfleetError):
+            for _ in range(_REPEATS):
+                socket.send_to(reply, remote)
+                await asyncio.sleep(interval_s)
+                interval_s = next_resend_s(interval_s)
+        self._greeted.discard((socket, remote))
