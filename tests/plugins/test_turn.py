@@ -76,6 +76,23 @@ async def test_a_responder_that_is_not_heard_from_where_it_said_goes_on_from_a_r
 
 
 @virtual_time
+@pytest.mark.parametrize("lost", [FrameType.PROOF, FrameType.TAKE])
+async def test_a_responder_whose_answers_come_late_is_met_where_it_said_although_it_has_gone_on(
+    lost: FrameType,
+) -> None:
+    def loses(data: bytes, _source: Endpoint, _target: Endpoint) -> bool:
+        return is_frame(data) and Frame.parse(data).type is lost and now_s() < 3.2
+
+    internet = Internet(loses=loses)
+    alice, bob = two(internet)
+    bob.network.relay_ip = "198.51.100.10"
+    mine, theirs = await Meeting(Turn, alice, bob).pipes()
+    assert now_s() < 5
+    await carries_then_closes(mine, theirs)
+    assert internet.open_sockets() == []
+
+
+@virtual_time
 @pytest.mark.parametrize(
     ("error", "reason"),
     [

@@ -2,7 +2,7 @@
 allocation of its own where UDP does not get out."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from typing import Any
 
 from warpfleet.core.combo import Phase, Reason, RouteType, Side, Transport
@@ -84,19 +84,31 @@ class Turn(Strategy):
         """From the plain socket, or, where that goes unheard, from an allocation: a NAT with several addresses, that
         pools them arbitrarily (RFC 4787 section 4.1), sends from one that nobody has permitted."""
         plainly = asyncio.create_task(proving)
+        ways: dict[asyncio.Task[Won], DatagramSocket] = {plainly: socket}
         won: Won | None = None
         try:
-            await asyncio.wait({plainly}, timeout=_UNHEARD_S)
+            await asyncio.wait(ways, timeout=_UNHEARD_S)
             relay = None if plainly.done() else await self._relay_if_any()
-            if relay is None:
-                won = await plainly
-            else:
+            if relay is not None:
                 self.context.send(RelayAnswer, endpoint=str(relay.local))
-                socket.close()  # without a word: the peer is to go on
-                won = await self._prove(relay, offer)
+                ways[asyncio.create_task(self._prove(relay, offer))] = relay
+            won = await self._first(ways)
             return won
         finally:
-            await end_racers([plainly], keep=won)
+            await end_racers(list(ways), keep=won)
+
+    @staticmethod
+    async def _first(ways: Mapping[asyncio.Task[Won], DatagramSocket]) -> Won:
+        """What the first way that leads there has won. The peer may be at the end of another, whose answers are lost:
+        each stays open until then, and is closed without a word, which the peer would take for all of them."""
+        pending = set(ways)
+        while True:
+            done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                if task.exception() is None or not pending:
+                    for other in pending:
+                        ways[other].close()
+                    return task.result()
 
     async def _relay_if_any(self) -> Relay | None:
         try:
