@@ -93,6 +93,24 @@ async def test_a_responder_whose_answers_come_late_is_met_where_it_said_although
 
 
 @virtual_time
+@pytest.mark.parametrize("works", [0, 1])
+async def test_of_two_ways_that_end_in_one_turn_the_one_that_leads_there_counts(works: int) -> None:
+    async def fails() -> Any:
+        raise ConnectRefused("no")
+
+    async def leads_there() -> Any:
+        return "a pipe"
+
+    internet = Internet()
+    ways = {
+        asyncio.create_task(leads_there() if turn == works else fails()): FakeUdp(internet, Endpoint("127.0.0.1", 1))
+        for turn in range(2)
+    }
+    await asyncio.wait(ways)
+    assert await Turn._first(ways) == "a pipe"
+
+
+@virtual_time
 @pytest.mark.parametrize(
     ("error", "reason"),
     [

@@ -9,7 +9,7 @@ from warpfleet.net.handshake import FRAME_BYTES
 from warpfleet.plugins.attempt_context import AttemptContext, Begun
 
 _DATAGRAM_MAX_BYTES = 1500  # what a path carries in one piece
-_FLIGHT_MAX = 2  # datagrams of a client's first flight: one, and of a server's: two
+_FLIGHT_MAX = 2  # datagrams: either end's first flight fits into one, with room for a longer certificate
 
 Flight = Annotated[tuple[Annotated[bytes, Field(max_length=_DATAGRAM_MAX_BYTES)], ...], Field(max_length=_FLIGHT_MAX)]
 """The first flight of one end of a tunnel, as datagrams."""

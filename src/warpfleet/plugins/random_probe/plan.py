@@ -21,8 +21,8 @@ MAPPINGS_MAX = 512
 PROBES_MAX = 1024  # against so many mappings, all but three in ten thousand meet
 _CHANCE = 0.999  # that a block is missed in spite of it is not bad luck: the ports are drawn from elsewhere
 # Each side sends sqrt(ports) packets a round trip: half have met before the first is over, and 98 % within two. What is
-# sent in the round trip after the hit is in vain. A quarter of the pace saves a quarter of the packets, and takes three
-# times as long.
+# sent in the round trip after the hit is in vain. A quarter of the pace saves a quarter of the packets, and the first
+# byte takes twice as long.
 _RTT_MAX_S = 0.2  # at the pace of longer ones, all probes would outlast the attempt
 _RTT_ASSUMED_S = 0.1
 PACE_MAX_PER_S = 4096  # 8 Mbit/s with all headers, for a quarter of a second at most: as much as a page load

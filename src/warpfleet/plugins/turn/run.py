@@ -104,11 +104,11 @@ class Turn(Strategy):
         pending = set(ways)
         while True:
             done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                if task.exception() is None or not pending:
-                    for other in pending:
-                        ways[other].close()
-                    return task.result()
+            led_there = [task for task in done if task.exception() is None]
+            if led_there or not pending:
+                for other in pending:
+                    ways[other].close()
+                return (led_there or list(done))[0].result()
 
     async def _relay_if_any(self) -> Relay | None:
         try:
