@@ -72,12 +72,3 @@ def test_a_message_opens_an_attempt_once() -> None:
     admission.ended("alice", opened)
     assert admission.by_message(NODE, signal(Offer)) is None, "it is over"
     assert admission.by_message(SimpleNamespace(name="carol", wishes=NODE.wishes), signal(Offer))  # type: ignore[arg-type]
-
-
-def test_a_budget_is_that_of_a_node_and_a_peer() -> None:
-    admission = Admission(UdpPunch, [])
-    budget = admission.budget("alice", BOB.public)
-    assert admission.budget("alice", BOB.public) is budget
-    assert admission.budget("alice", MALLORY.public) is not budget
-    assert admission.budget("carol", BOB.public) is not budget
-    assert budget.burst == UdpPunch.allowance.packets_burst

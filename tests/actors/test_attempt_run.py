@@ -10,6 +10,7 @@ from fake_node import ALICE, ATTEMPT_ID, BOB, CONNECTION_ID, STARTED_AT_US, node
 from sealed import tls_pipes
 from virtual_time import now_s, virtual_time
 from warpfleet.actors.attempt_run import AttemptRun
+from warpfleet.actors.budgets import Budgets
 from warpfleet.actors.values import OutgoingSignal, Report, Stage
 from warpfleet.core.combo import AttemptOutcome, Combo, Reason, RouteType, Side, Transport
 from warpfleet.core.endpoint import Endpoint
@@ -25,7 +26,6 @@ from warpfleet.plugins.attempt_context import AttemptContext, AttemptSpec, Won
 from warpfleet.plugins.attempt_failed import AttemptFailed
 from warpfleet.plugins.attempt_messages import Abandon
 from warpfleet.plugins.contract import Strategy
-from warpfleet.plugins.guard import SharedBudget
 from warpfleet.plugins.inbox import InboundStream
 from warpfleet.plugins.room import Room
 
@@ -74,7 +74,7 @@ class Bench:
             node(ALICE, self.internet, "203.0.113.1"),  # type: ignore[arg-type]
             BOB.public,
             (RouteType.EXT,),
-            SharedBudget(USUAL_ALLOWANCE),
+            Budgets(USUAL_ALLOWANCE),
             report=self.reports.append,
             post=self.posted.append,
             on_pipe=self._on_pipe,

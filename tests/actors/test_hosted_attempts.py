@@ -3,6 +3,7 @@
 import asyncio
 import time
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from plugin_bench import ORDER, Ask, Bench, Fake, signal
@@ -74,10 +75,11 @@ async def test_attempts_of_one_host_share_its_room_for_sockets() -> None:
 
 @virtual_time
 async def test_attempts_with_one_peer_share_a_budget_also_one_after_the_other() -> None:
-    budgets: list[tuple[str, Budget]] = []
+    budgets: list[tuple[str, Budget, Budget]] = []
 
     async def body(context: AttemptContext) -> None:
-        budgets.append((context.node.name, context.network._budget))  # type: ignore[attr-defined]
+        network: Any = context.network
+        budgets.append((context.node.name, network._budget, network._towards("203.0.113.9")))
 
     Fake.body = body  # type: ignore[assignment]
     bench = Bench()
@@ -87,9 +89,10 @@ async def test_attempts_with_one_peer_share_a_budget_also_one_after_the_other() 
         await host.command([order if number < 2 else replace(order, node="bob", peer="alice")])
         await asyncio.sleep(0.1)
     await host.close()
-    [(_, first), (_, second), (other, third)] = budgets
-    assert first is second
-    assert (other, third is first) == ("bob", False)
+    assert [name for name, *_ in budgets] == ["alice", "alice", "bob"]
+    for first, second, third in list(zip(*budgets, strict=True))[1:]:
+        assert first is second
+        assert third is not first
 
 
 @virtual_time

@@ -10,7 +10,7 @@ from fake_network import FakeNetwork, FakeStream, Internet
 from virtual_time import virtual_time
 from warpfleet.core.combo import Reason, RouteType
 from warpfleet.core.endpoint import Endpoint
-from warpfleet.core.targets import USUAL_ALLOWANCE, Allowance
+from warpfleet.core.targets import USUAL_ALLOWANCE, Allowance, Budget
 from warpfleet.net.interfaces import ConnectRefused
 from warpfleet.plugins.attempt_failed import AttemptFailed
 from warpfleet.plugins.guard import GuardedNetwork, SharedBudget
@@ -19,9 +19,16 @@ PEER = Endpoint("203.0.113.2", 2000)
 ALIAS = "127.1.2.3"
 
 
-def guard(*routes: RouteType, budget: SharedBudget | None = None) -> tuple[GuardedNetwork, FakeNetwork]:
+def unlimited(_ip: str) -> Budget:
+    return Budget(Allowance(packets_per_s=1e6, packets_burst=10_000))
+
+
+def guard(
+    *routes: RouteType, budget: SharedBudget | None = None, towards: Callable[[str], Budget] = unlimited
+) -> tuple[GuardedNetwork, FakeNetwork]:
     network = FakeNetwork(Internet(), "203.0.113.1")
-    return GuardedNetwork(network, routes or (RouteType.EXT,), ALIAS, budget or SharedBudget(USUAL_ALLOWANCE)), network
+    budget = budget or SharedBudget(USUAL_ALLOWANCE)
+    return GuardedNetwork(network, routes or (RouteType.EXT,), ALIAS, budget, towards), network
 
 
 @virtual_time
@@ -106,6 +113,21 @@ async def test_the_budget_is_one_for_all_attempts_with_a_peer_and_fills_up_again
         await other.connect_tcp(PEER, timeout_s=1)
     await asyncio.sleep(1)
     assert send_until_refused(third.send_to, PEER) == 200
+
+
+@virtual_time
+async def test_peers_that_name_one_victim_make_us_send_it_no_more_than_a_few_would_booked_or_not() -> None:
+    victim, other = Budget(USUAL_ALLOWANCE.of_a_target()), Budget(USUAL_ALLOWANCE.of_a_target())
+    sent = 0
+    for _ in range(10):
+        guarded, _ = guard(towards=lambda ip: victim if ip == PEER.ip else other)
+        await guarded.book()
+        socket = await guarded.open_udp(4)
+        sent += send_until_refused(socket.send_to, PEER, PEER._replace(port=1))
+    assert sent == 1600
+    with pytest.raises(AttemptFailed, match=r"too many packets for 203\.0\.113\.2"):
+        await guarded.connect_tcp(PEER, timeout_s=1)
+    socket.send_to(b"x", PEER._replace(ip="203.0.113.9"))
 
 
 @virtual_time

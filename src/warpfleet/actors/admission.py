@@ -1,4 +1,4 @@
-"""Which attempts peers may open with the nodes of a host, and what all attempts with a peer may send."""
+"""Which attempts peers may open with the nodes of a host."""
 
 import logging
 import re
@@ -13,14 +13,12 @@ from warpfleet.core.peer import AddressFamily
 from warpfleet.net.handshake import Frame, FrameType
 from warpfleet.plugins.attempt_context import AttemptSpec
 from warpfleet.plugins.contract import Strategy
-from warpfleet.plugins.guard import SharedBudget
 
 # A stream that a peer opened has been connected already: what follows is a proof of a few round trips.
 _STREAM_TIMEOUT_S = 15.0
 # So many attempts may peers have open with one node at a time: ten connections with every technique at once.
 _RESPONDER_ATTEMPTS_MAX = 128
 _ATTEMPTS_OF_A_PEER_MAX = 48  # so that one peer leaves room for others
-_BUDGETS_MAX = 4096  # pairs of which what they may send is remembered; those of long ago have filled up again
 _ANSWERED_MAX = 4096  # a signal is late by seconds: that is hundreds of attempts a second
 _CONNECTION_ID = re.compile(r"[0-9a-f]{32}")
 
@@ -33,7 +31,6 @@ class Admission:
     def __init__(self, strategy: type[Strategy], running: Collection[AttemptRun]) -> None:
         self._strategy = strategy
         self._running = running
-        self._budgets: dict[tuple[str, bytes], SharedBudget] = {}  # by node and peer, the one used last at the end
         self._answered: dict[tuple[str, str], None] = {}  # attempts that peers have opened and that are over
 
     def by_message(self, node: OpenNode, signal: IncomingSignal) -> AttemptSpec | None:
@@ -86,12 +83,3 @@ class Admission:
             self._answered[node, spec.attempt_id] = None
             while len(self._answered) > _ANSWERED_MAX:
                 del self._answered[next(iter(self._answered))]
-
-    def budget(self, node: str, peer: PublicIdentity) -> SharedBudget:
-        """What a node's attempts with a peer may still send, so that no peer has us flood others by many attempts."""
-        key = node, peer.key
-        budget = self._budgets.pop(key, None) or SharedBudget(self._strategy.allowance)
-        self._budgets[key] = budget
-        while len(self._budgets) > _BUDGETS_MAX:
-            del self._budgets[next(iter(self._budgets))]
-        return budget

@@ -9,6 +9,7 @@ from functools import partial
 from ipaddress import ip_address
 from typing import Any
 
+from warpfleet.actors.budgets import Budgets
 from warpfleet.actors.lander import Lander
 from warpfleet.actors.open_node import OpenNode
 from warpfleet.actors.surroundings import MACHINE, Surroundings
@@ -26,7 +27,7 @@ from warpfleet.plugins.attempt_context import AttemptContext, AttemptSpec, Won
 from warpfleet.plugins.attempt_failed import AttemptFailed
 from warpfleet.plugins.attempt_messages import Abandon, AttemptMessage
 from warpfleet.plugins.contract import AttemptFactory, Strategy
-from warpfleet.plugins.guard import GuardedNetwork, SharedBudget
+from warpfleet.plugins.guard import GuardedNetwork
 from warpfleet.plugins.inbox import Inbox
 from warpfleet.plugins.room import Room
 
@@ -56,8 +57,8 @@ _log = logging.getLogger(__name__)
 class AttemptRun:
     """One side of one attempt. `report` hears of each stage, `post` takes messages for the peer, and `on_pipe` gets the
     pipe that it won, or `on_path` the path for the one that its connection has; `targets` are the route types whose
-    addresses it may send to. `budget` it shares with the other attempts with that peer, `room` with all of the host.
-    `lander` reaches the program that the pipe may be for, where that is another process."""
+    addresses it may send to. `budgets` and `room` it shares with all attempts of the host. `lander` reaches the program
+    that the pipe may be for, where that is another process."""
 
     def __init__(
         self,
@@ -65,7 +66,7 @@ class AttemptRun:
         node: OpenNode,
         peer: PublicIdentity,
         targets: Sequence[RouteType],
-        budget: SharedBudget,
+        budgets: Budgets,
         *,
         report: Callable[[Report], None],
         post: Callable[[OutgoingSignal], None],
@@ -75,7 +76,13 @@ class AttemptRun:
         lander: Lander | None = None,
         surroundings: Surroundings = MACHINE,
     ) -> None:
-        self._network = GuardedNetwork(node.network, targets, loopback_alias(peer.key), budget)
+        self._network = GuardedNetwork(
+            node.network,
+            targets,
+            loopback_alias(peer.key),
+            budgets.with_peer(node.name, peer),
+            partial(budgets.towards, node.name),
+        )
         self.node = node
         self.context = AttemptContext(
             **{field.name: getattr(spec, field.name) for field in fields(spec)},

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from warpfleet.actors.admission import Admission
 from warpfleet.actors.attempt_run import AttemptRun
+from warpfleet.actors.budgets import Budgets
 from warpfleet.actors.open_node import LearnRecord, OpenNode, OwnRecord, kernel_network
 from warpfleet.actors.outbox import Outbox
 from warpfleet.actors.surroundings import MACHINE, Surroundings
@@ -100,6 +101,7 @@ class PluginHost:
         self._ports = ports
         self._pipes = WonPipes(self._on_held_pipe, ports.landings)
         self._admission = Admission(self.registration.strategy, self._runs.values())
+        self._budgets = Budgets(self.registration.strategy.allowance)
         self._reports: Outbox[Report, None] = Outbox(ports.report)
         self._signals: Outbox[OutgoingSignal, None] = Outbox(ports.post)
         self._mappings: Outbox[tuple[str, tuple[Endpoint, ...]], None] = Outbox(ports.remap)
@@ -287,7 +289,7 @@ class PluginHost:
             node,
             peer,
             strategy.reaches or (spec.combo.route,),
-            self._admission.budget(node.name, peer),
+            self._budgets,
             report=self._reports.put,
             post=self._signals.put,
             on_pipe=self._pipes.use,

@@ -1,7 +1,7 @@
 """Which addresses an attempt may send to, and how much."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from ipaddress import ip_address, ip_interface
 
@@ -39,6 +39,11 @@ def may_be_peer(ip: str, route: RouteType, interfaces: Iterable[Interface], alia
     return route is RouteType.EXT or ip == alias
 
 
+# Several peers may be behind one NAT, or have relayed addresses at one server. And one peer alone, which names the
+# address of another as its own, cannot use up what may be sent there.
+_PEERS_AT_A_TARGET = 4
+
+
 @dataclass(frozen=True, slots=True)
 class Allowance:
     """What all attempts of one plugin between a node and a peer may send together, to whichever addresses: so many
@@ -52,6 +57,14 @@ class Allowance:
     def __post_init__(self) -> None:
         if self.packets_per_s <= 0 or self.packets_burst < 1:
             raise ValueError("an allowance is a packet at least, and grows")
+
+    def of_a_target(self) -> "Allowance":
+        """What the attempts with all peers may send together to one address."""
+        return replace(
+            self,
+            packets_per_s=_PEERS_AT_A_TARGET * self.packets_per_s,
+            packets_burst=_PEERS_AT_A_TARGET * self.packets_burst,
+        )
 
 
 USUAL_ALLOWANCE = Allowance(packets_per_s=200, packets_burst=400)

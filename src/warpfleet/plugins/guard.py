@@ -32,7 +32,8 @@ class SharedBudget(Budget):
 class GuardedNetwork:
     """A network that keeps one attempt within its route types and its budget (AttemptFailed where it would not).
 
-    `alias` is the peer's loopback alias, `budget` what all attempts with this peer share."""
+    `alias` is the peer's loopback alias, `budget` what all attempts with this peer share, and `towards` what those with
+    all peers do that send to an address."""
 
     def __init__(
         self,
@@ -40,14 +41,16 @@ class GuardedNetwork:
         routes: Sequence[RouteType],
         alias: str,
         budget: SharedBudget,
+        towards: Callable[[str], Budget],
     ) -> None:
         self._network = network
         self._routes = routes
         self._alias = alias
         self._budget = budget
+        self._towards = towards
         self._booked = 0
         self._interfaces = network.interfaces() if RouteType.NIC in routes else ()
-        self._targets: set[str] = set()
+        self._targets: dict[str, Budget] = {}
         self._counted: list[Counted] = []
         self.sockets = 0
         """How many sockets the attempt has opened."""
@@ -132,11 +135,14 @@ class GuardedNetwork:
                 raise AttemptFailed(Reason.TARGET_FORBIDDEN, f"{remote.ip} is no target for {', '.join(self._routes)}")
             if len(self._targets) >= _TARGETS_MAX:
                 raise AttemptFailed(Reason.BUDGET_SPENT, f"more than {_TARGETS_MAX} target addresses")
-            self._targets.add(remote.ip)
+            self._targets[remote.ip] = self._towards(remote.ip)
+        now_s = asyncio.get_running_loop().time()
         if self._booked:
             self._booked -= 1
-        elif not self._budget.spend(asyncio.get_running_loop().time()):
+        elif not self._budget.spend(now_s):
             raise AttemptFailed(Reason.BUDGET_SPENT, "too many packets for one peer")
+        if not self._targets[remote.ip].spend(now_s):
+            raise AttemptFailed(Reason.BUDGET_SPENT, f"too many packets for {remote.ip}")
 
 
 class GuardedSocket:
