@@ -11,7 +11,7 @@ from warpfleet.core.combo import Combo, RouteType, Side
 from warpfleet.core.endpoint import Endpoint, Interface
 from warpfleet.core.identity import Identity, PublicIdentity
 from warpfleet.core.peer import AddressFamily, PeerView
-from warpfleet.core.targets import USUAL_ALLOWANCE, Allowance, loopback_alias
+from warpfleet.core.targets import USUAL_ALLOWANCE, Allowance, Budget, loopback_alias
 from warpfleet.net.handshake import Handshake, Wishes
 from warpfleet.plugins.attempt_context import AttemptContext
 from warpfleet.plugins.attempt_messages import AttemptMessage
@@ -176,7 +176,8 @@ def contexts(
 
     def context(me: FakeNode, peer: FakeNode, side: Side) -> AttemptContext:
         alias = loopback_alias(peer.identity.public.key)
-        guarded = GuardedNetwork(me.network, routes or (combo.route,), alias, SharedBudget(allowance))
+        budget, towards = SharedBudget(allowance), lambda _ip: Budget(allowance.of_a_target())
+        guarded = GuardedNetwork(me.network, routes or (combo.route,), alias, budget, towards)
         return AttemptContext(
             attempt_id=ATTEMPT_ID,
             connection_id=CONNECTION_ID,

@@ -35,7 +35,8 @@ class Host:
         self._namespace = lab.netns(place)
         kernel = KernelNetwork(Vantage(netns=self._namespace))
         self.ip = next(interface.ip for interface in kernel.interfaces() if interface.name == "eth0")
-        self.network = GuardedNetwork(kernel, [RouteType.EXT], "127.0.0.2", SharedBudget(USUAL_ALLOWANCE))
+        budget = SharedBudget(USUAL_ALLOWANCE)
+        self.network = GuardedNetwork(kernel, [RouteType.EXT], "127.0.0.2", budget, lambda _ip: budget)
         self._before = self._wire()
 
     def counted_and_seen(self) -> tuple[int | None, int]:
