@@ -30,7 +30,7 @@ class Side:
         await asyncio.sleep(0)  # until it is waited for
         self.node.knows_itself.set()
         await asyncio.gather(*(news() for news in self.node.expected))
-        self.node.view = replace(self.node.view, standing=dict(self.node.standing))
+        self.node.view = replace(self.node.view, standing={"udp_punch": dict(self.node.standing)})
 
     async def run(self, context: AttemptContext) -> Pipe:
         pipe = await self.factory(context).run()

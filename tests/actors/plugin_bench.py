@@ -7,12 +7,12 @@ from typing import ClassVar
 from fake_network import FakeStream, Internet
 from fake_node import ALICE, ATTEMPT_ID, BOB, CONNECTION_ID, STARTED_AT_US
 from warpfleet.actors.plugin_host import Handed, HostPorts, PluginHost
-from warpfleet.actors.values import IncomingSignal, NodeSpec, OutgoingSignal, Report, StartAttempt, Use
+from warpfleet.actors.values import IncomingSignal, NodeSpec, OutgoingSignal, Report, StandingPorts, StartAttempt, Use
 from warpfleet.core.combo import AttemptOutcome, Combo, Reason, RouteType, Side, Transport
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.core.identity import Identity
 from warpfleet.core.pairing import Requirement
-from warpfleet.core.peer import AddressFamily, PeerView
+from warpfleet.core.peer import PeerView
 from warpfleet.net.handshake import Frame
 from warpfleet.net.interfaces import Pipe
 from warpfleet.net.vantage import Vantage
@@ -82,7 +82,7 @@ class Bench:
         self.held: list[tuple[str, Side, Pipe]] = []
         self.registration = Registration(Fake, None)
         self.mapped: list[tuple[str, tuple[Endpoint, ...]]] = []
-        self.standing: list[tuple[str, dict[AddressFamily, int]]] = []
+        self.standing: list[StandingPorts] = []
         self.host = PluginHost(on_pipe=lambda node, _id, side, pipe: self.held.append((node, side, pipe)))
 
     async def open(self, listeners: Mapping[str, list[Endpoint]] = NO_LISTENERS) -> PluginHost:
@@ -104,7 +104,7 @@ class Bench:
         async def remap(batch: list[tuple[str, tuple[Endpoint, ...]]]) -> None:
             self.mapped += batch
 
-        async def stand(batch: list[tuple[str, dict[AddressFamily, int]]]) -> None:
+        async def stand(batch: list[StandingPorts]) -> None:
             self.standing += batch
 
         self.host.bind(NAME, HostPorts(report, post, hand_over, own_record, learn_record, remap, stand))

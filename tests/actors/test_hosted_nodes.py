@@ -86,10 +86,11 @@ async def test_where_a_node_always_hears_is_told_and_told_again() -> None:
     assert bench.standing == [], "nothing is known of the node's NATs"
     await host.take_views({"alice": PeerView(name="alice", machine="")})
     await asyncio.sleep(1)
-    assert bench.standing == [("alice", {4: 4000}), ("alice", {4: 4000, 6: 6000}), ("alice", {4: 4000})]
+    told = [{4: 4000}, {4: 4000, 6: 6000}, {4: 4000}]
+    assert bench.standing == [("alice", NAME, ports) for ports in told]
     host.tell_ports()
     await asyncio.sleep(1)
-    assert bench.standing[3:] == [("alice", {4: 4000})]
+    assert bench.standing[3:] == [("alice", NAME, {4: 4000})]
     await host.close()
 
 

@@ -11,7 +11,7 @@ import pytest
 from warpfleet.actors import shared_probes
 from warpfleet.actors.coordinator import RecordView
 from warpfleet.actors.signal_host import SignalHost, SignalPorts, view_of
-from warpfleet.actors.values import NodeSpec
+from warpfleet.actors.values import NodeSpec, StandingPorts
 from warpfleet.configs.fleet import Broker
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.core.exit import Exit, KnownNat
@@ -185,8 +185,13 @@ async def test_where_a_node_always_hears_is_published_beside_what_is_mapped(spec
     try:
         await host.remap([("alice", (mapped,))])
         await host.open_nodes([alice], {}, [alice.identity.public])
-        for standing in ({4: 4000}, {}):
-            await host.stand([("alice", standing)])
+        for plugin, ports, standing in (
+            ("udp_punch", {4: 4000}, {"udp_punch": {4: 4000}}),
+            ("random_probe", {4: 5000}, {"udp_punch": {4: 4000}, "random_probe": {4: 5000}}),
+            ("udp_punch", {}, {"random_probe": {4: 5000}}),
+            ("random_probe", {}, {}),
+        ):
+            await host.stand([StandingPorts("alice", plugin, ports)])
             view = view_of(SignedRecord.decode(await host.own_record("alice")).verify(alice.identity.public))
             assert (view.standing, view.mapped) == (known[-1].standing, known[-1].mapped) == (standing, (mapped,))
     finally:

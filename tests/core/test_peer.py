@@ -35,10 +35,12 @@ def test_ports_are_sorted_and_leave_out_loopback_listeners_and_the_other_family(
 
 
 def test_a_standing_socket_is_at_the_external_address_of_its_family_or_nowhere() -> None:
-    view = replace(host("192.168.1.2/24", external="203.0.113.7"), standing={4: 4000, 6: 6000})
-    assert view.standing_endpoint(4) == Endpoint("203.0.113.7", 4000)
-    assert view.standing_endpoint(6) is None
-    assert host("192.168.1.2/24", external="203.0.113.7").standing_endpoint(4) is None
+    standing = {"udp_punch": {4: 4000, 6: 6000}, "random_probe": {4: 5000}}
+    view = replace(host("192.168.1.2/24", external="203.0.113.7"), standing=standing)
+    assert view.standing_endpoint("udp_punch", 4) == Endpoint("203.0.113.7", 4000)
+    assert view.standing_endpoint("random_probe", 4) == Endpoint("203.0.113.7", 5000)
+    assert view.standing_endpoint("udp_punch", 6) is view.standing_endpoint("random_probe", 6) is None
+    assert host("192.168.1.2/24", external="203.0.113.7").standing_endpoint("udp_punch", 4) is None
 
 
 def test_a_mapping_leads_to_the_node_itself_or_nowhere() -> None:

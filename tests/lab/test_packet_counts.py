@@ -146,7 +146,7 @@ def taken(lab: Lab, name: str) -> int:
 
 async def stands(node: Node) -> None:
     """Return once a node's standing sockets are known."""
-    while set(node.view.standing) != set(node.view.external):  # noqa: ASYNC110 - no news of it
+    while set(node.view.standing.get("udp_punch", {})) != set(node.view.external):  # noqa: ASYNC110 - no news of it
         await asyncio.sleep(0.01)
 
 

@@ -151,7 +151,7 @@ async def test_a_mapping_that_has_just_died_costs_half_a_second(alice: str, bob:
 @virtual_time
 async def test_an_endpoint_in_the_record_that_is_stale_is_made_good_by_the_answer() -> None:
     pair = await Pair().open()
-    pair.bob.node.view = replace(pair.bob.node.view, standing={4: NOWHERE})
+    pair.bob.node.view = replace(pair.bob.node.view, standing={"udp_punch": {4: NOWHERE}})
     began_s = now_s()
     mine, theirs = await pair.connect()
     assert now_s() - began_s < 12 * DELAY_S, "as long as it takes without a standing socket"

@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from test_random_probe import bridged
 
 from fake_nat import natted
 from fake_network import DELAY_S, Internet
-from fake_node import ALICE, ATTEMPT_ID, contexts
+from fake_node import ALICE, ATTEMPT_ID, HEAD, contexts
 from standing_pair import carries, echo
 from virtual_time import now_s, virtual_time
 from warpfleet.core.combo import Combo, RouteType
@@ -24,6 +25,7 @@ from warpfleet.plugins.contract import AttemptFactory
 from warpfleet.plugins.greeting import Greeting
 from warpfleet.plugins.random_probe import RandomProbe
 from warpfleet.plugins.random_probe.messages import Answer, Offer
+from warpfleet.plugins.random_probe.plan import MAPPINGS_MAX
 from warpfleet.plugins.standing import UPKEEP_S
 from warpfleet.plugins.volley import Volley
 
@@ -35,14 +37,15 @@ def is_a(kind: FrameType, data: bytes) -> bool:
 
 
 class Pair:
-    """Two nodes that have been open for a while, one of which guesses; STUN servers are there no more."""
+    """Two nodes that have been open for a while, one of which guesses; STUN servers are there no more. What the record
+    says of where it does may be old."""
 
     def __init__(self, seed: int = 1, *, random_initiator: bool) -> None:
         self.internet = Internet()
         self.alice, self.bob = bridged(self.internet, seed, random_initiator=random_initiator)
         self._factories: dict[str, AttemptFactory] = {}
 
-    async def open(self) -> "Pair":
+    async def open(self, *, told: int | None = None) -> "Pair":
         for node in (self.alice, self.bob):
             factory = await RandomProbe.setup(node)
             assert factory
@@ -52,6 +55,9 @@ class Pair:
         await asyncio.sleep(1)
         for node in (self.alice, self.bob):
             node.network.stun = TimeoutError()
+            if node.standing:
+                port = told if told is not None else node.standing[4]
+                node.view = replace(node.view, standing={"random_probe": {4: port}})
         return self
 
     async def connect(
@@ -191,6 +197,55 @@ async def test_a_responder_that_is_greeted_answers_until_it_is_heard() -> None:
 
     pair.internet.loses = loses_the_first_and_the_answer
     await carry_and_close(*await pair.connect())
+    await pair.close()
+
+
+@virtual_time
+async def test_a_round_trip_of_mappings_is_there_before_the_answer_and_the_others_wait_for_it() -> None:
+    pair = await Pair(random_initiator=True).open()
+    [standing], before = pair.internet.open_sockets(), len(pair.internet.udp)
+    a, _ = contexts(pair.alice, pair.bob, COMBO, allowance=RandomProbe.allowance)
+    a.post = lambda _message: None
+    attempt = asyncio.create_task(pair.run(a))
+    await asyncio.sleep(1)
+    mappings = pair.internet.udp[before:]
+    where = {target for socket in mappings for _, target in socket.sent}
+    assert where == {Endpoint(pair.bob.view.external[4], pair.bob.standing[4])}
+    assert (len(mappings), sum(len(socket.sent) for socket in mappings)) == (253, 253), (
+        "a peer that is gone gets no more"
+    )
+    a.inbox.put_message(Answer(**HEAD, address=pair.bob.view.external[4], port=pair.bob.standing[4]))
+    await asyncio.sleep(1)
+    assert len(pair.internet.udp) - before == MAPPINGS_MAX
+    attempt.cancel()
+    await asyncio.gather(attempt, return_exceptions=True)
+    assert pair.internet.open_sockets() == [standing]
+    await pair.close()
+
+
+@virtual_time
+async def test_where_the_record_is_old_all_mappings_go_where_the_answer_says() -> None:
+    pair = await Pair(random_initiator=True).open(told=9)
+    before = len(pair.internet.udp)
+    await carry_and_close(*await pair.connect())
+    targets = [[target.port for _, target in socket.sent] for socket in pair.internet.udp[before:]]
+    assert [9, pair.bob.standing[4]] in targets
+    assert [pair.bob.standing[4]] in targets
+    await pair.close()
+
+
+@virtual_time
+async def test_who_is_heard_before_its_answer_is_waited_for() -> None:
+    pair, late_s = await Pair(random_initiator=True).open(), 0.5
+
+    def opened(b: AttemptContext) -> None:
+        post, loop = b.post, asyncio.get_running_loop()
+        b.post = lambda message: loop.call_later(late_s, post, message) and None
+
+    began_s = now_s()
+    ends = await pair.connect(opened=opened)
+    assert now_s() - began_s == pytest.approx(2 * DELAY_S + late_s, abs=0.001)
+    assert await echoed_within_s(*ends) == pytest.approx(2 * DELAY_S, abs=0.001), "the answer had the tunnel's flight"
     await pair.close()
 
 

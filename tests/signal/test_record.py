@@ -53,7 +53,7 @@ def record(seq: int = 1, expires_at: float = NOW + 60) -> AddressRecord:
         listeners=(ListenerAddress(ip="0.0.0.0", port=443),),
         nat={4: NatRecord.of(NAT)},
         relay=True,
-        standing={4: 40_000},
+        standing={"udp_punch": {4: 40_000}},
     )
 
 
@@ -94,15 +94,17 @@ def test_a_block_that_is_none_makes_the_record_malformed(ports: object) -> None:
         with_nat(port_range=ports).verify(ALICE.public)
 
 
-@pytest.mark.parametrize(("standing", "read"), [(None, {}), ({"4": 1}, {4: 1}), ({"6": 65_535}, {6: 65_535})])
-def test_a_record_may_say_where_the_node_always_hears(standing: dict[str, int] | None, read: dict[int, int]) -> None:
-    assert with_standing(standing).verify(ALICE.public).standing == read
+@pytest.mark.parametrize(("ports", "read"), [({}, {}), ({"4": 1}, {4: 1}), ({"6": 65_535}, {6: 65_535})])
+def test_a_record_may_say_where_a_plugin_of_the_node_always_hears(ports: dict[str, int], read: dict[int, int]) -> None:
+    assert with_standing(None).verify(ALICE.public).standing == {}
+    assert with_standing({"udp_punch": ports}).verify(ALICE.public).standing == {"udp_punch": read}
 
 
-@pytest.mark.parametrize("standing", [{"4": 0}, {"6": 65_536}, {"5": 1}, {"4": "x"}, [4]])
-def test_a_port_that_is_none_makes_the_record_malformed(standing: object) -> None:
-    with pytest.raises(RecordError, match="malformed"):
-        with_standing(standing).verify(ALICE.public)
+@pytest.mark.parametrize("ports", [{"4": 0}, {"6": 65_536}, {"5": 1}, {"4": "x"}, [4], 4])
+def test_a_port_that_is_none_makes_the_record_malformed(ports: object) -> None:
+    for standing in ({"udp_punch": ports}, ports):
+        with pytest.raises(RecordError, match="malformed"):
+            with_standing(standing).verify(ALICE.public)
 
 
 @given(st.integers(0, 10_000), st.integers(1, 255))

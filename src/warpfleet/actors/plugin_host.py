@@ -22,6 +22,7 @@ from warpfleet.actors.values import (
     OutgoingSignal,
     Report,
     Stage,
+    StandingPorts,
     StartAttempt,
     Use,
 )
@@ -62,7 +63,7 @@ class HostPorts:
     learn_record: LearnRecord
     remap: Callable[[list[tuple[str, tuple[Endpoint, ...]]]], Awaitable[None]]
     """Say where port mappings let strangers in to nodes, and that they no longer do."""
-    stand: Callable[[list[tuple[str, dict[AddressFamily, int]]]], Awaitable[None]]
+    stand: Callable[[list[StandingPorts]], Awaitable[None]]
     """Say at which UDP ports nodes always hear."""
     landings: Path | None = None
     """The folder where programs that are attached to nodes take pipes; None where no program is, or it is this one."""
@@ -105,7 +106,7 @@ class PluginHost:
         self._reports: Outbox[Report, None] = Outbox(ports.report)
         self._signals: Outbox[OutgoingSignal, None] = Outbox(ports.post)
         self._mappings: Outbox[tuple[str, tuple[Endpoint, ...]], None] = Outbox(ports.remap)
-        self._standing: Outbox[tuple[str, dict[AddressFamily, int]], None] = Outbox(ports.stand)
+        self._standing: Outbox[StandingPorts, None] = Outbox(ports.stand)
 
     async def open_nodes(
         self, specs: Sequence[NodeSpec], roster: Sequence[PublicIdentity]
@@ -243,7 +244,7 @@ class PluginHost:
         self._mappings.put((node.name, node.mapped))
 
     def _tell_standing(self, node: OpenNode) -> None:
-        self._standing.put((node.name, dict(node.standing)))
+        self._standing.put(StandingPorts(node.name, self.registration.name, dict(node.standing)))
 
     def _start(self, order: StartAttempt) -> None:
         node = self._nodes.get(order.node)

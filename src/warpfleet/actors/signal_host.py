@@ -15,7 +15,7 @@ from warpfleet.actors.nat_memory import NatMemory
 from warpfleet.actors.outbox import Outbox
 from warpfleet.actors.own_node import RECORD_LIFETIME_S, NodeReport, OwnNode
 from warpfleet.actors.shared_probes import SharedProbes
-from warpfleet.actors.values import IncomingSignal, NodeSpec, OutgoingSignal
+from warpfleet.actors.values import IncomingSignal, NodeSpec, OutgoingSignal, StandingPorts
 from warpfleet.actors.work import Work
 from warpfleet.configs.fleet import Broker
 from warpfleet.core.endpoint import Endpoint, Interface
@@ -67,7 +67,7 @@ class SignalHost:
         self._owners = message_owners()
         self._nodes: dict[str, OwnNode] = {}
         self._mapped: dict[str, tuple[Endpoint, ...]] = {}  # as told, also before a node is open
-        self._standing: dict[str, dict[AddressFamily, int]] = {}
+        self._standing: dict[str, dict[str, dict[AddressFamily, int]]] = {}  # by node and plugin
         self._take_views: dict[str, Callable[[dict[str, PeerView], float], Awaitable[None]]] = {}
         self._outboxes: dict[str, Outbox[IncomingSignal, None]] = {}
         self._ports: SignalPorts | None = None
@@ -139,10 +139,11 @@ class SignalHost:
         self._mapped.update(mapped)
         await self._tell_changes([name for name, _ in mapped])
 
-    async def stand(self, ports: Sequence[tuple[str, dict[AddressFamily, int]]]) -> None:
+    async def stand(self, told: Sequence[StandingPorts]) -> None:
         """The same for the UDP ports of nodes that always hear."""
-        self._standing.update(ports)
-        await self._tell_changes([name for name, _ in ports])
+        for node, plugin, ports in told:
+            self._standing.setdefault(node, {})[plugin] = ports
+        await self._tell_changes([ports.node for ports in told])
 
     async def _tell_changes(self, names: Iterable[str]) -> None:
         changed: list[OwnNode] = []
@@ -155,7 +156,7 @@ class SignalHost:
 
     def _with_ports(self, view: PeerView) -> PeerView:
         """The same with what plugins have said of the node's ports."""
-        standing = self._standing.get(view.name, {})
+        standing = {plugin: ports for plugin, ports in self._standing.get(view.name, {}).items() if ports}
         return replace(view.with_mapped(self._mapped.get(view.name, ())), standing=standing)
 
     async def tell_records(self) -> None:
@@ -367,5 +368,5 @@ def view_of(record: AddressRecord) -> PeerView:
         external=dict(record.external),
         nat={af: nat.value for af, nat in record.nat.items()},
         relay=record.relay,
-        standing=dict(record.standing),
+        standing=record.standing,
     ).with_mapped(Endpoint(e.ip, e.port) for e in record.listeners if e.external)

@@ -2,13 +2,14 @@
 
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import NamedTuple
 
 from warpfleet.configs.fleet import Broker, TurnServer
 from warpfleet.core.combo import AttemptOutcome, Combo, Policy, Reason, Side, Transport
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.core.exit import INTERNET
 from warpfleet.core.identity import Identity
-from warpfleet.core.peer import PeerView
+from warpfleet.core.peer import AddressFamily, PeerView
 from warpfleet.core.plan import Pin
 from warpfleet.net.vantage import Vantage
 from warpfleet.plugins.attempt_messages import AttemptMessage
@@ -127,6 +128,14 @@ class Report:
     packets_sent: int | None = 0
     first_byte_at_s: float | None = None
     rtt_ms: float | None = None
+
+
+class StandingPorts(NamedTuple):
+    """At which UDP ports of its external addresses a plugin of a node always hears, by family."""
+
+    node: str
+    plugin: str
+    ports: dict[AddressFamily, int]
 
 
 @dataclass(frozen=True, slots=True)

@@ -117,7 +117,7 @@ def is_sure(requirement: Requirement, combo: Combo, mine: PeerView, theirs: Peer
         return False
     if peers.open:
         return requirement is Requirement.PEER_REACHABLE
-    hears = combo.af in mine.standing and kind_of(peers) not in (Kind.BLOCKED, Kind.UNKNOWN)
+    hears = mine.hears(combo.af) and kind_of(peers) not in (Kind.BLOCKED, Kind.UNKNOWN)
     return ours.open and requirement is (Requirement.PUNCHABLE if hears else Requirement.SELF_REACHABLE)
 
 

@@ -19,8 +19,8 @@ class PeerView:
 
     `machine` stands for the loopback interface it has: equal for two nodes that share one. `listeners` are bound
     transport addresses, unspecified ones included. `external` has the external address of each family that has one,
-    `mapped` where port mappings and pinholes let strangers in to a listener, `standing` the UDP port at the external
-    address of a family where a socket of the node always hears whom its NAT lets in.
+    `mapped` where port mappings and pinholes let strangers in to a listener, `standing` by plugin the UDP port at the
+    external address of a family where a socket of that plugin always hears whom the node's NAT lets in.
     """
 
     name: str
@@ -31,7 +31,7 @@ class PeerView:
     nat: dict[AddressFamily, NatBehaviour] = field(default_factory=dict)
     relay: bool = False
     mapped: tuple[Endpoint, ...] = ()
-    standing: dict[AddressFamily, int] = field(default_factory=dict)
+    standing: dict[str, dict[AddressFamily, int]] = field(default_factory=dict)
 
     def with_mapped(self, claimed: Iterable[Endpoint]) -> "PeerView":
         """The same with these mappings, as far as they lead to the node itself: at its external IPv4 address, or at an
@@ -43,10 +43,14 @@ class PeerView:
         """The mappings of one family."""
         return tuple(endpoint for endpoint in self.mapped if endpoint.af == af)
 
-    def standing_endpoint(self, af: AddressFamily) -> Endpoint | None:
-        """Where its standing UDP socket of one family is, where it has one."""
-        known = af in self.standing and af in self.external
-        return Endpoint(self.external[af], self.standing[af]) if known else None
+    def standing_endpoint(self, plugin: str, af: AddressFamily) -> Endpoint | None:
+        """Where the standing UDP socket of a plugin and a family is, where there is one."""
+        port = self.standing.get(plugin, {}).get(af)
+        return Endpoint(self.external[af], port) if port and af in self.external else None
+
+    def hears(self, af: AddressFamily) -> bool:
+        """Whether a UDP socket of one family stands."""
+        return any(af in ports for ports in self.standing.values())
 
     def behaviour(self, af: AddressFamily) -> NatBehaviour:
         """The NAT behaviour of one family; all unknown where nothing is known."""

@@ -215,7 +215,7 @@ class Vantage:
         home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         try:
             try:
-                away = os.open(NETNS_DIR / self.netns, os.O_RDONLY | os.O_CLOEXEC)
+                away = os.open(f"{NETNS_DIR}/{self.netns}", os.O_RDONLY | os.O_CLOEXEC)
                 try:
                     _setns(away)
                 finally:

@@ -37,8 +37,8 @@ class Standing:
         self,
         node: NodePorts,
         af: AddressFamily,
+        tell: Callable[[AddressFamily, int | None], None],
         kinds: Collection[Kind] = (Kind.EASY, Kind.PORT_FILTERED),
-        tell: Callable[[AddressFamily, int | None], None] = lambda _af, _port: None,
     ) -> None:
         self._node = node
         self._af = af

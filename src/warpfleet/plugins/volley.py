@@ -72,16 +72,24 @@ class Volley:
         self._start(self._hear(socket))
 
     async def prove(
-        self, sending: Coroutine[Any, Any, object] | None = None, on_proved: Callable[[], None] = lambda: None
+        self,
+        sending: Coroutine[Any, Any, object] | None = None,
+        on_proved: Callable[[], None] = lambda: None,
+        *,
+        behind: asyncio.Task[Any] | None = None,
     ) -> Won:
         """Turn the first of the sockets that hears the peer into a pipe. The others are closed at once, and all of them
         where it fails. Until the peer is heard `sending` runs: what it raises ends the attempt, its return does not.
-        The initiator hears by `on_proved` that the peer is there."""
+        The initiator hears by `on_proved` that the peer is there. What is heard is looked at `behind` a task: one that
+        waits for a signal that it may have overtaken."""
         if sending:
             self._sending = self._start(sending)
         heard: Heard | None = None
         try:
-            heard = await self._heard
+            first_heard = await self._heard
+            if behind:
+                await behind
+            heard = first_heard
         finally:  # and waits for nothing: who is cancelled here would keep them open
             for task in self._tasks:
                 task.cancel()

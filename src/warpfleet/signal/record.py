@@ -84,8 +84,8 @@ class AddressRecord(_Frozen):
     """What a node says of where it can be reached. Times are in seconds since 1970; a higher `seq` is newer.
 
     `machine` is an opaque id of a network namespace on a machine: equal ids reach one another by loopback.
-    `relay` says that the node has TURN servers. `standing` has the UDP port, at the external address of its family,
-    where a socket of the node always hears.
+    `relay` says that the node has TURN servers. `standing` has by plugin the UDP port, at the external address of
+    its family, where a socket of the node always hears.
     """
 
     name: str
@@ -99,7 +99,7 @@ class AddressRecord(_Frozen):
     listeners: tuple[ListenerAddress, ...] = ()
     nat: dict[AddressFamily, NatRecord] = Field(default_factory=dict)
     relay: bool = False
-    standing: dict[AddressFamily, Port] = Field(default_factory=dict)
+    standing: dict[str, dict[AddressFamily, Port]] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

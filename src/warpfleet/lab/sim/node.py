@@ -8,7 +8,7 @@ from dataclasses import replace
 from warpfleet.actors.coordinator import Coordinator, RecordView, TelemetryPort
 from warpfleet.actors.plugin_host import Handed, HostPorts, PluginHost
 from warpfleet.actors.surroundings import Surroundings
-from warpfleet.actors.values import ConnectionRequest, NodeSpec
+from warpfleet.actors.values import ConnectionRequest, NodeSpec, StandingPorts
 from warpfleet.actors.won_pipes import HeldPipe
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.core.identity import PublicIdentity
@@ -120,9 +120,9 @@ class SimNode:
         if self.view.interfaces:  # we have looked already
             await self._change(self.view.with_mapped(self._mapped))
 
-    async def _stand(self, ports: Sequence[tuple[str, dict[AddressFamily, int]]]) -> None:
-        for _, standing in ports:
-            await self._change(replace(self.view, standing=standing))
+    async def _stand(self, told: Sequence[StandingPorts]) -> None:
+        for _, plugin, ports in told:
+            await self._change(replace(self.view, standing=self.view.standing | {plugin: ports}))
 
     async def _change(self, view: PeerView) -> None:
         self.view = view

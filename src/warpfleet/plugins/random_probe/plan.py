@@ -9,7 +9,7 @@ D. Anderson, "How NAT traversal works" (Tailscale, 2020), "the benefits of birth
 
 from bisect import bisect_left
 from collections.abc import Iterator
-from math import exp, lgamma, sqrt
+from math import exp, isqrt, lgamma, sqrt
 from random import Random
 from typing import NamedTuple
 
@@ -63,6 +63,11 @@ def ports(rng: Random, block: PortRange | None) -> list[int]:
         tried = set(order)
         order += [port for port in drawn if port not in tried][:probes]
     return order
+
+
+def a_round_trip(block: PortRange | None) -> int:
+    """How many mappings are opened in a round trip, of one that is no longer than the pace is for."""
+    return isqrt(stages(block)[0].ports.size)
 
 
 def times_s(block: PortRange | None, rtt_s: float | None) -> Iterator[float]:

@@ -17,7 +17,7 @@ from warpfleet.plugins.contract import AttemptFactory, Strategy
 from warpfleet.plugins.greeting import Greeting, greet, greeted
 from warpfleet.plugins.node_ports import NodePorts
 from warpfleet.plugins.random_probe.messages import Answer, Offer
-from warpfleet.plugins.random_probe.plan import ALLOWANCE, HELD_S, MAPPINGS_MAX, ports, times_s
+from warpfleet.plugins.random_probe.plan import ALLOWANCE, HELD_S, MAPPINGS_MAX, a_round_trip, ports, times_s
 from warpfleet.plugins.registry import register
 from warpfleet.plugins.standing import Standing
 from warpfleet.plugins.volley import Volley
@@ -43,7 +43,8 @@ class RandomProbe(Strategy):
 
     @classmethod
     async def setup(cls, node: NodePorts) -> AttemptFactory:
-        standing = {af: Standing(node, af, kinds=[Kind.PORT_FILTERED]) for af in ADDRESS_FAMILIES}
+        kinds = [Kind.PORT_FILTERED]
+        standing = {af: Standing(node, af, node.advertise_standing, kinds) for af in ADDRESS_FAMILIES}
         for kept in standing.values():
             node.spawn(kept.keep())
             node.on_close(kept.close)
@@ -70,20 +71,43 @@ class RandomProbe(Strategy):
         block = context.mine.behaviour(context.combo.af).port_range
         # Before the peer begins to probe.
         async with context.room.take(MAPPINGS_MAX, context.peer.name), asyncio.timeout(HELD_S):
-            theirs = await self._exchange(address, None, block)
-            if theirs.port is None:
-                raise AttemptFailed(Reason.NAT_RULES_OUT, "neither side has a port that stays")
+            answer = asyncio.create_task(self._exchange(address, None, block))
             volley = Volley(context, begun=self._ahead())
-            return await volley.prove(self._send_from_each(volley, Endpoint(theirs.address, theirs.port), block))
+            try:
+                return await volley.prove(self._send_from_each(volley, answer, block), behind=answer)
+            finally:
+                answer.cancel()
 
-    async def _send_from_each(self, volley: Volley, remote: Endpoint, block: PortRange | None) -> None:
-        """One frame from each of many sockets: the mappings are there, and outlive the attempt."""
-        context = self.context
-        opener = self._opener()
-        async for _ in self._turns(block, MAPPINGS_MAX):
-            socket = await context.network.open_udp(context.combo.af)
-            volley.add(socket)
+    async def _send_from_each(
+        self, volley: Volley, answer: asyncio.Task[Offer | Answer], block: PortRange | None
+    ) -> None:
+        """One frame from each of many sockets: the mappings are there, and outlive the attempt. Those of a round trip
+        are made while the answer is on its way, where the peer's record says what it is going to say."""
+        opener, expected = self._opener(), self._expected_endpoint()
+        sockets: list[DatagramSocket] = []
+        async for _ in self._turns(block, 0, a_round_trip(block) if expected else 0):
+            if answer.done() or expected is None:
+                break
+            sockets.append(await self._open(volley))
+            sockets[-1].send_to(opener, expected)
+        theirs = await answer
+        if theirs.port is None:
+            raise AttemptFailed(Reason.NAT_RULES_OUT, "neither side has a port that stays")
+        remote = Endpoint(theirs.address, theirs.port)
+        for socket in sockets if remote != expected else ():
             socket.send_to(opener, remote)
+        async for _ in self._turns(block, len(sockets), MAPPINGS_MAX):
+            (await self._open(volley)).send_to(opener, remote)
+
+    def _expected_endpoint(self) -> Endpoint | None:
+        """Where the responder will probe from, if its socket stands."""
+        combo, theirs = self.context.combo, self.context.theirs
+        return theirs.standing_endpoint(combo.plugin, combo.af) if theirs and self._begun else None
+
+    async def _open(self, volley: Volley) -> DatagramSocket:
+        socket = await self.context.network.open_udp(self.context.combo.af)
+        volley.add(socket)
+        return socket
 
     async def _probe(self) -> Won:
         socket, external = await self._known_socket()
@@ -102,16 +126,17 @@ class RandomProbe(Strategy):
         that it may still be a hit when they are over."""
         opener = self._opener()
         order = ports(self.context.rng, block)
-        async for turn in self._turns(block, len(order)):
+        async for turn in self._turns(block, 0, len(order)):
             socket.send_to(opener, Endpoint(address, order[turn]))
 
-    async def _turns(self, block: PortRange | None, count: int) -> AsyncIterator[int]:
-        """The first so many turns, each when its time has come."""
+    async def _turns(self, block: PortRange | None, first: int, end: int) -> AsyncIterator[int]:
+        """The turns from the first one on, each when its time has come, which is now for that one."""
         loop = asyncio.get_running_loop()
         rtt_ms = self.context.rtt_ms
+        times = list(islice(times_s(block, rtt_ms / 1000 if rtt_ms else None), first, end))
         began_s = loop.time()
-        for turn, at_s in enumerate(islice(times_s(block, rtt_ms / 1000 if rtt_ms else None), count)):
-            await asyncio.sleep(began_s + at_s - loop.time())
+        for turn, at_s in enumerate(times, first):
+            await asyncio.sleep(began_s + at_s - times[0] - loop.time())
             yield turn
 
     def _opener(self) -> bytes:

@@ -57,7 +57,7 @@ class Initiation:
         exchange, theirs = self._exchange, self._context.theirs
         if theirs is None:
             return None
-        standing = theirs.standing_endpoint(self._context.combo.af)
+        standing = theirs.standing_endpoint(self._context.combo.plugin, self._context.combo.af)
         if borrowed := exchange.borrow():
             return self._from_standing(borrowed, standing, theirs.external[self._context.combo.af])
         if standing is None or not exchange.external:

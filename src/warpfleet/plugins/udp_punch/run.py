@@ -32,7 +32,7 @@ class UdpPunch(Strategy):
 
     @classmethod
     async def setup(cls, node: NodePorts) -> AttemptFactory:
-        standing = {af: Standing(node, af, tell=node.advertise_standing) for af in ADDRESS_FAMILIES}
+        standing = {af: Standing(node, af, node.advertise_standing) for af in ADDRESS_FAMILIES}
         for kept in standing.values():
             node.expect(kept.looked)
             node.spawn(kept.keep())
