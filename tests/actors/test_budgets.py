@@ -1,6 +1,9 @@
 """What attempts may send, by peer and by target address."""
 
+import asyncio
+
 from fake_node import BOB, MALLORY
+from virtual_time import virtual_time
 from warpfleet.actors.budgets import Budgets
 from warpfleet.core.targets import Allowance
 
@@ -16,21 +19,27 @@ def test_one_for_a_node_and_a_peer() -> None:
     assert budget.burst == 20
 
 
-def test_one_for_a_node_and_an_address_with_room_for_a_few_peers() -> None:
+def test_one_for_a_node_and_an_address_with_room_for_a_crowd_behind_it() -> None:
     budgets = Budgets(ALLOWANCE)
     budget = budgets.towards("alice", "203.0.113.1")
     assert budgets.towards("alice", "203.0.113.1") is budget
     assert budgets.towards("alice", "203.0.113.2") is not budget
     assert budgets.towards("carol", "203.0.113.1") is not budget
-    assert sum(budget.spend(0.0) for _ in range(100)) == 80
-    assert sum(budget.spend(1.0) for _ in range(100)) == 40
+    assert sum(budget.spend(0.0) for _ in range(1000)) == 16 * 20
+    assert sum(budget.spend(1.0) for _ in range(1000)) == 16 * 10
 
 
-def test_those_of_long_ago_are_forgotten() -> None:
+@virtual_time
+async def test_what_was_spent_is_forgotten_once_it_is_there_again() -> None:
     budgets = Budgets(ALLOWANCE)
-    first, second = budgets.towards("alice", "0"), budgets.towards("alice", "1")
-    for number in range(4095):
-        budgets.towards("alice", "1")
-        budgets.towards("alice", str(2 + number))
-    assert budgets.towards("alice", "1") is second
-    assert budgets.towards("alice", "0") is not first
+    spent, full = budgets.towards("alice", "spent"), budgets.towards("alice", "full")
+    while spent.spend(asyncio.get_running_loop().time()):
+        continue
+    for number in range(10_000):
+        budgets.towards("alice", str(number))
+    assert budgets.towards("alice", "spent") is spent, "whoever names many addresses gains nothing"
+    assert budgets.towards("alice", "full") is not full
+    await asyncio.sleep(2)
+    for number in range(10_000):
+        budgets.towards("alice", str(number))
+    assert budgets.towards("alice", "spent") is not spent

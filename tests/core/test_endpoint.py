@@ -27,7 +27,10 @@ def test_parse_gives_the_canonical_form(text: str, endpoint: Endpoint, af: int) 
     assert (parsed, parsed.af) == (endpoint, af)
 
 
-@pytest.mark.parametrize("text", ["192.0.2.7", "example.net:1", "192.0.2.7:http", "300.0.2.7:1", "", ":1"])
+@pytest.mark.parametrize(
+    "text",
+    ["192.0.2.7", "example.net:1", "192.0.2.7:http", "300.0.2.7:1", "", ":1", "[fe80::1%eth0]:1", "[2001:db8::1%7]:1"],
+)
 def test_parse_refuses_what_is_no_transport_address(text: str) -> None:
     with pytest.raises(ValueError):  # noqa: PT011  the message is the standard library's
         Endpoint.parse(text)
@@ -48,6 +51,7 @@ def test_parse_refuses_what_is_no_transport_address(text: str) -> None:
         ("fd00::1", Scope.PRIVATE),
         ("169.254.1.1", Scope.LINK_LOCAL),
         ("fe80::1", Scope.LINK_LOCAL),
+        ("2001:db8::1%7", Scope.LINK_LOCAL),
         ("127.0.0.2", Scope.LOOPBACK),
         ("::1", Scope.LOOPBACK),
         ("0.0.0.0", Scope.UNUSABLE),

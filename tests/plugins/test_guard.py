@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from fake_network import FakeNetwork, FakeStream, Internet
-from virtual_time import virtual_time
+from virtual_time import now_s, virtual_time
 from warpfleet.core.combo import Reason, RouteType
 from warpfleet.core.endpoint import Endpoint
 from warpfleet.core.targets import USUAL_ALLOWANCE, Allowance, Budget
@@ -119,12 +119,12 @@ async def test_the_budget_is_one_for_all_attempts_with_a_peer_and_fills_up_again
 async def test_peers_that_name_one_victim_make_us_send_it_no_more_than_a_few_would_booked_or_not() -> None:
     victim, other = Budget(USUAL_ALLOWANCE.of_a_target()), Budget(USUAL_ALLOWANCE.of_a_target())
     sent = 0
-    for _ in range(10):
+    for _ in range(40):
         guarded, _ = guard(towards=lambda ip: victim if ip == PEER.ip else other)
         await guarded.book()
         socket = await guarded.open_udp(4)
         sent += send_until_refused(socket.send_to, PEER, PEER._replace(port=1))
-    assert sent == 1600
+    assert sent == 16 * 400
     with pytest.raises(AttemptFailed, match=r"too many packets for 203\.0\.113\.2"):
         await guarded.connect_tcp(PEER, timeout_s=1)
     socket.send_to(b"x", PEER._replace(ip="203.0.113.9"))
@@ -141,6 +141,29 @@ async def test_who_comes_first_books_first() -> None:
 
     await asyncio.gather(*(book(number) for number in range(20)))
     assert booked == list(range(20))
+
+
+@virtual_time
+async def test_what_is_given_back_is_booked_at_once() -> None:
+    budget = SharedBudget(Allowance(packets_per_s=1, packets_burst=8, packets_booked=8))
+    first, second = guard(budget=budget)[0], guard(budget=budget)[0]
+    await first.book()
+    began_s, booking = now_s(), asyncio.create_task(second.book())
+    await asyncio.sleep(0.1)
+    first.give_back()
+    await booking
+    assert now_s() - began_s == pytest.approx(0.1)
+
+
+@virtual_time
+async def test_where_the_target_refuses_nothing_of_the_peer_is_spent() -> None:
+    budget = SharedBudget(Allowance(packets_per_s=1, packets_burst=8, packets_booked=4))
+    refusing = Budget(Allowance(packets_per_s=1, packets_burst=1))
+    guarded, _ = guard(budget=budget, towards=lambda _ip: refusing)
+    socket = await guarded.open_udp(4)
+    assert [send_until_refused(socket.send_to, PEER) for _ in range(20)] == [1, *[0] * 19]
+    guarded.give_back()
+    assert sum(budget.spend(asyncio.get_running_loop().time()) for _ in range(20)) == 7
 
 
 @virtual_time

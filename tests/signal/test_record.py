@@ -79,7 +79,12 @@ def with_nat(**facts: Any) -> SignedRecord:
 
 def with_standing(standing: object) -> SignedRecord:
     """Alice's record with this in the place of her standing ports; None leaves it out, as older nodes do."""
-    content = json.loads(record().model_dump_json()) | {"standing": standing}
+    return changed(standing=standing)
+
+
+def changed(**facts: object) -> SignedRecord:
+    """Alice's record with other facts, or without."""
+    content = json.loads(record().model_dump_json()) | facts
     body = json.dumps({key: fact for key, fact in content.items() if fact is not None}).encode()
     return SignedRecord(ALICE.sign(b"warpfleet record 1\0" + body), body)
 
@@ -105,6 +110,11 @@ def test_a_port_that_is_none_makes_the_record_malformed(ports: object) -> None:
     for standing in ({"udp_punch": ports}, ports):
         with pytest.raises(RecordError, match="malformed"):
             with_standing(standing).verify(ALICE.public)
+
+
+def test_an_address_with_a_zone_makes_the_record_malformed() -> None:
+    with pytest.raises(RecordError, match="malformed"):
+        changed(external={"6": "2001:db8::1%7"}).verify(ALICE.public)
 
 
 @given(st.integers(0, 10_000), st.integers(1, 255))

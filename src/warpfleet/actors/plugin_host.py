@@ -138,6 +138,8 @@ class PluginHost:
             opened[spec.name] = list(node.listeners) if node.factory else None
             if node.listeners:  # a host that took the place of another has none of its mappings
                 self._tell_mappings(node)
+            if strategy.transport is Transport.UDP:  # nor of its sockets
+                self._tell_standing(node)
         return opened
 
     async def settle(self) -> None:

@@ -7,6 +7,14 @@ from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import NamedTuple, Self
 
 
+def canonical(text: str) -> str:
+    """An IP address in canonical text form, one text for each; ValueError where it is none, or has a zone, which means
+    nothing to other hosts (RFC 4007 section 6)."""
+    if "%" in text:
+        raise ValueError("an address with a zone")
+    return str(ip_address(text))
+
+
 class Endpoint(NamedTuple):
     """A transport address: an IP address in canonical text form, and a port."""
 
@@ -25,7 +33,7 @@ class Endpoint(NamedTuple):
     def parse(cls, text: str) -> Self:
         """Read `192.0.2.7:3478` or `[2001:db8::7]:3478`; ValueError where it is neither."""
         host, _, port = text.rpartition(":")
-        return cls(str(ip_address(host.removeprefix("[").removesuffix("]"))), int(port))
+        return cls(canonical(host.removeprefix("[").removesuffix("]")), int(port))
 
 
 class Scope(StrEnum):
@@ -60,7 +68,7 @@ def scope_of(ip: str) -> Scope:
         return Scope.LOOPBACK
     if address in _COMPATIBLE:
         return Scope.UNUSABLE
-    if address.is_link_local:
+    if address.is_link_local or "%" in ip:
         return Scope.LINK_LOCAL
     if any(address in network for network in _PRIVATE):
         return Scope.PRIVATE

@@ -39,9 +39,9 @@ def may_be_peer(ip: str, route: RouteType, interfaces: Iterable[Interface], alia
     return route is RouteType.EXT or ip == alias
 
 
-# Several peers may be behind one NAT, or have relayed addresses at one server. And one peer alone, which names the
-# address of another as its own, cannot use up what may be sent there.
-_PEERS_AT_A_TARGET = 4
+# Many peers may be behind one NAT, or have relayed addresses at one server, and a node connects to no more of them at
+# once. So many that are dishonest, and name the address of another one as theirs, can use up what may be sent there.
+_PEERS_AT_A_TARGET = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +106,11 @@ class Budget:
     def give_back(self, packets: int) -> None:
         """So many of those that were booked were not sent."""
         self._tokens = min(float(self.burst), self._tokens + packets)
+
+    def full(self, now_s: float) -> bool:
+        """Whether nothing is missing: a new one is as good."""
+        self._fill(now_s)
+        return self._tokens >= self.burst
 
     def _fill(self, now_s: float) -> None:
         if self._filled_at_s is not None:

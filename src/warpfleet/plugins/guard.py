@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from warpfleet.core.combo import Reason, RouteType
 from warpfleet.core.endpoint import Endpoint, Interface
@@ -26,7 +27,22 @@ class SharedBudget(Budget):
 
     def __init__(self, allowance: Allowance) -> None:
         super().__init__(allowance)
-        self.turn = asyncio.Lock()
+        self._turn = asyncio.Lock()
+        self._given_back = asyncio.Event()
+
+    async def wait_and_book(self) -> None:
+        """Book what most attempts send, once there is enough: first come, first served."""
+        async with self._turn:
+            while wait_s := self.book(asyncio.get_running_loop().time()):
+                self._given_back.clear()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(wait_s):
+                        await self._given_back.wait()
+
+    def give_back(self, packets: int) -> None:
+        """The same, and whoever waits looks again."""
+        super().give_back(packets)
+        self._given_back.set()
 
 
 class GuardedNetwork:
@@ -66,11 +82,9 @@ class GuardedNetwork:
         self._counted.append(sender)
 
     async def book(self) -> None:
-        """Wait until the budget has enough for what most attempts send, and keep that: first come, first served."""
-        async with self._budget.turn:
-            while wait_s := self._budget.book(asyncio.get_running_loop().time()):  # noqa: ASYNC110 - only time fills it
-                await asyncio.sleep(wait_s)
-            self._booked = self._budget.booked
+        """Wait until the budget has enough for what most attempts send, and keep that."""
+        await self._budget.wait_and_book()
+        self._booked = self._budget.booked
 
     def give_back(self) -> None:
         """Leave what was booked and not sent to other attempts."""
@@ -137,12 +151,13 @@ class GuardedNetwork:
                 raise AttemptFailed(Reason.BUDGET_SPENT, f"more than {_TARGETS_MAX} target addresses")
             self._targets[remote.ip] = self._towards(remote.ip)
         now_s = asyncio.get_running_loop().time()
-        if self._booked:
-            self._booked -= 1
-        elif not self._budget.spend(now_s):
-            raise AttemptFailed(Reason.BUDGET_SPENT, "too many packets for one peer")
+        if not self._booked:
+            if not self._budget.spend(now_s):
+                raise AttemptFailed(Reason.BUDGET_SPENT, "too many packets for one peer")
+            self._booked = 1
         if not self._targets[remote.ip].spend(now_s):
             raise AttemptFailed(Reason.BUDGET_SPENT, f"too many packets for {remote.ip}")
+        self._booked -= 1
 
 
 class GuardedSocket:

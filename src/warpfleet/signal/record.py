@@ -2,11 +2,11 @@
 
 import asyncio
 from dataclasses import dataclass
-from ipaddress import ip_address
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from warpfleet.core.endpoint import canonical
 from warpfleet.core.errors import WarpfleetError
 from warpfleet.core.identity import SIGNATURE_BYTES, Identity, PublicIdentity
 from warpfleet.core.nat import Filtering, Mapping, NatBehaviour, PortAssignment
@@ -19,7 +19,7 @@ _DOMAIN = b"warpfleet record 1\0"  # a signature over a record is never one over
 
 AddressFamily = Annotated[int, Field(ge=4, le=6, multiple_of=2)]  # as a key of JSON it comes as text
 Port = Annotated[int, Field(ge=1, le=65535)]
-IpText = Annotated[str, AfterValidator(lambda text: str(ip_address(text)))]  # in canonical form
+IpText = Annotated[str, AfterValidator(canonical)]
 
 
 def record_topic(node_id: str) -> str:

@@ -122,7 +122,8 @@ class SimNode:
 
     async def _stand(self, told: Sequence[StandingPorts]) -> None:
         for _, plugin, ports in told:
-            await self._change(replace(self.view, standing=self.view.standing | {plugin: ports}))
+            if ports != self.view.standing.get(plugin, {}):
+                await self._change(replace(self.view, standing=self.view.standing | {plugin: ports}))
 
     async def _change(self, view: PeerView) -> None:
         self.view = view

@@ -1,15 +1,15 @@
 """Messages of the random probe."""
 
-from ipaddress import ip_address
 from typing import Annotated, ClassVar
 
 from pydantic import AfterValidator, Field
 
+from warpfleet.core.endpoint import canonical
 from warpfleet.core.port_range import PortRange, checked
 from warpfleet.plugins.attempt_messages import AttemptMessage
 from warpfleet.plugins.greeting import Flight, Greeting
 
-_AddressText = Annotated[str, AfterValidator(lambda text: str(ip_address(text)))]
+_AddressText = Annotated[str, AfterValidator(canonical)]
 _Port = Annotated[int, Field(gt=0, lt=65536)]
 _Block = Annotated[PortRange, AfterValidator(checked)]
 

@@ -10,6 +10,7 @@ from warpfleet.core.endpoint import Endpoint
 from warpfleet.core.pairing import Kind, Requirement, kind_of
 from warpfleet.core.peer import ADDRESS_FAMILIES
 from warpfleet.core.port_range import PortRange
+from warpfleet.core.targets import permitted
 from warpfleet.net.interfaces import DatagramSocket
 from warpfleet.plugins.attempt_context import AttemptContext, Begun, Won
 from warpfleet.plugins.attempt_failed import AttemptFailed
@@ -94,15 +95,15 @@ class RandomProbe(Strategy):
         if theirs.port is None:
             raise AttemptFailed(Reason.NAT_RULES_OUT, "neither side has a port that stays")
         remote = Endpoint(theirs.address, theirs.port)
-        for socket in sockets if remote != expected else ():
+        async for turn in self._turns(block, len(sockets) if remote == expected else 0, MAPPINGS_MAX):
+            socket = sockets[turn] if turn < len(sockets) else await self._open(volley)
             socket.send_to(opener, remote)
-        async for _ in self._turns(block, len(sockets), MAPPINGS_MAX):
-            (await self._open(volley)).send_to(opener, remote)
 
     def _expected_endpoint(self) -> Endpoint | None:
         """Where the responder will probe from, if its socket stands."""
         combo, theirs = self.context.combo, self.context.theirs
-        return theirs.standing_endpoint(combo.plugin, combo.af) if theirs and self._begun else None
+        endpoint = theirs.standing_endpoint(combo.plugin, combo.af) if theirs and self._begun else None
+        return endpoint if endpoint and permitted(endpoint.ip, combo.route) else None
 
     async def _open(self, volley: Volley) -> DatagramSocket:
         socket = await self.context.network.open_udp(self.context.combo.af)
