@@ -17,6 +17,7 @@ from standing_pair import carries, echo
 from virtual_time import now_s, virtual_time
 from warpfleet.core.combo import Combo, RouteType
 from warpfleet.core.endpoint import Endpoint
+from warpfleet.core.nat import Mapping, NatBehaviour
 from warpfleet.net.handshake import FRAME_BYTES, Frame, FrameType, ProofFailed, is_frame
 from warpfleet.net.interfaces import Pipe
 from warpfleet.net.quic import QuicPipe
@@ -25,7 +26,7 @@ from warpfleet.plugins.contract import AttemptFactory
 from warpfleet.plugins.greeting import Greeting
 from warpfleet.plugins.random_probe import RandomProbe
 from warpfleet.plugins.random_probe.messages import Answer, Offer
-from warpfleet.plugins.random_probe.plan import MAPPINGS_MAX
+from warpfleet.plugins.random_probe.plan import MAPPINGS_MAX, PROBES_MAX
 from warpfleet.plugins.standing import UPKEEP_S
 from warpfleet.plugins.volley import Volley
 
@@ -224,6 +225,46 @@ async def test_a_round_trip_of_mappings_is_there_before_the_answer_and_the_other
 
 
 @virtual_time
+@pytest.mark.parametrize("elsewhere", [False, True])
+async def test_the_probes_of_a_round_trip_go_before_the_answer_and_the_others_where_it_says(elsewhere: bool) -> None:
+    pair = await Pair(random_initiator=False).open()
+    [standing] = pair.internet.open_sockets()
+    before, address = len(standing.sent), pair.bob.view.external[4]
+    a, _ = contexts(pair.alice, pair.bob, COMBO, allowance=RandomProbe.allowance)
+    a.post = lambda _message: None
+    attempt = asyncio.create_task(pair.run(a))
+    await asyncio.sleep(1)
+    early = [target for _, target in standing.sent[before:]]
+    assert ({target.ip for target in early}, len(early), len(set(early))) == ({address}, 253, 253)
+    address = "198.51.100.77" if elsewhere else address
+    a.inbox.put_message(Answer(**HEAD, address=address, port=None))
+    await asyncio.sleep(1)
+    sent = Counter(target for _, target in standing.sent[before:] if target.ip == address)
+    assert (len(sent), max(sent.values())) == (PROBES_MAX, 1), "none twice"
+    attempt.cancel()
+    await asyncio.gather(attempt, return_exceptions=True)
+    assert pair.internet.open_sockets() == [standing]
+    await pair.close()
+
+
+@virtual_time
+@pytest.mark.parametrize("nat", [NatBehaviour(), NatBehaviour(translated=True, mapping=Mapping.EIM)])
+async def test_where_the_record_does_not_say_what_the_answer_will_no_probe_goes_before(nat: NatBehaviour) -> None:
+    pair = await Pair(random_initiator=False).open()
+    [standing] = pair.internet.open_sockets()
+    before = len(standing.sent)
+    pair.bob.view.nat[4] = nat
+    a, _ = contexts(pair.alice, pair.bob, COMBO, allowance=RandomProbe.allowance)
+    a.post = lambda _message: None
+    attempt = asyncio.create_task(pair.run(a))
+    await asyncio.sleep(1)
+    assert standing.sent[before:] == []
+    attempt.cancel()
+    await asyncio.gather(attempt, return_exceptions=True)
+    await pair.close()
+
+
+@virtual_time
 async def test_where_the_record_is_old_all_mappings_go_where_the_answer_says() -> None:
     pair = await Pair(random_initiator=True).open(told=9)
     before = len(pair.internet.udp)
@@ -235,8 +276,9 @@ async def test_where_the_record_is_old_all_mappings_go_where_the_answer_says() -
 
 
 @virtual_time
-async def test_who_is_heard_before_its_answer_is_waited_for() -> None:
-    pair, late_s = await Pair(random_initiator=True).open(), 0.5
+@pytest.mark.parametrize("random_initiator", [True, False])
+async def test_who_is_heard_before_its_answer_is_waited_for(random_initiator: bool) -> None:
+    pair, late_s = await Pair(random_initiator=random_initiator).open(), 0.5
 
     def opened(b: AttemptContext) -> None:
         post, loop = b.post, asyncio.get_running_loop()

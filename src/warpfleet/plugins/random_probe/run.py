@@ -2,8 +2,9 @@
 
 import asyncio
 import functools
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from itertools import islice
+from typing import Any
 
 from warpfleet.core.combo import Phase, Reason, RouteType, Side, Transport
 from warpfleet.core.endpoint import Endpoint
@@ -22,6 +23,9 @@ from warpfleet.plugins.random_probe.plan import ALLOWANCE, HELD_S, MAPPINGS_MAX,
 from warpfleet.plugins.registry import register
 from warpfleet.plugins.standing import Standing
 from warpfleet.plugins.volley import Volley
+
+TheirWord = asyncio.Task[Offer | Answer]
+"""What the peer says of where it is; the responder has it already."""
 
 _STUN_S = 3.0  # a server that has not answered three retransmissions will not be of use
 
@@ -72,18 +76,32 @@ class RandomProbe(Strategy):
         block = context.mine.behaviour(context.combo.af).port_range
         # Before the peer begins to probe.
         async with context.room.take(MAPPINGS_MAX, context.peer.name), asyncio.timeout(HELD_S):
-            answer = asyncio.create_task(self._exchange(address, None, block))
             volley = Volley(context, begun=self._ahead())
-            try:
-                return await volley.prove(self._send_from_each(volley, answer, block), behind=answer)
-            finally:
-                answer.cancel()
+            told = self._exchange(address, None, block)
+            return await self._meet(volley, told, lambda answer: self._send_from_each(volley, answer, block))
 
-    async def _send_from_each(
-        self, volley: Volley, answer: asyncio.Task[Offer | Answer], block: PortRange | None
-    ) -> None:
-        """One frame from each of many sockets: the mappings are there, and outlive the attempt. Those of a round trip
-        are made while the answer is on its way, where the peer's record says what it is going to say."""
+    async def _probe(self) -> Won:
+        socket, external = await self._known_socket()
+        volley = Volley(self.context, [socket], begun=self._ahead())
+        told = self._exchange(external.ip, external.port, None)
+        return await self._meet(volley, told, lambda answer: self._send_to_each(socket, answer))
+
+    async def _meet(
+        self,
+        volley: Volley,
+        told: Coroutine[Any, Any, Offer | Answer],
+        send: Callable[[TheirWord], Coroutine[Any, Any, None]],
+    ) -> Won:
+        """Send until the peer is heard. The packets of a round trip go while its answer is on its way, where its record
+        says what that is going to say; the answer, which has the tunnel's flight, is waited for in any case."""
+        answer = asyncio.create_task(told)
+        try:
+            return await volley.prove(send(answer), behind=answer)
+        finally:
+            answer.cancel()
+
+    async def _send_from_each(self, volley: Volley, answer: TheirWord, block: PortRange | None) -> None:
+        """One frame from each of many sockets: the mappings are there, and outlive the attempt."""
         opener, expected = self._opener(), self._expected_endpoint()
         sockets: list[DatagramSocket] = []
         async for _ in self._turns(block, 0, a_round_trip(block) if expected else 0):
@@ -99,36 +117,44 @@ class RandomProbe(Strategy):
             socket = sockets[turn] if turn < len(sockets) else await self._open(volley)
             socket.send_to(opener, remote)
 
+    async def _send_to_each(self, socket: DatagramSocket, answer: TheirWord) -> None:
+        """One frame to each of many ports. One that comes before the mapping is there opens our own filter for it, so
+        that it may still be a hit when they are over."""
+        opener, expected, rng = self._opener(), self._expected_mappings(), self.context.rng
+        address, block = expected or ("", None)
+        order, sent = ports(rng, block), 0
+        async for turn in self._turns(block, 0, a_round_trip(block) if expected else 0):
+            if answer.done():
+                break
+            socket.send_to(opener, Endpoint(address, order[turn]))
+            sent += 1
+        theirs = await answer
+        if theirs.port is not None:
+            raise AttemptFailed(Reason.NAT_RULES_OUT, "neither side has ports to guess")
+        if expected != (theirs.address, theirs.block):
+            order, sent = ports(rng, theirs.block), 0
+        async for turn in self._turns(theirs.block, sent, len(order)):
+            socket.send_to(opener, Endpoint(theirs.address, order[turn]))
+
     def _expected_endpoint(self) -> Endpoint | None:
         """Where the responder will probe from, if its socket stands."""
         combo, theirs = self.context.combo, self.context.theirs
         endpoint = theirs.standing_endpoint(combo.plugin, combo.af) if theirs and self._begun else None
         return endpoint if endpoint and permitted(endpoint.ip, combo.route) else None
 
+    def _expected_mappings(self) -> tuple[str, PortRange | None] | None:
+        """At which address the responder will open mappings, and in which block of ports."""
+        combo, theirs = self.context.combo, self.context.theirs
+        address = theirs.external.get(combo.af) if theirs and self._begun else None
+        if theirs is None or address is None or not permitted(address, combo.route):
+            return None
+        behaviour = theirs.behaviour(combo.af)
+        return (address, behaviour.port_range) if kind_of(behaviour) is Kind.RANDOM else None
+
     async def _open(self, volley: Volley) -> DatagramSocket:
         socket = await self.context.network.open_udp(self.context.combo.af)
         volley.add(socket)
         return socket
-
-    async def _probe(self) -> Won:
-        socket, external = await self._known_socket()
-        try:
-            theirs = await self._exchange(external.ip, external.port, None)
-            if theirs.port is not None:
-                raise AttemptFailed(Reason.NAT_RULES_OUT, "neither side has ports to guess")
-        except BaseException:
-            socket.close()
-            raise
-        volley = Volley(self.context, [socket], begun=self._ahead())
-        return await volley.prove(self._send_to_each(socket, theirs.address, theirs.block))
-
-    async def _send_to_each(self, socket: DatagramSocket, address: str, block: PortRange | None) -> None:
-        """One frame to each of many ports. One that comes before the mapping is there opens our own filter for it, so
-        that it may still be a hit when they are over."""
-        opener = self._opener()
-        order = ports(self.context.rng, block)
-        async for turn in self._turns(block, 0, len(order)):
-            socket.send_to(opener, Endpoint(address, order[turn]))
 
     async def _turns(self, block: PortRange | None, first: int, end: int) -> AsyncIterator[int]:
         """The turns from the first one on, each when its time has come, which is now for that one."""
