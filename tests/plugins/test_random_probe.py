@@ -1,19 +1,19 @@
 """Random probes between two nodes in memory: many mappings meet many probes, within bounds."""
 
 import asyncio
-import random
 from dataclasses import replace
 
 import pytest
-from meeting import Meeting, carries_then_closes, meets, port_filtered, reason_of
+from meeting import Meeting, carries_then_closes, meets, reason_of
+from probing_pair import bridged
 
-from fake_nat import EXTERNAL, drawn, natted, sequence
+from fake_nat import EXTERNAL, natted, sequence
 from fake_network import STUN_SERVER, FakeUdp, Internet
-from fake_node import ALICE, BOB, HEAD, FakeNode
+from fake_node import ALICE, BOB, HEAD
 from virtual_time import virtual_time
 from warpfleet.core.combo import Reason
 from warpfleet.core.endpoint import Endpoint
-from warpfleet.core.port_range import WHOLE, PortRange
+from warpfleet.core.port_range import PortRange
 from warpfleet.net.handshake import FRAME_BYTES
 from warpfleet.plugins.attempt_failed import AttemptFailed
 from warpfleet.plugins.random_probe import RandomProbe
@@ -22,22 +22,6 @@ from warpfleet.plugins.random_probe.plan import MAPPINGS_MAX, PROBES_MAX
 from warpfleet.plugins.room import Room
 
 BLOCK = PortRange(40_000, 41_023)
-
-
-def bridged(
-    internet: Internet,
-    seed: int,
-    *,
-    random_initiator: bool,
-    block: PortRange = WHOLE,
-    known: PortRange | None = None,
-) -> tuple[FakeNode, FakeNode]:
-    """A node with random ports of a block, and what is known of that; and a node whose port stays."""
-    one, other = (ALICE, BOB) if random_initiator else (BOB, ALICE)
-    unpredictable = natted(one, internet, "symmetric_random", drawn(random.Random(seed), block))
-    unpredictable.view.nat[4] = replace(unpredictable.view.nat[4], port_range=known)
-    steady = port_filtered(other, internet)
-    return (unpredictable, steady) if random_initiator else (steady, unpredictable)
 
 
 def packets(internet: Internet) -> int:

@@ -1,117 +1,32 @@
 """Random probes whose guessing side has a socket that stands, and whose proof and tunnel begin by signal."""
 
 import asyncio
-import random
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
-from test_random_probe import bridged
+from probing_pair import COMBO, Pair, carry_and_close, echoed_within_s
 
 from fake_nat import natted
 from fake_network import DELAY_S, Internet
-from fake_node import ALICE, ATTEMPT_ID, HEAD, contexts
-from standing_pair import carries, echo
+from fake_node import ALICE, ATTEMPT_ID, contexts
+from standing_pair import carries
 from virtual_time import now_s, virtual_time
-from warpfleet.core.combo import Combo, RouteType
+from warpfleet.core.combo import RouteType
 from warpfleet.core.endpoint import Endpoint
-from warpfleet.core.nat import Mapping, NatBehaviour
 from warpfleet.net.handshake import FRAME_BYTES, Frame, FrameType, ProofFailed, is_frame
 from warpfleet.net.interfaces import Pipe
 from warpfleet.net.quic import QuicPipe
 from warpfleet.plugins.attempt_context import AttemptContext, Won
-from warpfleet.plugins.contract import AttemptFactory
 from warpfleet.plugins.greeting import Greeting
 from warpfleet.plugins.random_probe import RandomProbe
 from warpfleet.plugins.random_probe.messages import Answer, Offer
-from warpfleet.plugins.random_probe.plan import MAPPINGS_MAX, PROBES_MAX
 from warpfleet.plugins.standing import UPKEEP_S
 from warpfleet.plugins.volley import Volley
-
-COMBO = Combo("random_probe", 4, RouteType.EXT)
 
 
 def is_a(kind: FrameType, data: bytes) -> bool:
     return is_frame(data) and Frame.parse(data).type is kind
-
-
-class Pair:
-    """Two nodes that have been open for a while, one of which guesses; STUN servers are there no more. What the record
-    says of where it does may be old."""
-
-    def __init__(self, seed: int = 1, *, random_initiator: bool) -> None:
-        self.internet = Internet()
-        self.alice, self.bob = bridged(self.internet, seed, random_initiator=random_initiator)
-        self._factories: dict[str, AttemptFactory] = {}
-
-    async def open(self, *, told: int | None = None) -> "Pair":
-        for node in (self.alice, self.bob):
-            factory = await RandomProbe.setup(node)
-            assert factory
-            self._factories[node.name] = factory
-            await asyncio.sleep(0)  # until it is waited for
-            node.knows_itself.set()
-        await asyncio.sleep(1)
-        for node in (self.alice, self.bob):
-            node.network.stun = TimeoutError()
-            if node.standing:
-                port = told if told is not None else node.standing[4]
-                node.view = replace(node.view, standing={"random_probe": {4: port}})
-        return self
-
-    async def connect(
-        self,
-        attempt_id: str = ATTEMPT_ID,
-        *,
-        for_move: bool = False,
-        opened: Callable[[AttemptContext], None] = lambda _context: None,
-    ) -> tuple[Pipe, "asyncio.Task[Pipe]"]:
-        """The initiator's pipe, and what makes the responder's."""
-        responding: list[asyncio.Task[Pipe]] = []
-
-        def respond(b: AttemptContext) -> None:
-            opened(b)
-            responding.append(asyncio.create_task(self.run(b)))
-
-        a, b = contexts(self.alice, self.bob, COMBO, opened=respond, allowance=RandomProbe.allowance)
-        a.attempt_id = b.attempt_id = attempt_id
-        a.for_move = for_move
-        a.rng, b.rng = (random.Random(attempt_id + name) for name in "ab")
-        async with asyncio.timeout(10):
-            return await self.run(a), responding[0]
-
-    async def run(self, context: AttemptContext) -> Pipe:
-        pipe = await self._factories[context.node.name](context).run()
-        assert isinstance(pipe, QuicPipe)
-        return pipe
-
-    async def close(self) -> None:
-        await asyncio.gather(self.alice.close(), self.bob.close())
-        assert self.internet.open_sockets() == []
-
-
-async def carry_and_close(mine: Pipe, responding: "asyncio.Task[Pipe]") -> None:
-    theirs = await responding
-    await carries(mine, theirs)
-    await asyncio.gather(mine.close(), theirs.close())
-
-
-async def echoed_within_s(mine: Pipe, responding: "asyncio.Task[Pipe]") -> float:
-    """How long the first byte takes from the pipe's coming to be until its echo is there."""
-
-    async def serve() -> None:
-        async with await responding as theirs:
-            await echo(theirs)
-
-    began_s, serving = now_s(), asyncio.create_task(serve())
-    await mine.send(b"x")
-    assert await mine.recv() == b"x"
-    took_s = now_s() - began_s
-    await mine.close()
-    await serving
-    return took_s
 
 
 @virtual_time
@@ -198,96 +113,6 @@ async def test_a_responder_that_is_greeted_answers_until_it_is_heard() -> None:
 
     pair.internet.loses = loses_the_first_and_the_answer
     await carry_and_close(*await pair.connect())
-    await pair.close()
-
-
-@virtual_time
-async def test_a_round_trip_of_mappings_is_there_before_the_answer_and_the_others_wait_for_it() -> None:
-    pair = await Pair(random_initiator=True).open()
-    [standing], before = pair.internet.open_sockets(), len(pair.internet.udp)
-    a, _ = contexts(pair.alice, pair.bob, COMBO, allowance=RandomProbe.allowance)
-    a.post = lambda _message: None
-    attempt = asyncio.create_task(pair.run(a))
-    await asyncio.sleep(1)
-    mappings = pair.internet.udp[before:]
-    where = {target for socket in mappings for _, target in socket.sent}
-    assert where == {Endpoint(pair.bob.view.external[4], pair.bob.standing[4])}
-    assert (len(mappings), sum(len(socket.sent) for socket in mappings)) == (253, 253), (
-        "a peer that is gone gets no more"
-    )
-    a.inbox.put_message(Answer(**HEAD, address=pair.bob.view.external[4], port=pair.bob.standing[4]))
-    await asyncio.sleep(1)
-    assert len(pair.internet.udp) - before == MAPPINGS_MAX
-    attempt.cancel()
-    await asyncio.gather(attempt, return_exceptions=True)
-    assert pair.internet.open_sockets() == [standing]
-    await pair.close()
-
-
-@virtual_time
-@pytest.mark.parametrize("elsewhere", [False, True])
-async def test_the_probes_of_a_round_trip_go_before_the_answer_and_the_others_where_it_says(elsewhere: bool) -> None:
-    pair = await Pair(random_initiator=False).open()
-    [standing] = pair.internet.open_sockets()
-    before, address = len(standing.sent), pair.bob.view.external[4]
-    a, _ = contexts(pair.alice, pair.bob, COMBO, allowance=RandomProbe.allowance)
-    a.post = lambda _message: None
-    attempt = asyncio.create_task(pair.run(a))
-    await asyncio.sleep(1)
-    early = [target for _, target in standing.sent[before:]]
-    assert ({target.ip for target in early}, len(early), len(set(early))) == ({address}, 253, 253)
-    address = "198.51.100.77" if elsewhere else address
-    a.inbox.put_message(Answer(**HEAD, address=address, port=None))
-    await asyncio.sleep(1)
-    sent = Counter(target for _, target in standing.sent[before:] if target.ip == address)
-    assert (len(sent), max(sent.values())) == (PROBES_MAX, 1), "none twice"
-    attempt.cancel()
-    await asyncio.gather(attempt, return_exceptions=True)
-    assert pair.internet.open_sockets() == [standing]
-    await pair.close()
-
-
-@virtual_time
-@pytest.mark.parametrize("nat", [NatBehaviour(), NatBehaviour(translated=True, mapping=Mapping.EIM)])
-async def test_where_the_record_does_not_say_what_the_answer_will_no_probe_goes_before(nat: NatBehaviour) -> None:
-    pair = await Pair(random_initiator=False).open()
-    [standing] = pair.internet.open_sockets()
-    before = len(standing.sent)
-    pair.bob.view.nat[4] = nat
-    a, _ = contexts(pair.alice, pair.bob, COMBO, allowance=RandomProbe.allowance)
-    a.post = lambda _message: None
-    attempt = asyncio.create_task(pair.run(a))
-    await asyncio.sleep(1)
-    assert standing.sent[before:] == []
-    attempt.cancel()
-    await asyncio.gather(attempt, return_exceptions=True)
-    await pair.close()
-
-
-@virtual_time
-async def test_where_the_record_is_old_all_mappings_go_where_the_answer_says() -> None:
-    pair = await Pair(random_initiator=True).open(told=9)
-    before = len(pair.internet.udp)
-    await carry_and_close(*await pair.connect())
-    targets = [[target.port for _, target in socket.sent] for socket in pair.internet.udp[before:]]
-    assert [9, pair.bob.standing[4]] in targets
-    assert [pair.bob.standing[4]] in targets
-    await pair.close()
-
-
-@virtual_time
-@pytest.mark.parametrize("random_initiator", [True, False])
-async def test_who_is_heard_before_its_answer_is_waited_for(random_initiator: bool) -> None:
-    pair, late_s = await Pair(random_initiator=random_initiator).open(), 0.5
-
-    def opened(b: AttemptContext) -> None:
-        post, loop = b.post, asyncio.get_running_loop()
-        b.post = lambda message: loop.call_later(late_s, post, message) and None
-
-    began_s = now_s()
-    ends = await pair.connect(opened=opened)
-    assert now_s() - began_s == pytest.approx(2 * DELAY_S + late_s, abs=0.001)
-    assert await echoed_within_s(*ends) == pytest.approx(2 * DELAY_S, abs=0.001), "the answer had the tunnel's flight"
     await pair.close()
 
 

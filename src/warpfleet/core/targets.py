@@ -39,8 +39,8 @@ def may_be_peer(ip: str, route: RouteType, interfaces: Iterable[Interface], alia
     return route is RouteType.EXT or ip == alias
 
 
-# Many peers may be behind one NAT, or have relayed addresses at one server, and a node connects to no more of them at
-# once. So many that are dishonest, and name the address of another one as theirs, can use up what may be sent there.
+# Crowds of peers may be behind one NAT, or have relayed addresses at one server; most of them send far less than they
+# may. It takes so many that are dishonest, and name the address of another one as theirs, to use up what it may get.
 _PEERS_AT_A_TARGET = 16
 
 

@@ -66,7 +66,7 @@ def ports(rng: Random, block: PortRange | None) -> list[int]:
 
 
 def a_round_trip(block: PortRange | None) -> int:
-    """How many mappings are opened in a round trip, of one that is no longer than the pace is for."""
+    """How many packets each side sends in a round trip that is no longer than the pace is for."""
     return isqrt(stages(block)[0].ports.size)
 
 
