@@ -215,6 +215,7 @@ class Vantage:
         home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         try:
             try:
+                # As text: a path by pathlib would take a third of the time that a socket does.
                 away = os.open(f"{NETNS_DIR}/{self.netns}", os.O_RDONLY | os.O_CLOEXEC)
                 try:
                     _setns(away)

@@ -26,7 +26,7 @@ _CHANCE = 0.999  # that a block is missed in spite of it is not bad luck: the po
 _RTT_MAX_S = 0.2  # at the pace of longer ones, all probes would outlast the attempt
 _RTT_ASSUMED_S = 0.1
 PACE_MAX_PER_S = 4096  # 8 Mbit/s with all headers, for a quarter of a second at most: as much as a page load
-# Two whole attempts at once, and then four average ones a second; nineteen of twenty send no more than is booked.
+# Two whole attempts at once, and then three average ones a second; nine of ten send no more than is booked.
 ALLOWANCE = Allowance(packets_per_s=1024, packets_burst=2 * PROBES_MAX + 128, packets_booked=512)
 # So long may an attempt keep its room for sockets: two late signals, the probes, and some round trips.
 HELD_S = 30.0
